@@ -1,0 +1,19 @@
+# lorax_library(<floor> [DEPS ...]): the one library of the folder it is called in.
+# Every *.cc of the folder belongs to it, except the *_test.cc, which form the test program
+# <floor>_test. Names use '_' for '/': device/cpu is lorax_device_cpu.
+function(lorax_library floor)
+  cmake_parse_arguments(ARG "" "" "DEPS;TEST_DEPS" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS *.cc)
+  set(tests ${sources})
+  list(FILTER tests INCLUDE REGEX "_test\\.cc$")
+  list(FILTER sources EXCLUDE REGEX "_test\\.cc$")
+  add_library(lorax_${floor} STATIC ${sources})
+  target_include_directories(lorax_${floor} PUBLIC ${PROJECT_SOURCE_DIR}/src)
+  target_link_libraries(lorax_${floor} PUBLIC ${ARG_DEPS})
+  if(LORAX_TESTS AND tests)
+    add_executable(${floor}_test ${tests})
+    target_link_libraries(${floor}_test PRIVATE lorax_${floor} ${ARG_TEST_DEPS} GTest::gtest_main)
+    gtest_discover_tests(${floor}_test WORKING_DIRECTORY ${PROJECT_SOURCE_DIR}
+                         DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 300)
+  endif()
+endfunction()

@@ -1,0 +1,83 @@
+#include "base/thread_pool.h"
+
+#include "base/check.h"
+
+namespace lorax {
+namespace {
+
+constexpr int kSpins = 4000;  // about 50 microseconds
+
+inline void pause() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Returns when `value` differs from `old`: first spinning, then asleep.
+template <typename T>
+void wait_for_change(const std::atomic<T>& value, T old) {
+  for (int i = 0; i < kSpins; ++i) {
+    if (value.load(std::memory_order_acquire) != old) return;
+    pause();
+  }
+  value.wait(old, std::memory_order_acquire);
+}
+
+}  // namespace
+
+ThreadPool::ThreadPool(int threads) {
+  LORAX_CHECK(threads >= 1);
+  workers_.reserve(static_cast<size_t>(threads - 1));
+  for (int worker = 1; worker < threads; ++worker) {
+    workers_.emplace_back([this, worker] { work(worker); });
+  }
+}
+
+ThreadPool::~ThreadPool() {
+  stopping_.store(true, std::memory_order_relaxed);
+  generation_.fetch_add(1, std::memory_order_release);
+  generation_.notify_all();
+  for (std::thread& worker : workers_) worker.join();
+}
+
+void ThreadPool::run(int64_t count, Call call, void* function) {
+  if (count <= 0) return;
+  if (workers_.empty() || count == 1) {
+    for (int64_t index = 0; index < count; ++index) call(function, index, 0);
+    return;
+  }
+  call_ = call;
+  function_ = function;
+  count_ = count;
+  next_index_.store(0, std::memory_order_relaxed);
+  running_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
+  generation_.fetch_add(1, std::memory_order_release);
+  generation_.notify_all();
+  take_indices(0);
+  for (int left = running_.load(std::memory_order_acquire); left != 0;
+       left = running_.load(std::memory_order_acquire)) {
+    wait_for_change(running_, left);
+  }
+}
+
+void ThreadPool::take_indices(int worker) {
+  for (int64_t index = next_index_.fetch_add(1, std::memory_order_relaxed); index < count_;
+       index = next_index_.fetch_add(1, std::memory_order_relaxed)) {
+    call_(function_, index, worker);
+  }
+}
+
+void ThreadPool::work(int worker) {
+  uint32_t seen = 0;
+  while (true) {
+    wait_for_change(generation_, seen);
+    seen = generation_.load(std::memory_order_acquire);
+    if (stopping_.load(std::memory_order_relaxed)) return;
+    take_indices(worker);
+    if (running_.fetch_sub(1, std::memory_order_acq_rel) == 1) running_.notify_one();
+  }
+}
+
+}  // namespace lorax

@@ -1,0 +1,29 @@
+// x * weight^T on the CPU, for any number of rows, at one summation order.
+#pragma once
+
+#include <memory>
+#include <string_view>
+
+#include "base/thread_pool.h"
+#include "device/tensor.h"
+
+namespace lorax::cpu {
+
+// Holds the scratch of all threads; one call at a time.
+class Matmul {
+ public:
+  explicit Matmul(ThreadPool& pool);
+  ~Matmul();
+
+  // The contract of Device::linear.
+  void operator()(const Tensor& x, const Tensor& weight, const Tensor& out);
+
+  // The instruction set in use for bfloat16 weights: "AVX-512 BF16", "AVX2", ...
+  std::string_view instruction_set() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace lorax::cpu

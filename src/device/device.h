@@ -1,0 +1,139 @@
+// The one interface to the hardware. Everything above this floor is written against Device; what
+// lies below is reached through make_device() and never included.
+//
+// Kernels take their outputs as arguments and allocate nothing. Arguments have been checked by
+// ops/; here shapes are preconditions. Letters: T tokens (rows of this step), B sequences, H query
+// heads, K key/value heads, d head size, D hidden size, F intermediate size, V vocabulary.
+// "model dtype" is float32 or bfloat16. All sums are float32.
+//
+// Row independence: on the CPU, each row of an output is a function of that row's inputs alone, to
+// the last bit, whatever other rows are in the call and however many threads run.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+
+#include "device/tensor.h"
+
+namespace lorax {
+
+class Device;
+
+// Move-only device bytes, aligned to 64 or more. Must not outlive its Device.
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(Device& device, size_t bytes);
+  ~Buffer();
+  Buffer(Buffer&& other) noexcept;
+  Buffer& operator=(Buffer&& other) noexcept;
+
+  void* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  Device* device_ = nullptr;
+  void* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+// One layer's pages. Token slot s lies in page s / block_size at row s % block_size.
+struct PagedKv {
+  Tensor key;    // [blocks, block_size, K, d], model dtype
+  Tensor value;  // same
+};
+
+// The sequences of one step, as attention sees them. Sequence b owns query rows
+// [cu_seqlens_q[b], cu_seqlens_q[b+1]); they are the last of its kv_lengths[b] tokens, so the
+// absolute position of its i-th query row is kv_lengths[b] - rows + i. Its token at position p lies
+// in page block_tables[b][p / block_size].
+struct AttentionBatch {
+  Tensor cu_seqlens_q;  // [B+1] int32
+  Tensor kv_lengths;    // [B] int32: cached tokens + tokens of this step
+  Tensor block_tables;  // [B, max_blocks] int32
+  int max_q = 0;        // most query rows of a sequence
+  int max_kv = 0;       // largest of kv_lengths
+};
+
+struct AttentionOptions {
+  float scale = 1.0f;    // multiplies q.k
+  float softcap = 0.0f;  // c: scores become c * tanh(score / c); 0: no cap
+  int window = 0;        // a query at p sees keys in (p - window, p]; 0: all keys up to p
+};
+
+class Device {
+ public:
+  virtual ~Device() = default;
+
+  // For people: hardware, instruction set, threads.
+  virtual std::string describe() const = 0;
+
+  // Memory. Large allocations of the CPU lie in huge pages where the system gives them. Contents
+  // are undefined. Throws Error if there is no memory.
+  virtual void* allocate(size_t bytes) = 0;
+  virtual void deallocate(void* data, size_t bytes) = 0;
+  // Host <-> device, contiguous bytes; ordered with the kernels of this device. copy_to_host has
+  // finished when it returns; copy_from_host may still read `from` until synchronize().
+  virtual void copy_from_host(void* to, const void* from, size_t bytes) = 0;
+  virtual void copy_to_host(void* to, const void* from, size_t bytes) = 0;
+  virtual void synchronize() = 0;
+  // Where host code may write weights directly: `data` itself on the CPU, nullptr otherwise.
+  virtual void* host_pointer(void* data) = 0;
+
+  // out[t] = float32(table[ids[t]]) * scale.
+  // ids [T] int32 in [0, V); table [V, D] model dtype; out [T, D] float32.
+  virtual void embedding(const Tensor& ids, const Tensor& table, float scale,
+                         const Tensor& out) = 0;
+
+  // out = x / sqrt(mean(x^2) + eps) * weight, per row; the mean and the products in float32.
+  // x [T, D] float32 or model dtype; weight [D] float32 (already 1 + w); out [T, D] float32 or
+  // model dtype, rounded once.
+  virtual void rms_norm(const Tensor& x, const Tensor& weight, float eps, const Tensor& out) = 0;
+
+  // residual += rms_norm(x, weight, eps), not rounded in between. residual [T, D] float32.
+  virtual void rms_norm_add(const Tensor& x, const Tensor& weight, float eps,
+                            const Tensor& residual) = 0;
+
+  // out = x * weight^T. x [T, n] and weight [m, n] contiguous rows, model dtype both;
+  // out [T, m] float32 or model dtype, rounded once.
+  virtual void linear(const Tensor& x, const Tensor& weight, const Tensor& out) = 0;
+
+  // Rotates in place, halves paired (i, i + d/2): x1' = x1 cos - x2 sin, x2' = x2 cos + x1 sin.
+  // x [T, heads, d] model dtype, rows may be strided; positions [T] int32;
+  // cos, sin [max_position, d/2] float32.
+  virtual void rotary(const Tensor& x, const Tensor& positions, const Tensor& cos,
+                      const Tensor& sin) = 0;
+
+  // Writes row t to slot slots[t] of the pages; a slot of -1 is not written.
+  // k, v [T, K, d], rows may be strided; slots [T] int64.
+  virtual void store_kv(const Tensor& k, const Tensor& v, const Tensor& slots,
+                        const PagedKv& kv) = 0;
+
+  // Causal softmax attention of every query row over its sequence's pages (which already hold
+  // this step's keys and values). q [T, H, d], rows may be strided; out [T, H, d] contiguous,
+  // model dtype. Query head h reads key/value head h / (H / K). d is a multiple of 8, at most 256.
+  virtual void attention(const Tensor& q, const PagedKv& kv, const AttentionBatch& batch,
+                         const AttentionOptions& options, const Tensor& out) = 0;
+
+  // out = gelu_tanh(gate) * up with gate_up = [gate | up].
+  // gelu_tanh(x) = 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
+  // gate_up [T, 2F], out [T, F], model dtype; products in float32, rounded once.
+  virtual void gelu_tanh_mul(const Tensor& gate_up, const Tensor& out) = 0;
+
+  // x = cap * tanh(x / cap), in place. x float32, contiguous.
+  virtual void softcap(const Tensor& x, float cap) = 0;
+
+  // out[i] = x[indices[i]]. x [T, D], out [N, D] of one dtype; indices [N] int32.
+  virtual void gather_rows(const Tensor& x, const Tensor& indices, const Tensor& out) = 0;
+};
+
+struct DeviceOptions {
+  std::string name = "cpu";  // "cpu", "cuda" or "cuda:<index>"
+  int threads = 0;           // CPU threads; 0: one per core this process may use
+};
+
+// Throws Error for an unknown name, or a device that this build or machine does not have.
+std::unique_ptr<Device> make_device(const DeviceOptions& options);
+
+}  // namespace lorax

@@ -1,0 +1,32 @@
+// A Device that computes nothing: a forward run on it, over Workspace::measuring(), finds how much
+// workspace the real step needs without knowing the model.
+#pragma once
+
+#include "device/device.h"
+
+namespace lorax {
+
+class DryRunDevice final : public Device {
+ public:
+  std::string describe() const override { return "dry run"; }
+  void* allocate(size_t) override { return nullptr; }
+  void deallocate(void*, size_t) override {}
+  void copy_from_host(void*, const void*, size_t) override {}
+  void copy_to_host(void*, const void*, size_t) override {}
+  void synchronize() override {}
+  void* host_pointer(void*) override { return nullptr; }
+
+  void embedding(const Tensor&, const Tensor&, float, const Tensor&) override {}
+  void rms_norm(const Tensor&, const Tensor&, float, const Tensor&) override {}
+  void rms_norm_add(const Tensor&, const Tensor&, float, const Tensor&) override {}
+  void linear(const Tensor&, const Tensor&, const Tensor&) override {}
+  void rotary(const Tensor&, const Tensor&, const Tensor&, const Tensor&) override {}
+  void store_kv(const Tensor&, const Tensor&, const Tensor&, const PagedKv&) override {}
+  void attention(const Tensor&, const PagedKv&, const AttentionBatch&, const AttentionOptions&,
+                 const Tensor&) override {}
+  void gelu_tanh_mul(const Tensor&, const Tensor&) override {}
+  void softcap(const Tensor&, float) override {}
+  void gather_rows(const Tensor&, const Tensor&, const Tensor&) override {}
+};
+
+}  // namespace lorax

@@ -1,0 +1,13 @@
+// The makers of the devices, each defined in its own folder. Only make_device.cc calls them.
+#pragma once
+
+#include <memory>
+
+#include "device/device.h"
+
+namespace lorax {
+
+// threads 0: one per core this process may run on.
+std::unique_ptr<Device> make_cpu_device(int threads);
+
+}  // namespace lorax
