@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -71,6 +72,7 @@ class Device {
 
   // Memory. Large allocations of the CPU lie in huge pages where the system gives them. Contents
   // are undefined. Throws Error if there is no memory.
+  virtual uint64_t available_memory() const = 0;  // bytes that allocate() can still give
   virtual void* allocate(size_t bytes) = 0;
   virtual void deallocate(void* data, size_t bytes) = 0;
   // Host <-> device, contiguous bytes; ordered with the kernels of this device. copy_to_host has

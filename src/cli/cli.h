@@ -1,0 +1,10 @@
+// The command line: `lorax <command> [flags]`.
+#pragma once
+
+namespace lorax {
+
+// Runs one command. Returns the exit code: 0, or 1 after one line on standard error that says what
+// is wrong and what to do.
+int run_command_line(int argc, char** argv);
+
+}  // namespace lorax

@@ -1,0 +1,14 @@
+// The commands. Each adds its flags to the application; its body runs when it was chosen.
+#pragma once
+
+#include <CLI/App.hpp>
+
+namespace lorax::cli {
+
+void add_generate_command(CLI::App& app);
+void add_logits_command(CLI::App& app);
+void add_tokenize_command(CLI::App& app);
+void add_info_command(CLI::App& app);
+void add_bench_command(CLI::App& app);
+
+}  // namespace lorax::cli

@@ -1,0 +1,92 @@
+#include "cli/options.h"
+
+#include <unistd.h>
+
+#include <charconv>
+
+#include "base/error.h"
+
+namespace lorax::cli {
+namespace {
+
+constexpr uint64_t kLargeModel = uint64_t{512} << 20;
+
+}  // namespace
+
+void DeviceFlags::add_to(CLI::App& command) {
+  command.add_option("--device", device, "Where to run: cpu")->capture_default_str();
+  command.add_option("--dtype", dtype,
+                     "float32 or bfloat16 (default: float32 for a float32 checkpoint, bfloat16 "
+                     "otherwise)");
+  command.add_option("--threads", threads, "CPU threads (default: one per core)")
+      ->check(CLI::Range(1, 1024));
+}
+
+LoadOptions DeviceFlags::load_options() const {
+  LoadOptions options;
+  options.device = {.name = device, .threads = threads};
+  if (!dtype.empty()) {
+    options.dtype = parse_dtype(dtype);
+    if (options.dtype != DType::kFloat32 && options.dtype != DType::kBFloat16) {
+      fail("--dtype {}: must be float32 or bfloat16", dtype);
+    }
+  }
+  return options;
+}
+
+void add_model_flag(CLI::App& command, std::string& model_id) {
+  command.add_option("--model-id", model_id, "Directory of a Hugging Face checkpoint")->required();
+}
+
+LoadedModel load_model(const std::string& model_id, const DeviceFlags& flags) {
+  LoadOptions options = flags.load_options();
+  if (isatty(STDERR_FILENO) != 0) {
+    options.progress = [last = -1](uint64_t done, uint64_t total) mutable {
+      const int percent = static_cast<int>(done * 100 / total);
+      if (total < kLargeModel || percent == last) return;
+      last = percent;
+      fmt::print(stderr, "\rloading {:3}% of {:.1f} GB{}", percent,
+                 static_cast<double>(total) * 1e-9, percent == 100 ? "\n" : "");
+    };
+  }
+  return LoadedModel::from_checkpoint(model_id, options);
+}
+
+std::vector<int32_t> parse_ids(const std::string& text, const std::string& flag) {
+  std::vector<int32_t> ids;
+  const char* end = text.data() + text.size();
+  for (const char* at = text.data();; ++at) {
+    int32_t id = 0;
+    const auto [next, error] = std::from_chars(at, end, id);
+    if (error != std::errc() || (next != end && *next != ',')) {
+      fail("{} \"{}\": give token ids separated by commas, such as 2,651,4320", flag, text);
+    }
+    ids.push_back(id);
+    if (next == end) return ids;
+    at = next;
+  }
+}
+
+void check_prompt(const std::vector<int32_t>& ids, int64_t to_generate, const ModelInfo& info,
+                  const std::string& what) {
+  if (ids.empty()) fail("{} is empty; give at least one token", what);
+  for (int32_t id : ids) {
+    if (id < 0 || id >= info.vocab_size) {
+      fail("{} holds id {}; the model's vocabulary has ids 0 to {}", what, id,
+           info.vocab_size - 1);
+    }
+  }
+  const int64_t length = static_cast<int64_t>(ids.size());
+  if (length > info.max_position_embeddings) {
+    fail("{} has {} tokens; the model takes at most {}: shorten it", what, length,
+         info.max_position_embeddings);
+  }
+  if (length + to_generate > info.max_position_embeddings) {
+    fail("{} has {} tokens and --max-new-tokens is {}; the model takes at most {} in all: shorten "
+         "the prompt or generate at most {}",
+         what, length, to_generate, info.max_position_embeddings,
+         info.max_position_embeddings - length);
+  }
+}
+
+}  // namespace lorax::cli

@@ -1,0 +1,42 @@
+// Flags that several commands share, and what they stand for.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <CLI/App.hpp>
+
+#include "engine/loaded_model.h"
+
+namespace lorax::cli {
+
+// --device, --dtype, --threads.
+struct DeviceFlags {
+  std::string device = "cpu";
+  std::string dtype;
+  int threads = 0;
+
+  void add_to(CLI::App& command);
+  // Throws Error for a dtype that is not float32 or bfloat16.
+  LoadOptions load_options() const;
+};
+
+// --model-id.
+void add_model_flag(CLI::App& command, std::string& model_id);
+
+// Loads a checkpoint; draws a progress line on standard error while a large one loads, if that is
+// a terminal.
+LoadedModel load_model(const std::string& model_id, const DeviceFlags& flags);
+
+// "2,5,9" -> ids. Throws Error that names `flag` for anything else.
+std::vector<int32_t> parse_ids(const std::string& text, const std::string& flag);
+
+// Throws Error if the list is empty, an id is outside the vocabulary, or the tokens (plus those to
+// generate) are more than the model has positions. `what` names the prompt in the message.
+void check_prompt(const std::vector<int32_t>& ids, int64_t to_generate, const ModelInfo& info,
+                  const std::string& what);
+
+}  // namespace lorax::cli

@@ -1,0 +1,486 @@
+#include "device/cpu/attention_tile.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <type_traits>
+
+#include "device/cpu/visit_dtype.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "device/cpu/attention_tile.cc"
+#include "hwy/foreach_target.h"
+// After foreach_target.h: compiled once per instruction set.
+#include "device/cpu/simd-inl.h"
+
+#ifndef LORAX_DEVICE_CPU_ATTENTION_TILE_ONCE
+#define LORAX_DEVICE_CPU_ATTENTION_TILE_ONCE
+namespace lorax::cpu {
+namespace {
+
+constexpr float kNegativeInfinity = -std::numeric_limits<float>::infinity();
+
+// Key positions [begin, end).
+struct KeyRange {
+  int64_t begin = 0;
+  int64_t end = 0;
+};
+
+// The keys that a row of the tile sees. Both ends grow with the row.
+class Visibility {
+ public:
+  Visibility(const AttentionCall& call, const QueryTile& tile)
+      : group_(call.group()), window_(call.options.window), first_row_(tile.first_row) {
+    const int32_t* cu_seqlens = call.batch.cu_seqlens_q.as<int32_t>() + tile.sequence;
+    const int query_rows = cu_seqlens[1] - cu_seqlens[0];
+    first_position_ = call.batch.kv_lengths.as<int32_t>()[tile.sequence] - query_rows;
+  }
+
+  KeyRange of_row(int row) const {
+    const int64_t position = first_position_ + (first_row_ + row) / group_;
+    return {window_ > 0 ? std::max<int64_t>(0, position - window_ + 1) : 0, position + 1};
+  }
+
+ private:
+  int group_;
+  int window_;
+  int first_row_;
+  int64_t first_position_;
+};
+
+}  // namespace
+}  // namespace lorax::cpu
+#endif  // LORAX_DEVICE_CPU_ATTENTION_TILE_ONCE
+
+HWY_BEFORE_NAMESPACE();
+namespace lorax::cpu::HWY_NAMESPACE {
+namespace {
+
+// Rows that the inner loops keep in registers, and the vectors or keys beside them: 3 x 4 sums fill
+// the registers of AVX2 and hide the latency of its multiply-adds.
+constexpr int kBlockRows = 3;
+constexpr int kBlockColumns = 4;
+// Keys whose dot products are taken with all rows before the next keys, to stay in the first cache.
+constexpr int kHotKeys = 16;
+
+// {sum of a's lanes, of b's, of c's, of d's}, in an order fixed by the vector size.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE auto sum_lanes_of_4(D d, V a, V b, V c, V e) {
+  if constexpr (hn::MaxLanes(D()) > 4) {
+    const hn::Half<D> half;
+    return sum_lanes_of_4(half, hn::Add(hn::LowerHalf(half, a), hn::UpperHalf(half, a)),
+                          hn::Add(hn::LowerHalf(half, b), hn::UpperHalf(half, b)),
+                          hn::Add(hn::LowerHalf(half, c), hn::UpperHalf(half, c)),
+                          hn::Add(hn::LowerHalf(half, e), hn::UpperHalf(half, e)));
+  } else {
+    const hn::Repartition<double, D> d64;
+    const V ab = hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b));
+    const V ce = hn::Add(hn::InterleaveLower(d, c, e), hn::InterleaveUpper(d, c, e));
+    const auto ab64 = hn::BitCast(d64, ab), ce64 = hn::BitCast(d64, ce);
+    return hn::Add(hn::BitCast(d, hn::InterleaveLower(d64, ab64, ce64)),
+                   hn::BitCast(d, hn::InterleaveUpper(d64, ab64, ce64)));
+  }
+}
+
+// D: a tag of float vectors that divide the head size. T: the model dtype.
+template <class D, typename T>
+class PartitionKernel {
+ public:
+  PartitionKernel(const AttentionCall& call, const QueryTile& tile, int kv_head,
+                  const TileScratch& scratch, const SoftmaxState& state)
+      : call_(call),
+        tile_(tile),
+        kv_head_(kv_head),
+        scratch_(scratch),
+        state_(state),
+        head_size_(static_cast<int>(call.q.dim(2))),
+        visibility_(call, tile) {}
+
+  void run(int partition) {
+    clear_state(tile_.rows, head_size_, state_);
+    load_queries();
+    const int64_t partition_begin = int64_t{partition} * kPartitionPositions;
+    const int64_t begin = std::max(partition_begin, visibility_.of_row(0).begin);
+    const int64_t end = std::min(partition_begin + kPartitionPositions,
+                                 visibility_.of_row(tile_.rows - 1).end);
+    int64_t base = begin / kTilePositions * kTilePositions;
+    find_rows(base, rows_[0]);
+    for (; base < end; base += kTilePositions) {
+      // The next tile's rows are known early, for prefetching.
+      if (base + kTilePositions < end) find_rows(base + kTilePositions, rows_[1]);
+      add_tile(base);
+      rows_[0] = rows_[1];
+    }
+  }
+
+ private:
+  // A row's visible keys within a tile: [begin, end) of [0, kTilePositions). Both ends grow with
+  // the row.
+  struct Span {
+    int begin = 0;
+    int end = 0;
+  };
+
+  void load_queries() {
+    const int group = call_.group();
+    const int first_query = call_.batch.cu_seqlens_q.as<int32_t>()[tile_.sequence];
+    for (int row = 0; row < tile_.rows; ++row) {
+      const int64_t query = first_query + (tile_.first_row + row) / group;
+      const int64_t head = int64_t{kv_head_} * group + (tile_.first_row + row) % group;
+      copy_row(call_.q.as<T>() + query * call_.q.stride(0) + head * call_.q.stride(1),
+               scratch_.queries + row * head_size_);
+    }
+  }
+
+  void copy_row(const T* from, float* to) const {
+    for (int i = 0; i < head_size_; i += kLanes) store(kD, load(kD, from + i), to + i);
+  }
+
+  // Where a tile's keys and values lie. Those that no row sees point to one that is seen.
+  struct TilePages {
+    int begin = 0;  // the keys that some row sees: [begin, end)
+    int end = 0;
+    std::array<const T*, kTilePositions> keys;
+    std::array<const T*, kTilePositions> values;
+  };
+
+  Span span_of(int row, int64_t base) const {
+    const KeyRange keys = visibility_.of_row(row);
+    return {static_cast<int>(std::clamp<int64_t>(keys.begin - base, 0, kTilePositions)),
+            static_cast<int>(std::clamp<int64_t>(keys.end - base, 0, kTilePositions))};
+  }
+
+  void add_tile(int64_t base) {
+    for (int row = 0; row < tile_.rows; ++row) spans_[row] = span_of(row, base);
+    // Rows that pass over the keys together read them from the pages; more rows than that are worth
+    // a copy, converted once and packed.
+    if (tile_.rows <= kBlockRows) {
+      add_keys<true>(rows_[0].keys.data(), rows_[0].values.data());
+    } else {
+      copy_rows();
+      add_keys<false>(copied_keys_.data(), copied_values_.data());
+    }
+  }
+
+  void find_rows(int64_t base, TilePages& pages) {
+    const int32_t* table = call_.batch.block_tables.as<int32_t>() +
+                           tile_.sequence * call_.batch.block_tables.stride(0);
+    const int64_t block_size = call_.kv.key.dim(1);
+    const int64_t row_stride = call_.kv.key.dim(2) * head_size_;
+    const T* keys = call_.kv.key.as<T>() + kv_head_ * head_size_;
+    const T* values = call_.kv.value.as<T>() + kv_head_ * head_size_;
+    pages.begin = span_of(0, base).begin;
+    pages.end = span_of(tile_.rows - 1, base).end;
+    for (int j = pages.begin; j < pages.end; ++j) {
+      const int64_t position = base + j;
+      const int64_t slot = table[position / block_size] * block_size + position % block_size;
+      pages.keys[j] = keys + slot * row_stride;
+      pages.values[j] = values + slot * row_stride;
+    }
+    for (auto* list : {&pages.keys, &pages.values}) {
+      std::fill(list->begin(), list->begin() + pages.begin, (*list)[pages.begin]);
+      std::fill(list->begin() + pages.end, list->end(), (*list)[pages.begin]);
+    }
+  }
+
+  void prefetch(const T* const* rows, int count) const {
+    for (int j = 0; j < count; ++j) {
+      const char* row = reinterpret_cast<const char*>(rows[j]);
+      for (size_t byte = 0; byte < head_size_ * sizeof(T); byte += 64) __builtin_prefetch(row + byte);
+    }
+  }
+
+  void copy_rows() {
+    const TilePages& pages = rows_[0];
+    for (int j = 0; j < kTilePositions; ++j) {
+      const int source = pages.begin <= j && j < pages.end ? j : pages.begin;
+      copied_keys_[j] = scratch_.keys + source * TileScratch::kRowStride;
+      copied_values_[j] = scratch_.values + source * TileScratch::kRowStride;
+    }
+    for (int j = pages.begin; j < pages.end; ++j) {
+      copy_row(pages.keys[j], scratch_.keys + j * TileScratch::kRowStride);
+      copy_row(pages.values[j], scratch_.values + j * TileScratch::kRowStride);
+    }
+  }
+
+  // Element: T in the pages or float in the copies; both give the same bits.
+  template <bool kFromPages, typename Element>
+  void add_keys(const Element* const* keys, const Element* const* values) {
+    for (int j = spans_[0].begin / kHotKeys * kHotKeys; j < spans_[tile_.rows - 1].end;
+         j += kHotKeys) {
+      for_blocks([&]<int R>(std::integral_constant<int, R>, int row) HWY_ATTR {
+        const int begin = std::max(j, spans_[row].begin / kBlockColumns * kBlockColumns);
+        const int end = std::min(j + kHotKeys, spans_[row + R - 1].end);
+        for (int k = begin; k < end; k += kBlockColumns) {
+          if constexpr (kFromPages) prefetch(&rows_[0].values[k], kBlockColumns);
+          dot_block<R>(row, k, keys);
+        }
+      });
+    }
+    for (int row = 0; row < tile_.rows; ++row) softmax_row(row);
+    int i = 0;
+    const int step = kBlockColumns * kLanes;
+    const int per = std::max(1, kTilePositions / (head_size_ / step));
+    for (; i + kBlockColumns * kLanes <= head_size_; i += kBlockColumns * kLanes) {
+      if constexpr (kFromPages) prefetch(&rows_[1].keys[i / step * per], per);
+      weigh_columns<kBlockColumns>(i, values);
+    }
+    for (; i < head_size_; i += kLanes) weigh_columns<1>(i, values);
+  }
+
+  // Calls function(std::integral_constant<int, R>, row) for blocks of R rows from `row` on.
+  template <typename Function>
+  HWY_INLINE void for_blocks(const Function& function) const {
+    int row = 0;
+    for (; row + kBlockRows <= tile_.rows; row += kBlockRows) {
+      function(std::integral_constant<int, kBlockRows>(), row);
+    }
+    if (tile_.rows - row == 2) function(std::integral_constant<int, 2>(), row);
+    if (tile_.rows - row == 1) function(std::integral_constant<int, 1>(), row);
+  }
+
+  // scores[row + r][j + k] = q[row + r] . key[j + k].
+  template <int R, typename Element>
+  HWY_INLINE void dot_block(int row, int j, const Element* const* keys) {
+    const float* queries = scratch_.queries + row * head_size_;
+    hn::Vec<D> sums[R][kBlockColumns];
+    for (auto& row_sums : sums) {
+      for (auto& sum : row_sums) sum = hn::Zero(kD);
+    }
+    for (int i = 0; i < head_size_; i += kLanes) {
+      hn::Vec<D> q[R];
+      for (int r = 0; r < R; ++r) q[r] = load(kD, queries + r * head_size_ + i);
+      for (int k = 0; k < kBlockColumns; ++k) {
+        const auto key = load(kD, keys[j + k] + i);
+        for (int r = 0; r < R; ++r) sums[r][k] = hn::MulAdd(q[r], key, sums[r][k]);
+      }
+    }
+    for (int r = 0; r < R; ++r) {
+      const hn::CappedTag<float, 4> d4;
+      hn::StoreU(sum_lanes_of_4(kD, sums[r][0], sums[r][1], sums[r][2], sums[r][3]), d4,
+                 scratch_.scores + (row + r) * kTilePositions + j);
+    }
+  }
+
+  // Turns the row's scores into exp(score - max) and brings its state to the new maximum.
+  void softmax_row(int row) {
+    const Span span = spans_[row];
+    if (span.begin >= span.end) return;
+    float* scores = scratch_.scores + row * kTilePositions;
+    const int first = span.begin / kLanes * kLanes;
+
+    auto top = hn::Set(kD, kNegativeInfinity);
+    for (int j = first; j < span.end; j += kLanes) {
+      const auto index = hn::Iota(kD, static_cast<float>(j));
+      const auto visible = hn::And(hn::Ge(index, hn::Set(kD, static_cast<float>(span.begin))),
+                                   hn::Lt(index, hn::Set(kD, static_cast<float>(span.end))));
+      const auto score = hn::IfThenElse(visible, scaled(hn::LoadU(kD, scores + j)),
+                                        hn::Set(kD, kNegativeInfinity));
+      hn::StoreU(score, kD, scores + j);
+      top = hn::Max(top, score);
+    }
+    const float old_max = state_.max[row];
+    const float new_max = std::max(old_max, hn::GetLane(hn::MaxOfLanes(kD, top)));
+    // If all scores so far are -infinity, exp(score - 0) = 0 is meant, not the NaN of their
+    // difference.
+    const float reference = new_max == kNegativeInfinity ? 0.0f : new_max;
+
+    auto sum = hn::Zero(kD);
+    for (int j = first; j < span.end; j += kLanes) {
+      const auto weight =
+          exp_of_negative(kD, hn::Sub(hn::LoadU(kD, scores + j), hn::Set(kD, reference)));
+      hn::StoreU(weight, kD, scores + j);
+      sum = hn::Add(sum, weight);
+    }
+    const float correction = exp_of_negative(old_max - reference);
+    state_.max[row] = new_max;
+    state_.sum[row] = state_.sum[row] * correction + hn::GetLane(hn::SumOfLanes(kD, sum));
+    if (correction != 1.0f) scale_row(state_.weighted + row * head_size_, correction);
+  }
+
+  HWY_INLINE hn::Vec<D> scaled(hn::Vec<D> score) const {
+    const AttentionOptions& options = call_.options;
+    if (options.softcap == 0.0f) return hn::Mul(score, hn::Set(kD, options.scale));
+    const auto ratio = hn::Mul(score, hn::Set(kD, options.scale / options.softcap));
+    return hn::Mul(hn::Tanh(kD, ratio), hn::Set(kD, options.softcap));
+  }
+
+  void scale_row(float* values, float factor) const {
+    for (int i = 0; i < head_size_; i += kLanes) {
+      hn::StoreU(hn::Mul(hn::LoadU(kD, values + i), hn::Set(kD, factor)), kD, values + i);
+    }
+  }
+
+  // Adds the weighted values to N vectors of columns, from column i on, of all rows.
+  template <int N, typename Element>
+  HWY_INLINE void weigh_columns(int i, const Element* const* values) {
+    for_blocks([&]<int R>(std::integral_constant<int, R>, int row) HWY_ATTR {
+      // Keys that all R rows see are added for all at once; those before and after, row by row.
+      const int begin = spans_[row + R - 1].begin;
+      const int end = std::max(begin, spans_[row].end);
+      if constexpr (R > 1) {
+        for (int r = row; r < row + R; ++r) {
+          weigh_block<1, N>(r, i, {spans_[r].begin, std::min(begin, spans_[r].end)}, values);
+        }
+      }
+      weigh_block<R, N>(row, i, {begin, end}, values);
+      if constexpr (R > 1) {
+        for (int r = row; r < row + R; ++r) {
+          weigh_block<1, N>(r, i, {std::max(end, spans_[r].begin), spans_[r].end}, values);
+        }
+      }
+    });
+  }
+
+  template <int R, int N, typename Element>
+  HWY_INLINE void weigh_block(int row, int i, Span span, const Element* const* values) {
+    if (span.begin >= span.end) return;
+    float* weighted = state_.weighted + row * head_size_ + i;
+    const float* weights = scratch_.scores + row * kTilePositions;
+    hn::Vec<D> sums[R][N];
+    for (int r = 0; r < R; ++r) {
+      for (int n = 0; n < N; ++n) {
+        sums[r][n] = hn::LoadU(kD, weighted + r * head_size_ + n * kLanes);
+      }
+    }
+    for (int j = span.begin; j < span.end; ++j) {
+      hn::Vec<D> weight[R];
+      for (int r = 0; r < R; ++r) weight[r] = hn::Set(kD, weights[r * kTilePositions + j]);
+      for (int n = 0; n < N; ++n) {
+        const auto value = load(kD, values[j] + i + n * kLanes);
+        for (int r = 0; r < R; ++r) sums[r][n] = hn::MulAdd(weight[r], value, sums[r][n]);
+      }
+    }
+    for (int r = 0; r < R; ++r) {
+      for (int n = 0; n < N; ++n) {
+        hn::StoreU(sums[r][n], kD, weighted + r * head_size_ + n * kLanes);
+      }
+    }
+  }
+
+  static constexpr D kD{};
+  static constexpr int kLanes = static_cast<int>(hn::MaxLanes(D()));
+
+  const AttentionCall& call_;
+  const QueryTile& tile_;
+  const int kv_head_;
+  const TileScratch& scratch_;
+  const SoftmaxState& state_;
+  const int head_size_;
+  const Visibility visibility_;
+
+  // Of the tile at hand:
+  std::array<Span, kTileRows> spans_;
+  TilePages rows_[2];
+  std::array<const float*, kTilePositions> copied_keys_;
+  std::array<const float*, kTilePositions> copied_values_;
+};
+
+// Calls function(D()) with the widest vectors that divide the head size, a multiple of 8.
+template <typename Function>
+HWY_INLINE void visit_vectors(int head_size, const Function& function) {
+  const hn::ScalableTag<float> widest;
+  if (head_size % static_cast<int>(hn::Lanes(widest)) == 0) {
+    function(widest);
+  } else {
+    function(hn::CappedTag<float, 8>());
+  }
+}
+
+void attend_partition_simd(const AttentionCall& call, const QueryTile& tile, int kv_head,
+                           int partition, const TileScratch& scratch, const SoftmaxState& state) {
+  visit_vectors(static_cast<int>(call.q.dim(2)), [&]<class D>(D) HWY_ATTR {
+    visit_model_dtype(call.q.dtype, [&]<typename T>(std::type_identity<T>) HWY_ATTR {
+      PartitionKernel<D, T>(call, tile, kv_head, scratch, state).run(partition);
+    });
+  });
+}
+
+void merge_states_simd(int rows, int head_size, const SoftmaxState& later,
+                       const SoftmaxState& state) {
+  for (int row = 0; row < rows; ++row) {
+    // A row without keys on one side takes the other as it is, to the last bit.
+    if (later.sum[row] == 0.0f) continue;
+    float* values = state.weighted + row * head_size;
+    const float* added = later.weighted + row * head_size;
+    if (state.sum[row] == 0.0f) {
+      std::copy_n(added, head_size, values);
+      state.max[row] = later.max[row];
+      state.sum[row] = later.sum[row];
+      continue;
+    }
+    const float max = std::max(state.max[row], later.max[row]);
+    const float old_factor = exp_of_negative(state.max[row] - max);
+    const float added_factor = exp_of_negative(later.max[row] - max);
+    state.max[row] = max;
+    state.sum[row] = state.sum[row] * old_factor + later.sum[row] * added_factor;
+    for_each_vector(0, head_size, [&](auto d, int64_t i) HWY_ATTR {
+      const auto old = hn::Mul(load(d, values + i), hn::Set(d, old_factor));
+      store(d, hn::MulAdd(load(d, added + i), hn::Set(d, added_factor), old), values + i);
+    });
+  }
+}
+
+void write_output_simd(const AttentionCall& call, const QueryTile& tile, int kv_head,
+                       const SoftmaxState& state) {
+  const int group = call.group();
+  const int64_t head_size = call.q.dim(2);
+  const int first_query = call.batch.cu_seqlens_q.as<int32_t>()[tile.sequence];
+  visit_model_dtype(call.out.dtype, [&]<typename T>(std::type_identity<T>) HWY_ATTR {
+    for (int row = 0; row < tile.rows; ++row) {
+      const int64_t query = first_query + (tile.first_row + row) / group;
+      const int64_t head = int64_t{kv_head} * group + (tile.first_row + row) % group;
+      const float* weighted = state.weighted + row * head_size;
+      const float factor = 1.0f / state.sum[row];
+      T* out = call.out.as<T>() + query * call.out.stride(0) + head * call.out.stride(1);
+      for_each_vector(0, head_size, [&](auto d, int64_t i) HWY_ATTR {
+        store(d, hn::Mul(load(d, weighted + i), hn::Set(d, factor)), out + i);
+      });
+    }
+  });
+}
+
+}  // namespace
+}  // namespace lorax::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace lorax::cpu {
+
+HWY_EXPORT(attend_partition_simd);
+HWY_EXPORT(merge_states_simd);
+HWY_EXPORT(write_output_simd);
+
+QueryTile make_query_tile(const AttentionCall& call, int sequence, int first_row, int rows) {
+  QueryTile tile{.sequence = sequence, .first_row = first_row, .rows = rows};
+  const Visibility visibility(call, tile);
+  const int64_t begin = visibility.of_row(0).begin;
+  const int64_t end = visibility.of_row(rows - 1).end;
+  tile.first_partition = static_cast<int>(begin / kPartitionPositions);
+  tile.partitions = static_cast<int>((end - 1) / kPartitionPositions) - tile.first_partition + 1;
+  return tile;
+}
+
+void clear_state(int rows, int head_size, const SoftmaxState& state) {
+  std::fill_n(state.max, rows, kNegativeInfinity);
+  std::fill_n(state.sum, rows, 0.0f);
+  std::fill_n(state.weighted, rows * head_size, 0.0f);
+}
+
+void attend_partition(const AttentionCall& call, const QueryTile& tile, int kv_head, int partition,
+                      const TileScratch& scratch, const SoftmaxState& state) {
+  HWY_DYNAMIC_DISPATCH(attend_partition_simd)(call, tile, kv_head, partition, scratch, state);
+}
+
+void merge_states(int rows, int head_size, const SoftmaxState& later, const SoftmaxState& state) {
+  HWY_DYNAMIC_DISPATCH(merge_states_simd)(rows, head_size, later, state);
+}
+
+void write_output(const AttentionCall& call, const QueryTile& tile, int kv_head,
+                  const SoftmaxState& state) {
+  HWY_DYNAMIC_DISPATCH(write_output_simd)(call, tile, kv_head, state);
+}
+
+}  // namespace lorax::cpu
+#endif  // HWY_ONCE

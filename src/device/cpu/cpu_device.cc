@@ -1,0 +1,141 @@
+#include "device/cpu/cpu_device.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/core_count.h"
+#include "base/memory_info.h"
+#include "device/cpu/elementwise.h"
+#include "device/cpu/memory.h"
+#include "device/factories.h"
+
+namespace lorax::cpu {
+namespace {
+
+// Elements of work that outweigh waking a thread (a few microseconds) by far.
+constexpr int64_t kWorthAThread = 8192;
+
+// Copies [heads, d] from `from` to `to`; each head is dense.
+void copy_heads(const Tensor& from, int64_t row, char* to) {
+  const int64_t size = static_cast<int64_t>(size_of(from.dtype));
+  const int64_t head_bytes = from.dim(2) * size;
+  const char* source = static_cast<const char*>(from.data) + row * from.stride(0) * size;
+  for (int64_t head = 0; head < from.dim(1); ++head) {
+    std::memcpy(to + head * head_bytes, source + head * from.stride(1) * size,
+                static_cast<size_t>(head_bytes));
+  }
+}
+
+}  // namespace
+
+template <typename Function>
+void CpuDevice::for_rows(int64_t rows, int64_t row_elements, const Function& function) {
+  const int64_t group = std::max<int64_t>(1, kWorthAThread / std::max<int64_t>(1, row_elements));
+  pool_.parallel_for((rows + group - 1) / group, [&](int64_t index, int) {
+    const int64_t end = std::min(rows, (index + 1) * group);
+    for (int64_t row = index * group; row < end; ++row) function(row);
+  });
+}
+
+template <typename Function>
+void CpuDevice::for_pieces(int64_t n, const Function& function) {
+  pool_.parallel_for((n + kWorthAThread - 1) / kWorthAThread, [&](int64_t index, int) {
+    function(index * kWorthAThread, std::min(n, (index + 1) * kWorthAThread));
+  });
+}
+
+std::string CpuDevice::describe() const {
+  return fmt::format("CPU, {}, {} thread{}", matmul_.instruction_set(), pool_.size(),
+                     pool_.size() == 1 ? "" : "s");
+}
+
+uint64_t CpuDevice::available_memory() const { return available_memory_bytes(); }
+
+void* CpuDevice::allocate(size_t bytes) { return cpu::allocate(bytes); }
+
+void CpuDevice::deallocate(void* data, size_t bytes) { cpu::deallocate(data, bytes); }
+
+void CpuDevice::copy_from_host(void* to, const void* from, size_t bytes) {
+  if (bytes > 0) std::memcpy(to, from, bytes);
+}
+
+void CpuDevice::copy_to_host(void* to, const void* from, size_t bytes) {
+  if (bytes > 0) std::memcpy(to, from, bytes);
+}
+
+void CpuDevice::embedding(const Tensor& ids, const Tensor& table, float scale, const Tensor& out) {
+  for_rows(out.dim(0), out.dim(1),
+           [&](int64_t row) { cpu::embedding(ids, table, scale, out, row); });
+}
+
+void CpuDevice::rms_norm(const Tensor& x, const Tensor& weight, float eps, const Tensor& out) {
+  for_rows(x.dim(0), x.dim(1), [&](int64_t row) { cpu::rms_norm(x, weight, eps, out, row); });
+}
+
+void CpuDevice::rms_norm_add(const Tensor& x, const Tensor& weight, float eps,
+                             const Tensor& residual) {
+  for_rows(x.dim(0), x.dim(1),
+           [&](int64_t row) { cpu::rms_norm_add(x, weight, eps, residual, row); });
+}
+
+void CpuDevice::linear(const Tensor& x, const Tensor& weight, const Tensor& out) {
+  matmul_(x, weight, out);
+}
+
+void CpuDevice::rotary(const Tensor& x, const Tensor& positions, const Tensor& cos,
+                       const Tensor& sin) {
+  for_rows(x.dim(0), x.dim(1) * x.dim(2),
+           [&](int64_t row) { cpu::rotary(x, positions, cos, sin, row); });
+}
+
+void CpuDevice::store_kv(const Tensor& k, const Tensor& v, const Tensor& slots,
+                         const PagedKv& kv) {
+  const int64_t row_elements = k.dim(1) * k.dim(2);
+  const int64_t row_bytes = row_elements * static_cast<int64_t>(size_of(k.dtype));
+  for_rows(k.dim(0), row_elements, [&](int64_t row) {
+    const int64_t slot = slots.as<int64_t>()[row];
+    if (slot < 0) return;
+    copy_heads(k, row, static_cast<char*>(kv.key.data) + slot * row_bytes);
+    copy_heads(v, row, static_cast<char*>(kv.value.data) + slot * row_bytes);
+  });
+}
+
+void CpuDevice::attention(const Tensor& q, const PagedKv& kv, const AttentionBatch& batch,
+                          const AttentionOptions& options, const Tensor& out) {
+  attention_(q, kv, batch, options, out);
+}
+
+void CpuDevice::gelu_tanh_mul(const Tensor& gate_up, const Tensor& out) {
+  // Pieces of columns, so that one row (a decode step) also is spread over the threads.
+  const int64_t columns = out.dim(1);
+  const int64_t pieces = (columns + kWorthAThread - 1) / kWorthAThread;
+  pool_.parallel_for(out.dim(0) * pieces, [&](int64_t index, int) {
+    const int64_t begin = index % pieces * kWorthAThread;
+    cpu::gelu_tanh_mul(gate_up, out, index / pieces, begin,
+                       std::min(columns, begin + kWorthAThread));
+  });
+}
+
+void CpuDevice::softcap(const Tensor& x, float cap) {
+  for_pieces(x.numel(), [&](int64_t begin, int64_t end) { cpu::softcap(x, cap, begin, end); });
+}
+
+void CpuDevice::gather_rows(const Tensor& x, const Tensor& indices, const Tensor& out) {
+  const size_t row_bytes = static_cast<size_t>(x.dim(1)) * size_of(x.dtype);
+  for_rows(out.dim(0), out.dim(1), [&](int64_t row) {
+    const Tensor from = x.slice(0, indices.as<int32_t>()[row], indices.as<int32_t>()[row] + 1);
+    std::memcpy(out.slice(0, row, row + 1).data, from.data, row_bytes);
+  });
+}
+
+}  // namespace lorax::cpu
+
+namespace lorax {
+
+std::unique_ptr<Device> make_cpu_device(int threads) {
+  return std::make_unique<cpu::CpuDevice>(threads > 0 ? threads : usable_cores());
+}
+
+}  // namespace lorax

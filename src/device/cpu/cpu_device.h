@@ -1,0 +1,55 @@
+// The Device of this machine's own cores: vectors through Highway, threads through ThreadPool.
+#pragma once
+
+#include <string>
+
+#include "base/thread_pool.h"
+#include "device/cpu/attention.h"
+#include "device/cpu/matmul.h"
+#include "device/device.h"
+
+namespace lorax::cpu {
+
+// Calls come from one thread at a time. Kernels have finished when they return.
+class CpuDevice final : public Device {
+ public:
+  explicit CpuDevice(int threads) : pool_(threads), matmul_(pool_), attention_(pool_) {}
+
+  std::string describe() const override;
+
+  uint64_t available_memory() const override;
+  void* allocate(size_t bytes) override;
+  void deallocate(void* data, size_t bytes) override;
+  void copy_from_host(void* to, const void* from, size_t bytes) override;
+  void copy_to_host(void* to, const void* from, size_t bytes) override;
+  void synchronize() override {}
+  void* host_pointer(void* data) override { return data; }
+
+  void embedding(const Tensor& ids, const Tensor& table, float scale, const Tensor& out) override;
+  void rms_norm(const Tensor& x, const Tensor& weight, float eps, const Tensor& out) override;
+  void rms_norm_add(const Tensor& x, const Tensor& weight, float eps,
+                    const Tensor& residual) override;
+  void linear(const Tensor& x, const Tensor& weight, const Tensor& out) override;
+  void rotary(const Tensor& x, const Tensor& positions, const Tensor& cos,
+              const Tensor& sin) override;
+  void store_kv(const Tensor& k, const Tensor& v, const Tensor& slots, const PagedKv& kv) override;
+  void attention(const Tensor& q, const PagedKv& kv, const AttentionBatch& batch,
+                 const AttentionOptions& options, const Tensor& out) override;
+  void gelu_tanh_mul(const Tensor& gate_up, const Tensor& out) override;
+  void softcap(const Tensor& x, float cap) override;
+  void gather_rows(const Tensor& x, const Tensor& indices, const Tensor& out) override;
+
+ private:
+  // Calls function(row) for all rows, several rows per job so that a job is worth handing out.
+  template <typename Function>
+  void for_rows(int64_t rows, int64_t row_elements, const Function& function);
+  // Calls function(begin, end) for pieces of [0, n) that are worth handing out.
+  template <typename Function>
+  void for_pieces(int64_t n, const Function& function);
+
+  ThreadPool pool_;
+  Matmul matmul_;
+  Attention attention_;
+};
+
+}  // namespace lorax::cpu

@@ -1,0 +1,152 @@
+#include "engine/model_runner.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "device/dry_run.h"
+
+namespace lorax {
+
+ModelRunner::ModelRunner(Device& device, const FlashCausalLM& model, const RunnerLimits& limits)
+    : device_(device),
+      model_(model),
+      limits_(limits),
+      blocks_per_sequence_(pages_for(limits.max_length, KvCache::kBlockSize)),
+      workspace_bytes_(measure_workspace()),
+      workspace_(device, workspace_bytes_),
+      cache_(device, model.kv_shape(), limits.kv_blocks) {
+  const size_t tokens = static_cast<size_t>(limits.max_tokens);
+  const size_t sequences = static_cast<size_t>(limits.max_sequences);
+  inputs_.ids.reserve(tokens);
+  inputs_.positions.reserve(tokens);
+  inputs_.slots.reserve(tokens);
+  inputs_.head_rows.reserve(tokens);
+  inputs_.cu_seqlens.reserve(sequences + 1);
+  inputs_.kv_lengths.reserve(sequences);
+  inputs_.block_tables.reserve(sequences * static_cast<size_t>(blocks_per_sequence_));
+}
+
+size_t ModelRunner::measure_workspace() {
+  DryRunDevice device;
+  Workspace workspace = Workspace::measuring();
+  Context context{device, workspace};
+  const int64_t tokens = limits_.max_tokens;
+  const int64_t sequences = limits_.max_sequences;
+  const KvShape& shape = model_.kv_shape();
+  const Tensor pages(nullptr, shape.dtype,
+                     {limits_.kv_blocks, KvCache::kBlockSize, shape.kv_heads, shape.head_dim});
+  const std::vector<PagedKv> cache(static_cast<size_t>(shape.layers), PagedKv{pages, pages});
+
+  ForwardBatch batch;
+  batch.input_ids = workspace.take(DType::kInt32, {tokens});
+  batch.position_ids = workspace.take(DType::kInt32, {tokens});
+  batch.slots = workspace.take(DType::kInt64, {tokens});
+  batch.cu_seqlen_prefill = workspace.take(DType::kInt32, {sequences + 1});
+  batch.seqlen.kv_lengths = workspace.take(DType::kInt32, {sequences});
+  batch.block_tables = workspace.take(DType::kInt32, {sequences, blocks_per_sequence_});
+  batch.lm_head_indices = workspace.take(DType::kInt32, {tokens});
+  batch.kv_cache = cache;
+  batch.skip_lm_head = true;
+  const Tensor hidden = model_.forward(context, batch).logits;
+  const Tensor logits = model_.lm_head(context, hidden.slice(0, 0, limits_.max_logits_rows));
+  vocab_size_ = logits.dim(1);
+  return workspace.peak_bytes();
+}
+
+void ModelRunner::fill_sequence(const SequenceStep& step) {
+  const Sequence& sequence = *step.sequence;
+  const int64_t begin = sequence.cached;
+  const int64_t end = begin + step.tokens;
+  LORAX_CHECK(step.tokens >= 1 && end <= sequence.length() && end <= limits_.max_length);
+  LORAX_CHECK(end <= static_cast<int64_t>(sequence.blocks.size()) * KvCache::kBlockSize);
+  for (int64_t position = begin; position < end; ++position) {
+    const int64_t block = sequence.blocks[static_cast<size_t>(position / KvCache::kBlockSize)];
+    inputs_.ids.push_back(sequence.tokens[static_cast<size_t>(position)]);
+    inputs_.positions.push_back(static_cast<int32_t>(position));
+    inputs_.slots.push_back(block * KvCache::kBlockSize + position % KvCache::kBlockSize);
+  }
+  const int32_t rows = static_cast<int32_t>(inputs_.ids.size());
+  switch (step.output) {
+    case SequenceStep::Output::kNone:
+      break;
+    case SequenceStep::Output::kLastRow:
+      inputs_.head_rows.push_back(rows - 1);
+      break;
+    case SequenceStep::Output::kAllRows:
+      for (int32_t row = inputs_.cu_seqlens.back(); row < rows; ++row) {
+        inputs_.head_rows.push_back(row);
+      }
+      break;
+  }
+  inputs_.cu_seqlens.push_back(rows);
+  inputs_.kv_lengths.push_back(static_cast<int32_t>(end));
+  const size_t used = std::min(sequence.blocks.size(), static_cast<size_t>(blocks_per_sequence_));
+  inputs_.block_tables.insert(inputs_.block_tables.end(), sequence.blocks.begin(),
+                              sequence.blocks.begin() + static_cast<ptrdiff_t>(used));
+  inputs_.block_tables.resize(inputs_.kv_lengths.size() *
+                              static_cast<size_t>(blocks_per_sequence_));
+}
+
+void ModelRunner::fill_inputs(std::span<const SequenceStep> steps) {
+  inputs_.ids.clear();
+  inputs_.positions.clear();
+  inputs_.slots.clear();
+  inputs_.head_rows.clear();
+  inputs_.kv_lengths.clear();
+  inputs_.block_tables.clear();
+  inputs_.cu_seqlens.assign(1, 0);
+  for (const SequenceStep& step : steps) fill_sequence(step);
+}
+
+template <typename T>
+Tensor ModelRunner::upload(const std::vector<T>& host, std::initializer_list<int64_t> shape) {
+  const Tensor tensor = workspace_.take(dtype_of<T>(), shape);
+  LORAX_CHECK(tensor.bytes() == host.size() * sizeof(T));
+  device_.copy_from_host(tensor.data, host.data(), tensor.bytes());
+  return tensor;
+}
+
+ForwardBatch ModelRunner::upload_inputs(int64_t sequences) {
+  const int64_t tokens = static_cast<int64_t>(inputs_.ids.size());
+  ForwardBatch batch;
+  batch.input_ids = upload(inputs_.ids, {tokens});
+  batch.position_ids = upload(inputs_.positions, {tokens});
+  batch.slots = upload(inputs_.slots, {tokens});
+  const Tensor cu_seqlens = upload(inputs_.cu_seqlens, {sequences + 1});
+  (tokens == sequences ? batch.seqlen.cu_seqlen_q : batch.cu_seqlen_prefill) = cu_seqlens;
+  batch.seqlen.kv_lengths = upload(inputs_.kv_lengths, {sequences});
+  batch.block_tables = upload(inputs_.block_tables, {sequences, blocks_per_sequence_});
+  batch.lm_head_indices =
+      upload(inputs_.head_rows, {static_cast<int64_t>(inputs_.head_rows.size())});
+  for (size_t i = 0; i < inputs_.kv_lengths.size(); ++i) {
+    batch.max_s = std::max(batch.max_s, inputs_.kv_lengths[i]);
+    batch.seqlen.max_q =
+        std::max(batch.seqlen.max_q, inputs_.cu_seqlens[i + 1] - inputs_.cu_seqlens[i]);
+  }
+  batch.kv_cache = cache_.layers();
+  batch.skip_lm_head = true;
+  return batch;
+}
+
+int64_t ModelRunner::step(std::span<const SequenceStep> steps) {
+  LORAX_CHECK(!steps.empty() && static_cast<int64_t>(steps.size()) <= limits_.max_sequences);
+  fill_inputs(steps);
+  LORAX_CHECK(static_cast<int64_t>(inputs_.ids.size()) <= limits_.max_tokens);
+  step_scope_.reset();
+  step_scope_.emplace(workspace_);
+  Context context{device_, workspace_};
+  hidden_ = model_.forward(context, upload_inputs(static_cast<int64_t>(steps.size()))).logits;
+  return hidden_.dim(0);
+}
+
+std::span<const float> ModelRunner::logits(int64_t first, int64_t count) {
+  LORAX_CHECK(count <= limits_.max_logits_rows);
+  Workspace::Scope scope(workspace_);
+  Context context{device_, workspace_};
+  const Tensor logits = model_.lm_head(context, hidden_.slice(0, first, first + count));
+  host_logits_.resize(static_cast<size_t>(limits_.max_logits_rows * vocab_size_));
+  device_.copy_to_host(host_logits_.data(), logits.data, logits.bytes());
+  return {host_logits_.data(), static_cast<size_t>(count * vocab_size_)};
+}
+
+}  // namespace lorax

@@ -1,0 +1,24 @@
+// Strict reading of JSON from files and other foreign texts.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string_view>
+
+#include <boost/json/value.hpp>
+
+namespace lorax {
+
+// Parses one JSON value of RFC 8259. Throws Error that begins with `origin` for a text that is not
+// JSON (with the byte where it fails), nests deeper than 32, or names a key twice in one object
+// (which most parsers resolve in silence, each its own way).
+boost::json::value parse_json(std::string_view text, std::string_view origin);
+
+// The whole file, parsed. Throws Error if it cannot be read or is larger than `max_bytes`.
+boost::json::value read_json_file(const std::filesystem::path& file,
+                                  uint64_t max_bytes = uint64_t{256} << 20);
+
+// The bytes of a file. Throws Error as above.
+std::string read_file(const std::filesystem::path& file, uint64_t max_bytes);
+
+}  // namespace lorax

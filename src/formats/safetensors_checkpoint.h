@@ -1,0 +1,44 @@
+// The weights of a Hugging Face checkpoint directory: model.safetensors, or several files that
+// model.safetensors.index.json lists.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "formats/safetensors.h"
+
+namespace lorax {
+
+class SafetensorsCheckpoint {
+ public:
+  // Opens every file and checks that the index and the files agree on who holds what. Throws Error
+  // that says what to do if the directory, a file or a tensor is missing.
+  static SafetensorsCheckpoint open(const std::filesystem::path& directory);
+
+  const std::filesystem::path& directory() const { return directory_; }
+  std::vector<std::string> names() const;
+  // nullptr if there is none of that name.
+  const TensorInfo* find(const std::string& name) const;
+  // As SafetensorsFile::read. `name` must be there.
+  void read(const std::string& name, uint64_t first_byte, uint64_t bytes, void* to) const;
+
+ private:
+  explicit SafetensorsCheckpoint(std::filesystem::path directory)
+      : directory_(std::move(directory)) {}
+  void open_single(const std::filesystem::path& file);
+  void open_shards(const std::filesystem::path& index);
+
+  struct Entry {
+    size_t file;
+    const TensorInfo* info;
+  };
+
+  std::filesystem::path directory_;
+  std::vector<SafetensorsFile> files_;
+  std::map<std::string, Entry> tensors_;
+};
+
+}  // namespace lorax

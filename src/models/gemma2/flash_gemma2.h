@@ -1,0 +1,127 @@
+// Gemma 2, in the classes and the order of statements of LoRAX's flash_gemma2_modeling.py, exact to
+// Hugging Face's Gemma2ForCausalLM (docs/NUMERICS.md lists every rounding point).
+//
+// The residual stream is float32 in both model dtypes; what flows between two products is of the
+// model dtype. Constructors take the scope of their weights and mirror the tree of names.
+#pragma once
+
+#include <vector>
+
+#include "models/causal_lm.h"
+#include "models/gemma2/config.h"
+#include "nn/rotary.h"
+
+namespace lorax {
+
+class Gemma2FastRMSNorm {
+ public:
+  // Folds Gemma's 1 + w into the weight, in float32.
+  Gemma2FastRMSNorm(const Weights& weights, std::string_view name, int64_t size, float eps);
+
+  // x [T, D] -> [T, D] of `out_dtype`.
+  Tensor operator()(Context& context, const Tensor& x, DType out_dtype) const;
+  // residual += norm(x), in float32.
+  void add_to(Context& context, const Tensor& x, const Tensor& residual) const;
+
+ private:
+  Tensor weight_;  // [D] float32
+  float eps_;
+};
+
+// What all layers of one step share.
+struct Gemma2Step {
+  const RotaryEmbedding& rotary;
+  Tensor position_ids;
+  AttentionBatch attention;
+  Tensor slots;          // [T] int64, or [C] with cache_indices
+  Tensor cache_indices;  // [C] int32 or none
+};
+
+class FlashGemma2Attention {
+ public:
+  FlashGemma2Attention(const Gemma2Config& config, const Weights& weights, int64_t layer);
+
+  // hidden [T, D] -> [T, D], model dtype. Writes this step's keys and values first.
+  Tensor forward(Context& context, const Tensor& hidden, const PagedKv& kv,
+                 const Gemma2Step& step) const;
+
+ private:
+  void write_cache(Context& context, const Tensor& key_value, const PagedKv& kv,
+                   const Gemma2Step& step) const;
+
+  int64_t num_heads_;
+  int64_t num_key_value_heads_;
+  int64_t head_dim_;
+  AttentionOptions options_;
+  Tensor query_key_value_;  // [(H + 2K) d, D]: q | k | v
+  Tensor o_proj_;           // [D, H d]
+};
+
+class Gemma2MLP {
+ public:
+  Gemma2MLP(const Gemma2Config& config, const Weights& weights);
+
+  // hidden [T, D] -> [T, D], model dtype.
+  Tensor forward(Context& context, const Tensor& hidden) const;
+
+ private:
+  Tensor gate_up_proj_;  // [2F, D]: gate | up
+  Tensor down_proj_;     // [D, F]
+};
+
+class FlashGemma2Layer {
+ public:
+  FlashGemma2Layer(const Gemma2Config& config, const Weights& weights, int64_t layer);
+
+  // residual [T, D] float32, updated in place.
+  void forward(Context& context, const Tensor& residual, const PagedKv& kv,
+               const Gemma2Step& step) const;
+
+ private:
+  DType dtype_;
+  FlashGemma2Attention self_attn_;
+  Gemma2MLP mlp_;
+  Gemma2FastRMSNorm input_layernorm_;
+  Gemma2FastRMSNorm post_attention_layernorm_;
+  Gemma2FastRMSNorm pre_feedforward_layernorm_;
+  Gemma2FastRMSNorm post_feedforward_layernorm_;
+};
+
+class FlashGemma2Model {
+ public:
+  FlashGemma2Model(const Gemma2Config& config, const Weights& weights);
+
+  // Embedded tokens [T, D] float32 (overwritten) -> normalised hidden states [T, D], model dtype.
+  Tensor forward(Context& context, const Tensor& inputs_embeds, const ForwardBatch& batch) const;
+
+  // The table, not scaled: [V, D].
+  const Tensor& embed_tokens() const { return embed_tokens_; }
+
+ private:
+  DType dtype_;
+  Tensor embed_tokens_;
+  RotaryEmbedding rotary_emb_;
+  std::vector<FlashGemma2Layer> layers_;
+  Gemma2FastRMSNorm norm_;
+};
+
+class FlashGemma2ForCausalLM final : public FlashCausalLM {
+ public:
+  // `prefix`: what stands before "model." in the names; "" for a plain checkpoint.
+  // Gemma 2 is always causal, so the reference's fourth argument must be true.
+  FlashGemma2ForCausalLM(std::string_view prefix, const Gemma2Config& config,
+                         const Weights& weights, bool causal = true);
+
+  ForwardOutput forward(Context& context, const ForwardBatch& batch) const override;
+  Tensor lm_head(Context& context, const Tensor& hidden) const override;
+  const KvShape& kv_shape() const override { return kv_shape_; }
+
+ private:
+  KvShape kv_shape_;
+  float final_logit_softcapping_;
+  float embed_scale_;  // sqrt(D) rounded to the model dtype
+  FlashGemma2Model model_;
+  Tensor lm_head_;  // [V, D]: the embedding table itself if tied
+};
+
+}  // namespace lorax

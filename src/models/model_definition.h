@@ -1,0 +1,56 @@
+// A model as its config.json describes it, before any weight is read; and the registry that knows
+// which model types there are.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <boost/json/object.hpp>
+
+#include "models/causal_lm.h"
+
+namespace lorax {
+
+// What the floors above may know of a model.
+struct ModelInfo {
+  std::string model_type;
+  std::optional<DType> checkpoint_dtype;  // "dtype" or "torch_dtype" of the config
+  int64_t vocab_size = 0;
+  int64_t hidden_size = 0;
+  int64_t num_hidden_layers = 0;
+  int64_t num_attention_heads = 0;
+  int64_t num_key_value_heads = 0;
+  int64_t head_dim = 0;
+  int64_t max_position_embeddings = 0;
+  // Multiply-adds of the weight products for one token, head included: FLOPs are twice that.
+  int64_t multiply_adds_per_token = 0;
+  std::vector<int32_t> eos_token_ids;  // of config.json and generation_config.json
+};
+
+class ModelDefinition {
+ public:
+  explicit ModelDefinition(ModelInfo info) : info_(std::move(info)) {}
+  virtual ~ModelDefinition() = default;
+
+  const ModelInfo& info() const { return info_; }
+  // Loads (or, in WeightStore::Mode::kCheck, checks) every weight. The store must outlive the
+  // model. Throws Error for missing tensors, wrong shapes and tensors left over.
+  virtual std::unique_ptr<FlashCausalLM> build(WeightStore& store) const = 0;
+
+ private:
+  ModelInfo info_;
+};
+
+// Reads config.json and, if there, generation_config.json of a checkpoint directory; or, given a
+// file, that config.json alone. Throws Error; an unknown model_type is one that lists the known.
+std::unique_ptr<ModelDefinition> read_model_definition(const std::filesystem::path& path);
+
+// A released shape by name ("gemma2-2b"). Throws Error that lists the known ones.
+std::unique_ptr<ModelDefinition> preset_model_definition(std::string_view name);
+
+}  // namespace lorax

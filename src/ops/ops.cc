@@ -1,0 +1,110 @@
+#include "ops/ops.h"
+
+namespace lorax::ops {
+namespace {
+
+bool is_model_dtype(DType dtype) { return dtype == DType::kFloat32 || dtype == DType::kBFloat16; }
+
+bool has_dense_rows(const Tensor& x) { return x.stride(x.rank - 1) == 1; }
+
+void check_norm(const Tensor& x, const Tensor& weight) {
+  LORAX_CHECK(x.rank == 2 && is_model_dtype(x.dtype) && has_dense_rows(x), "{}", x.describe());
+  LORAX_CHECK(weight.dtype == DType::kFloat32 && weight.has_shape({x.dim(1)}), "{} for {}",
+              weight.describe(), x.describe());
+}
+
+void check_heads(const Tensor& x) {
+  LORAX_CHECK(x.rank == 3 && is_model_dtype(x.dtype) && has_dense_rows(x) &&
+                  x.stride(1) == x.dim(2),
+              "{}", x.describe());
+}
+
+}  // namespace
+
+Tensor embedding(Context& context, const Tensor& ids, const Tensor& table, float scale) {
+  LORAX_CHECK(ids.rank == 1 && ids.dtype == DType::kInt32);
+  LORAX_CHECK(table.rank == 2 && is_model_dtype(table.dtype) && table.is_contiguous());
+  Tensor out = context.workspace.take(DType::kFloat32, {ids.dim(0), table.dim(1)});
+  context.device.embedding(ids, table, scale, out);
+  return out;
+}
+
+Tensor rms_norm(Context& context, const Tensor& x, const Tensor& weight, float eps,
+                DType out_dtype) {
+  check_norm(x, weight);
+  Tensor out = context.workspace.take(out_dtype, {x.dim(0), x.dim(1)});
+  context.device.rms_norm(x, weight, eps, out);
+  return out;
+}
+
+void rms_norm_add(Context& context, const Tensor& x, const Tensor& weight, float eps,
+                  const Tensor& residual) {
+  check_norm(x, weight);
+  LORAX_CHECK(residual.dtype == DType::kFloat32 && residual.has_shape({x.dim(0), x.dim(1)}));
+  context.device.rms_norm_add(x, weight, eps, residual);
+}
+
+Tensor linear(Context& context, const Tensor& x, const Tensor& weight, DType out_dtype) {
+  LORAX_CHECK(x.rank == 2 && weight.rank == 2 && x.dim(1) == weight.dim(1) &&
+                  x.dtype == weight.dtype && is_model_dtype(x.dtype),
+              "{} times {}", x.describe(), weight.describe());
+  LORAX_CHECK(out_dtype == DType::kFloat32 || out_dtype == x.dtype);
+  LORAX_CHECK(has_dense_rows(x) && weight.is_contiguous());
+  Tensor out = context.workspace.take(out_dtype, {x.dim(0), weight.dim(0)});
+  context.device.linear(x, weight, out);
+  return out;
+}
+
+void rotary(Context& context, const Tensor& x, const Tensor& positions, const Tensor& cos,
+            const Tensor& sin) {
+  check_heads(x);
+  LORAX_CHECK(positions.dtype == DType::kInt32 && positions.has_shape({x.dim(0)}));
+  LORAX_CHECK(x.dim(2) % 2 == 0 && cos.rank == 2 && cos.dim(1) == x.dim(2) / 2 &&
+              sin.has_shape({cos.dim(0), cos.dim(1)}));
+  context.device.rotary(x, positions, cos, sin);
+}
+
+void store_kv(Context& context, const Tensor& k, const Tensor& v, const Tensor& slots,
+              const PagedKv& kv) {
+  check_heads(k);
+  check_heads(v);
+  LORAX_CHECK(slots.dtype == DType::kInt64 && slots.has_shape({k.dim(0)}));
+  LORAX_CHECK(kv.key.rank == 4 && kv.key.dim(2) == k.dim(1) && kv.key.dim(3) == k.dim(2) &&
+                  kv.key.dtype == k.dtype,
+              "{} into {}", k.describe(), kv.key.describe());
+  context.device.store_kv(k, v, slots, kv);
+}
+
+Tensor attention(Context& context, const Tensor& q, const PagedKv& kv, const AttentionBatch& batch,
+                 const AttentionOptions& options) {
+  check_heads(q);
+  LORAX_CHECK(kv.key.rank == 4 && q.dim(1) % kv.key.dim(2) == 0 && q.dim(2) == kv.key.dim(3) &&
+                  q.dtype == kv.key.dtype,
+              "{} over {}", q.describe(), kv.key.describe());
+  LORAX_CHECK(batch.block_tables.rank == 2 && batch.kv_lengths.has_shape({batch.block_tables.dim(0)}) &&
+              batch.cu_seqlens_q.has_shape({batch.block_tables.dim(0) + 1}));
+  Tensor out = context.workspace.take(q.dtype, {q.dim(0), q.dim(1), q.dim(2)});
+  context.device.attention(q, kv, batch, options, out);
+  return out.view({q.dim(0), q.dim(1) * q.dim(2)});
+}
+
+Tensor gelu_tanh_mul(Context& context, const Tensor& gate_up) {
+  LORAX_CHECK(gate_up.rank == 2 && gate_up.dim(1) % 2 == 0 && is_model_dtype(gate_up.dtype));
+  Tensor out = context.workspace.take(gate_up.dtype, {gate_up.dim(0), gate_up.dim(1) / 2});
+  context.device.gelu_tanh_mul(gate_up, out);
+  return out;
+}
+
+void softcap(Context& context, const Tensor& x, float cap) {
+  LORAX_CHECK(x.dtype == DType::kFloat32 && x.is_contiguous());
+  if (cap > 0.0f) context.device.softcap(x, cap);
+}
+
+Tensor gather_rows(Context& context, const Tensor& x, const Tensor& indices) {
+  LORAX_CHECK(x.rank == 2 && indices.rank == 1 && indices.dtype == DType::kInt32);
+  Tensor out = context.workspace.take(x.dtype, {indices.dim(0), x.dim(1)});
+  context.device.gather_rows(x, indices, out);
+  return out;
+}
+
+}  // namespace lorax::ops

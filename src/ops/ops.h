@@ -1,0 +1,55 @@
+// What models call. Each function checks shapes and types once, takes its output from the
+// workspace and calls the device; device/device.h has the formulas. A wrong shape here is a bug in
+// a model, never the user's: it is a CHECK.
+#pragma once
+
+#include "device/device.h"
+#include "device/workspace.h"
+
+namespace lorax {
+
+// Where a forward runs and where its intermediates live.
+struct Context {
+  Device& device;
+  Workspace& workspace;
+};
+
+namespace ops {
+
+// ids [T] int32, table [V, D] -> [T, D] float32.
+Tensor embedding(Context& context, const Tensor& ids, const Tensor& table, float scale);
+
+// x [T, D], weight [D] float32 -> [T, D] of `out_dtype`.
+Tensor rms_norm(Context& context, const Tensor& x, const Tensor& weight, float eps,
+                DType out_dtype);
+
+// residual [T, D] float32 += rms_norm(x [T, D]).
+void rms_norm_add(Context& context, const Tensor& x, const Tensor& weight, float eps,
+                  const Tensor& residual);
+
+// x [T, n], weight [m, n] -> [T, m] of `out_dtype` (float32 or the dtype of x).
+Tensor linear(Context& context, const Tensor& x, const Tensor& weight, DType out_dtype);
+
+// x [T, heads, d] in place; positions [T] int32; cos, sin [P, d/2] float32.
+void rotary(Context& context, const Tensor& x, const Tensor& positions, const Tensor& cos,
+            const Tensor& sin);
+
+// k, v [T, K, d] -> pages; slots [T] int64, -1 = nowhere.
+void store_kv(Context& context, const Tensor& k, const Tensor& v, const Tensor& slots,
+              const PagedKv& kv);
+
+// q [T, H, d] -> [T, H * d].
+Tensor attention(Context& context, const Tensor& q, const PagedKv& kv, const AttentionBatch& batch,
+                 const AttentionOptions& options);
+
+// gate_up [T, 2F] -> [T, F].
+Tensor gelu_tanh_mul(Context& context, const Tensor& gate_up);
+
+// x float32 in place; no cap (0) does nothing.
+void softcap(Context& context, const Tensor& x, float cap);
+
+// x [T, D], indices [N] int32 -> [N, D].
+Tensor gather_rows(Context& context, const Tensor& x, const Tensor& indices);
+
+}  // namespace ops
+}  // namespace lorax

@@ -1,0 +1,280 @@
+// Every operation of device/device.h but attention, on every device and in both model dtypes,
+// against the reference in double.
+#include <gtest/gtest.h>
+
+#include <numeric>
+#include <random>
+#include <tuple>
+
+#include "device_tensor.h"
+#include "reference_ops.h"
+
+namespace lorax::testing {
+namespace {
+
+// float32 sums and functions err by a few units of the last place.
+constexpr double kUnit = 0x1p-23;
+
+size_t count(int64_t n) { return static_cast<size_t>(n); }
+
+Values to_values(const std::vector<int>& numbers) { return {numbers.begin(), numbers.end()}; }
+
+// Columns [begin, begin + width) of rows of `stride`.
+Values columns(const Values& values, int64_t stride, int64_t begin, int64_t width) {
+  Values out;
+  for (size_t row = 0; row < values.size(); row += count(stride)) {
+    for (int64_t i = begin; i < begin + width; ++i) out.push_back(values[row + count(i)]);
+  }
+  return out;
+}
+
+std::string name_of_param(
+    const ::testing::TestParamInfo<std::tuple<std::string, DType>>& param_info) {
+  return std::get<0>(param_info.param) + "_" + std::string(name_of(std::get<1>(param_info.param)));
+}
+
+class DeviceOpsTest : public ::testing::TestWithParam<std::tuple<std::string, DType>> {
+ protected:
+  // Shapes around the sizes of vectors and of thread blocks.
+  static constexpr int64_t kRows[] = {1, 3, 70};
+  static constexpr int64_t kWidths[] = {1, 7, 8, 33, 64, 257, 2304};
+
+  Values random(int64_t n, double scale = 1.0) { return random(dtype_, n, scale); }
+  Values random(DType dtype, int64_t n, double scale = 1.0) {
+    return random_values(random_, dtype, count(n), scale);
+  }
+  std::vector<int> random_integers(int64_t n, int end) {
+    std::uniform_int_distribution<int> uniform(0, end - 1);
+    std::vector<int> numbers(count(n));
+    for (int& number : numbers) number = uniform(random_);
+    return numbers;
+  }
+  DeviceTensor upload(DType dtype, std::initializer_list<int64_t> shape, const Values& values) {
+    return DeviceTensor(device_, dtype, shape, values);
+  }
+  DeviceTensor upload(std::initializer_list<int64_t> shape, const Values& values) {
+    return upload(dtype_, shape, values);
+  }
+  DeviceTensor poisoned(DType dtype, std::initializer_list<int64_t> shape) {
+    return DeviceTensor(device_, dtype, shape);
+  }
+
+  Device& device_ = shared_device(std::get<0>(GetParam()));
+  const DType dtype_ = std::get<1>(GetParam());
+  std::mt19937 random_{1};
+};
+
+INSTANTIATE_TEST_SUITE_P(Devices, DeviceOpsTest,
+                         ::testing::Combine(::testing::ValuesIn(available_devices()),
+                                            ::testing::Values(DType::kFloat32, DType::kBFloat16)),
+                         name_of_param);
+
+TEST_P(DeviceOpsTest, DescribesItself) { EXPECT_FALSE(device_.describe().empty()); }
+
+TEST_P(DeviceOpsTest, GivesAndTakesMemory) {
+  EXPECT_GT(device_.available_memory(), 0u);
+  for (size_t bytes : {size_t{1}, size_t{1000}, size_t{5} << 20}) {
+    Buffer buffer(device_, bytes);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(buffer.data()) % 64, 0u);
+    std::vector<char> sent(bytes), back(bytes);
+    std::iota(sent.begin(), sent.end(), char{1});
+    device_.copy_from_host(buffer.data(), sent.data(), bytes);
+    device_.copy_to_host(back.data(), buffer.data(), bytes);
+    EXPECT_TRUE(sent == back) << bytes;
+  }
+}
+
+TEST_P(DeviceOpsTest, Embedding) {
+  constexpr int kVocabulary = 50;
+  for (int64_t width : kWidths) {
+    for (int64_t rows : kRows) {
+      const Values table = random(kVocabulary * width);
+      std::vector<int> ids = random_integers(rows, kVocabulary);
+      ids.back() = kVocabulary - 1;
+      const DeviceTensor out = poisoned(DType::kFloat32, {rows, width});
+      device_.embedding(upload(DType::kInt32, {rows}, to_values(ids)),
+                        upload({kVocabulary, width}, table), 3.7f, out);
+      expect_close(out.download(),
+                   reference::embedding(ids, table, width, static_cast<double>(3.7f)), {kUnit});
+    }
+  }
+}
+
+TEST_P(DeviceOpsTest, RmsNormOfEveryPairOfDtypes) {
+  for (DType x_dtype : {DType::kFloat32, dtype_}) {
+    for (DType out_dtype : {DType::kFloat32, dtype_}) {
+      for (int64_t width : kWidths) {
+        for (int64_t rows : kRows) {
+          const Values x = random(x_dtype, rows * width, 2.0);
+          const Values weight = random(DType::kFloat32, width);
+          const DeviceTensor out = poisoned(out_dtype, {rows, width});
+          device_.rms_norm(upload(x_dtype, {rows, width}, x),
+                           upload(DType::kFloat32, {width}, weight), 1e-6f, out);
+          expect_close(out.download(), reference::rms_norm(x, weight, 1e-6),
+                       rounding(out_dtype, 8 * kUnit));
+        }
+      }
+    }
+  }
+}
+
+TEST_P(DeviceOpsTest, RmsNormCountsEps) {
+  const Values x = random(4 * 64, 1e-3);
+  const Values weight = random(DType::kFloat32, 64);
+  const DeviceTensor out = poisoned(DType::kFloat32, {4, 64});
+  device_.rms_norm(upload({4, 64}, x), upload(DType::kFloat32, {64}, weight), 1e-5f, out);
+  expect_close(out.download(), reference::rms_norm(x, weight, static_cast<double>(1e-5f)),
+               {8 * kUnit});
+}
+
+TEST_P(DeviceOpsTest, RmsNormInPlace) {
+  const Values x = random(5 * 100);
+  const Values weight = random(DType::kFloat32, 100);
+  const DeviceTensor out = upload({5, 100}, x);
+  device_.rms_norm(out, upload(DType::kFloat32, {100}, weight), 1e-6f, out);
+  expect_close(out.download(), reference::rms_norm(x, weight, 1e-6), rounding(dtype_, 8 * kUnit));
+}
+
+TEST_P(DeviceOpsTest, RmsNormOfStridedRows) {
+  const Values wide = random(6 * 300);
+  const Values weight = random(DType::kFloat32, 100);
+  const DeviceTensor x = upload({6, 300}, wide);
+  const DeviceTensor out = poisoned(dtype_, {6, 100});
+  device_.rms_norm(x.tensor().slice(1, 150, 250), upload(DType::kFloat32, {100}, weight), 1e-6f,
+                   out);
+  expect_close(out.download(), reference::rms_norm(columns(wide, 300, 150, 100), weight, 1e-6),
+               rounding(dtype_, 8 * kUnit));
+}
+
+TEST_P(DeviceOpsTest, RmsNormAdd) {
+  for (DType x_dtype : {DType::kFloat32, dtype_}) {
+    for (int64_t width : kWidths) {
+      for (int64_t rows : kRows) {
+        const Values x = random(x_dtype, rows * width);
+        const Values weight = random(DType::kFloat32, width);
+        const Values before = random(DType::kFloat32, rows * width);
+        const DeviceTensor residual = upload(DType::kFloat32, {rows, width}, before);
+        device_.rms_norm_add(upload(x_dtype, {rows, width}, x),
+                             upload(DType::kFloat32, {width}, weight), 1e-6f, residual);
+        Values want = reference::rms_norm(x, weight, 1e-6);
+        for (size_t i = 0; i < want.size(); ++i) want[i] += before[i];
+        expect_close(residual.download(), want, {kUnit, 64 * kUnit});
+      }
+    }
+  }
+}
+
+TEST_P(DeviceOpsTest, Linear) {
+  struct Shape {
+    int64_t rows, outputs, inputs;
+  };
+  for (const Shape& s : {Shape{1, 1, 8}, Shape{1, 96, 256}, Shape{2, 7, 24}, Shape{5, 64, 72},
+                         Shape{17, 33, 128}, Shape{64, 130, 264}, Shape{129, 48, 100}}) {
+    for (DType out_dtype : {DType::kFloat32, dtype_}) {
+      const Values x = random(s.rows * s.inputs);
+      const Values weight = random(s.outputs * s.inputs);
+      const DeviceTensor out = poisoned(out_dtype, {s.rows, s.outputs});
+      device_.linear(upload({s.rows, s.inputs}, x), upload({s.outputs, s.inputs}, weight), out);
+      // A sum of n terms of size 1 that may cancel.
+      expect_close(out.download(), reference::linear(x, weight, s.inputs),
+                   rounding(out_dtype, 0.0, 32 * kUnit * std::sqrt(s.inputs)));
+    }
+  }
+}
+
+TEST_P(DeviceOpsTest, RotaryOfASliceOfAFusedRow) {
+  constexpr int kPositions = 100;
+  for (int64_t head_size : {8, 16, 40, 64, 256}) {
+    for (int64_t heads : {1, 3}) {
+      for (int64_t rows : kRows) {
+        const int64_t width = heads * head_size;
+        const int64_t stride = width + 24;
+        const Values before = random(rows * stride);
+        const Values cos = random(DType::kFloat32, kPositions * head_size / 2);
+        const Values sin = random(DType::kFloat32, kPositions * head_size / 2);
+        const std::vector<int> positions = random_integers(rows, kPositions);
+        const DeviceTensor fused = upload({rows, stride}, before);
+        device_.rotary(fused.tensor().slice(1, 16, 16 + width).split_last(heads, head_size),
+                       upload(DType::kInt32, {rows}, to_values(positions)),
+                       upload(DType::kFloat32, {kPositions, head_size / 2}, cos),
+                       upload(DType::kFloat32, {kPositions, head_size / 2}, sin));
+        const Values after = fused.download();
+        expect_close(columns(after, stride, 16, width),
+                     reference::rotary(columns(before, stride, 16, width), positions, cos, sin,
+                                       heads, head_size),
+                     rounding(dtype_, kUnit, 32 * kUnit));
+        EXPECT_EQ(columns(after, stride, 0, 16), columns(before, stride, 0, 16));
+        EXPECT_EQ(columns(after, stride, 16 + width, 8), columns(before, stride, 16 + width, 8));
+      }
+    }
+  }
+}
+
+TEST_P(DeviceOpsTest, StoreKv) {
+  constexpr int64_t kBlocks = 7, kBlockSize = 3, kHeads = 2, kHeadSize = 24;
+  constexpr int64_t kWidth = kHeads * kHeadSize;
+  const Values fused = random(5 * 3 * kWidth);
+  const DeviceTensor qkv = upload({5, 3 * kWidth}, fused);
+  const Values slots = {4, -1, 20, 0, 11};
+  const Values old_keys = random(kBlocks * kBlockSize * kWidth);
+  const Values old_values = random(kBlocks * kBlockSize * kWidth);
+  const DeviceTensor keys = upload({kBlocks, kBlockSize, kHeads, kHeadSize}, old_keys);
+  const DeviceTensor values = upload({kBlocks, kBlockSize, kHeads, kHeadSize}, old_values);
+  auto part = [&](int64_t i) {
+    return qkv.tensor().slice(1, i * kWidth, (i + 1) * kWidth).split_last(kHeads, kHeadSize);
+  };
+  device_.store_kv(part(1), part(2), upload(DType::kInt64, {5}, slots), {keys, values});
+
+  auto stored = [&](Values pages, int64_t i) {
+    const Values rows = columns(fused, 3 * kWidth, i * kWidth, kWidth);
+    for (size_t row = 0; row < slots.size(); ++row) {
+      if (slots[row] < 0) continue;
+      std::copy_n(rows.begin() + static_cast<int64_t>(row) * kWidth, kWidth,
+                  pages.begin() + static_cast<int64_t>(slots[row]) * kWidth);
+    }
+    return pages;
+  };
+  EXPECT_EQ(keys.download(), stored(old_keys, 1));
+  EXPECT_EQ(values.download(), stored(old_values, 2));
+}
+
+TEST_P(DeviceOpsTest, GeluTanhMul) {
+  for (int64_t width : {1, 8, 33, 257, 9216}) {
+    for (int64_t rows : kRows) {
+      // Up to where the gate is cut off (below -5) or passes (above 5).
+      const Values gate_up = random(rows * 2 * width, 3.0);
+      const DeviceTensor out = poisoned(dtype_, {rows, width});
+      device_.gelu_tanh_mul(upload({rows, 2 * width}, gate_up), out);
+      expect_close(out.download(), reference::gelu_tanh_mul(gate_up, width),
+                   rounding(dtype_, 16 * kUnit, 32 * kUnit));  // 1 + tanh cancels below 0
+    }
+  }
+}
+
+TEST_P(DeviceOpsTest, Softcap) {
+  for (double scale : {1e-4, 1.0, 30.0, 1e4}) {
+    for (int64_t n : {1, 9, 100000}) {
+      const Values before = random(DType::kFloat32, n, scale);
+      const DeviceTensor x = upload(DType::kFloat32, {1, n}, before);
+      device_.softcap(x, 30.0f);
+      expect_close(x.download(), reference::softcap(before, 30.0), {8 * kUnit});
+    }
+  }
+}
+
+TEST_P(DeviceOpsTest, GatherRows) {
+  for (int64_t width : kWidths) {
+    const Values x = random(9 * width);
+    const DeviceTensor out = poisoned(dtype_, {5, width});
+    device_.gather_rows(upload({9, width}, x),
+                        upload(DType::kInt32, {5}, to_values({8, 0, 3, 3, 1})), out);
+    Values want;
+    for (int64_t row : {8, 0, 3, 3, 1}) {
+      want.insert(want.end(), x.begin() + row * width, x.begin() + (row + 1) * width);
+    }
+    EXPECT_EQ(out.download(), want);
+  }
+}
+
+}  // namespace
+}  // namespace lorax::testing

@@ -1,0 +1,121 @@
+#include "reference_ops.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace lorax::testing::reference {
+namespace {
+
+size_t index(int64_t i) { return static_cast<size_t>(i); }
+
+}  // namespace
+
+Values embedding(const std::vector<int>& ids, const Values& table, int64_t width, double scale) {
+  Values out;
+  for (int id : ids) {
+    for (int64_t i = 0; i < width; ++i) out.push_back(table[index(id * width + i)] * scale);
+  }
+  return out;
+}
+
+Values rms_norm(const Values& x, const Values& weight, double eps) {
+  Values out(x.size());
+  const size_t width = weight.size();
+  for (size_t row = 0; row < x.size(); row += width) {
+    double sum = 0.0;
+    for (size_t i = 0; i < width; ++i) sum += x[row + i] * x[row + i];
+    const double rms = std::sqrt(sum / static_cast<double>(width) + eps);
+    for (size_t i = 0; i < width; ++i) out[row + i] = x[row + i] / rms * weight[i];
+  }
+  return out;
+}
+
+Values linear(const Values& x, const Values& weight, int64_t n) {
+  Values out;
+  for (size_t row = 0; row < x.size(); row += index(n)) {
+    for (size_t m = 0; m < weight.size(); m += index(n)) {
+      double sum = 0.0;
+      for (size_t i = 0; i < index(n); ++i) sum += x[row + i] * weight[m + i];
+      out.push_back(sum);
+    }
+  }
+  return out;
+}
+
+Values rotary(const Values& x, const std::vector<int>& positions, const Values& cos,
+              const Values& sin, int64_t heads, int64_t head_size) {
+  Values out(x.size());
+  const int64_t half = head_size / 2;
+  for (size_t t = 0; t < positions.size(); ++t) {
+    for (int64_t head = 0; head < heads; ++head) {
+      const size_t at = (t * index(heads) + index(head)) * index(head_size);
+      for (int64_t i = 0; i < half; ++i) {
+        const double c = cos[index(positions[t] * half + i)];
+        const double s = sin[index(positions[t] * half + i)];
+        const double x1 = x[at + index(i)];
+        const double x2 = x[at + index(i + half)];
+        out[at + index(i)] = x1 * c - x2 * s;
+        out[at + index(i + half)] = x2 * c + x1 * s;
+      }
+    }
+  }
+  return out;
+}
+
+Values gelu_tanh_mul(const Values& gate_up, int64_t columns) {
+  Values out;
+  for (size_t row = 0; row < gate_up.size(); row += index(2 * columns)) {
+    for (size_t i = row; i < row + index(columns); ++i) {
+      const double x = gate_up[i];
+      const double inner = std::sqrt(2.0 / M_PI) * (x + 0.044715 * x * x * x);
+      out.push_back(0.5 * x * (1.0 + std::tanh(inner)) * gate_up[i + index(columns)]);
+    }
+  }
+  return out;
+}
+
+Values softcap(const Values& x, double cap) {
+  Values out;
+  for (double value : x) out.push_back(cap * std::tanh(value / cap));
+  return out;
+}
+
+Values attention(const Values& q, const Values& k, const Values& v, const AttentionShape& shape,
+                 const AttentionOptions& options) {
+  const int64_t d = shape.head_size;
+  const int64_t rows = static_cast<int64_t>(q.size()) / (shape.heads * d);
+  const int64_t length = static_cast<int64_t>(k.size()) / (shape.kv_heads * d);
+  Values out(q.size(), 0.0);
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t position = length - rows + row;
+    const int64_t first =
+        options.window > 0 ? std::max<int64_t>(0, position - options.window + 1) : 0;
+    for (int64_t head = 0; head < shape.heads; ++head) {
+      const int64_t kv_head = head / (shape.heads / shape.kv_heads);
+      const size_t q_at = index((row * shape.heads + head) * d);
+      Values weights;
+      for (int64_t key = first; key <= position; ++key) {
+        const size_t k_at = index((key * shape.kv_heads + kv_head) * d);
+        double score = 0.0;
+        for (size_t i = 0; i < index(d); ++i) score += q[q_at + i] * k[k_at + i];
+        score *= static_cast<double>(options.scale);
+        if (options.softcap > 0.0f) {
+          score = static_cast<double>(options.softcap) *
+                  std::tanh(score / static_cast<double>(options.softcap));
+        }
+        weights.push_back(score);
+      }
+      const double top = *std::max_element(weights.begin(), weights.end());
+      double sum = 0.0;
+      for (double& weight : weights) sum += weight = std::exp(weight - top);
+      for (int64_t key = first; key <= position; ++key) {
+        const size_t v_at = index((key * shape.kv_heads + kv_head) * d);
+        const double weight = weights[index(key - first)] / sum;
+        for (size_t i = 0; i < index(d); ++i) out[q_at + i] += weight * v[v_at + i];
+      }
+    }
+  }
+  return out;
+}
+
+}  // namespace lorax::testing::reference

@@ -1,0 +1,38 @@
+// The operations of device/device.h as their contracts say them, one obvious loop each, in double.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "device_tensor.h"
+
+namespace lorax::testing::reference {
+
+// table [V, D].
+Values embedding(const std::vector<int>& ids, const Values& table, int64_t width, double scale);
+
+// x [T, D], weight [D].
+Values rms_norm(const Values& x, const Values& weight, double eps);
+
+// x [T, n], weight [m, n].
+Values linear(const Values& x, const Values& weight, int64_t n);
+
+// x [T, heads, d], cos and sin [max_position, d/2].
+Values rotary(const Values& x, const std::vector<int>& positions, const Values& cos,
+              const Values& sin, int64_t heads, int64_t head_size);
+
+// gate_up [T, 2F].
+Values gelu_tanh_mul(const Values& gate_up, int64_t columns);
+
+Values softcap(const Values& x, double cap);
+
+// Causal attention of one sequence: q [rows, H, d] are the last of the tokens of k, v [length, K, d].
+struct AttentionShape {
+  int64_t heads = 0;
+  int64_t kv_heads = 0;
+  int64_t head_size = 0;
+};
+Values attention(const Values& q, const Values& k, const Values& v, const AttentionShape& shape,
+                 const AttentionOptions& options);
+
+}  // namespace lorax::testing::reference

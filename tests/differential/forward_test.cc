@@ -1,0 +1,286 @@
+// The forward contract on the CPU: whatever way the tokens of a sequence are cut into steps, and
+// whatever runs beside them, its logits are the same to the last bit.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <fstream>
+#include <map>
+#include <new>
+#include <random>
+#include <vector>
+
+#include "engine/generator.h"
+#include "engine/loaded_model.h"
+
+// Counts heap allocations of this program, for the test that a step makes none.
+static std::atomic<int64_t> allocation_count{0};
+
+void* operator new(size_t size) {
+  allocation_count.fetch_add(1, std::memory_order_relaxed);
+  if (void* memory = std::malloc(size)) return memory;
+  throw std::bad_alloc();
+}
+#pragma GCC diagnostic ignored "-Wmismatched-new-delete"  // GCC 12 inlines one of the two only
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, size_t) noexcept { std::free(memory); }
+
+namespace lorax {
+namespace {
+
+constexpr int64_t kVocab = 301;
+
+// Every feature at a small size: window 16, both caps, GQA, an odd vocabulary.
+const char kConfig[] = R"({
+  "model_type": "gemma2", "vocab_size": 301, "hidden_size": 72, "intermediate_size": 200,
+  "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
+  "max_position_embeddings": 512, "sliding_window": 16, "query_pre_attn_scalar": 24,
+  "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "rms_norm_eps": 1e-6,
+  "rope_theta": 10000.0, "hidden_activation": "gelu_pytorch_tanh"})";
+
+LoadedModel load(DType dtype, int threads) {
+  const std::string path = testing::TempDir() + "forward_test_config.json";
+  std::ofstream(path) << kConfig;
+  return LoadedModel::with_random_weights(read_model_definition(path),
+                                          {.device = {.threads = threads}, .dtype = dtype});
+}
+
+std::vector<int32_t> random_tokens(int64_t count, uint32_t seed) {
+  std::mt19937 random(seed);
+  std::vector<int32_t> tokens;
+  for (int64_t i = 0; i < count; ++i) {
+    tokens.push_back(static_cast<int32_t>(random() % static_cast<uint32_t>(kVocab)));
+  }
+  return tokens;
+}
+
+// Runs sequences in steps and collects the logits of every row of each.
+class Harness {
+ public:
+  Harness(LoadedModel& loaded, const std::vector<int64_t>& lengths)
+      : runner_(loaded.device(), loaded.model(), limits(lengths)) {
+    int32_t next_page = 0;
+    for (size_t i = 0; i < lengths.size(); ++i) {
+      sequences_.push_back({.tokens = random_tokens(lengths[i], static_cast<uint32_t>(i) + 1),
+                            .cached = 0,
+                            .blocks = {}});
+      take_pages(sequences_.back(), 0, KvCache::kBlockSize, next_page);
+      std::reverse(sequences_.back().blocks.begin(), sequences_.back().blocks.end());
+    }
+    logits_.resize(lengths.size());
+  }
+
+  // (sequence, tokens) of one step.
+  void step(const std::vector<std::pair<size_t, int64_t>>& work) {
+    std::vector<SequenceStep> steps;
+    for (const auto& [i, tokens] : work) {
+      steps.push_back({.sequence = &sequences_[i],
+                       .tokens = tokens,
+                       .output = SequenceStep::Output::kAllRows});
+    }
+    runner_.step(steps);
+    int64_t row = 0;
+    for (const auto& [i, tokens] : work) {
+      const auto part = runner_.logits(row, tokens);
+      logits_[i].insert(logits_[i].end(), part.begin(), part.end());
+      row += tokens;
+      sequences_[i].cached += tokens;
+    }
+  }
+
+  const std::vector<float>& logits(size_t i) const { return logits_[i]; }
+  ModelRunner& runner() { return runner_; }
+  Sequence& sequence(size_t i) { return sequences_[i]; }
+
+ private:
+  static RunnerLimits limits(const std::vector<int64_t>& lengths) {
+    RunnerLimits limits;
+    for (int64_t length : lengths) {
+      limits.max_tokens += length;
+      limits.max_length = std::max(limits.max_length, length);
+      limits.kv_blocks += pages_for(length, KvCache::kBlockSize);
+    }
+    limits.max_sequences = static_cast<int64_t>(lengths.size());
+    limits.max_logits_rows = limits.max_tokens;
+    return limits;
+  }
+
+  ModelRunner runner_;
+  std::vector<Sequence> sequences_;
+  std::vector<std::vector<float>> logits_;
+};
+
+class ForwardTest : public testing::TestWithParam<DType> {
+ protected:
+  // Sequence 0, 150 tokens in one step, alone, on one thread.
+  std::vector<float> reference() {
+    LoadedModel loaded = load(GetParam(), 1);
+    Harness harness(loaded, {150});
+    harness.step({{0, 150}});
+    return harness.logits(0);
+  }
+};
+
+TEST_P(ForwardTest, ChunksOfAnySizeGiveTheSameBits) {
+  const std::vector<float> expected = reference();
+  LoadedModel loaded = load(GetParam(), 2);
+  for (int64_t chunk : {1, 7, 16, 64, 100}) {
+    Harness harness(loaded, {150});
+    for (int64_t done = 0; done < 150; done += chunk) {
+      harness.step({{0, std::min(chunk, 150 - done)}});
+    }
+    EXPECT_EQ(harness.logits(0), expected) << "chunks of " << chunk;
+  }
+}
+
+TEST_P(ForwardTest, BatchMatesChangeNothing) {
+  const std::vector<float> expected = reference();
+  for (int threads : {1, 2, 3}) {
+    LoadedModel loaded = load(GetParam(), threads);
+    Harness harness(loaded, {150, 1, 33, 200});
+    // Prefill beside prefill, chunks beside decode steps, then decode alone.
+    harness.step({{3, 100}, {0, 60}, {1, 1}});
+    harness.step({{2, 30}, {0, 1}, {3, 50}});
+    harness.step({{0, 80}, {2, 1}, {3, 1}});
+    while (harness.sequence(0).pending() > 0) {
+      if (harness.sequence(2).pending() > 0) {
+        harness.step({{2, 1}, {0, 1}});
+      } else {
+        harness.step({{0, 1}});
+      }
+    }
+    EXPECT_EQ(harness.logits(0), expected) << threads << " threads";
+  }
+}
+
+TEST_P(ForwardTest, TheWindowAndTheDistantPastBothMatter) {
+  // Changing the token just outside the window changes later logits only through full layers.
+  LoadedModel loaded = load(GetParam(), 2);
+  Harness harness(loaded, {40, 40});
+  harness.sequence(1).tokens = harness.sequence(0).tokens;
+  harness.sequence(1).tokens[0] = (harness.sequence(0).tokens[0] + 1) % kVocab;
+  harness.step({{0, 40}, {1, 40}});
+  EXPECT_NE(std::vector<float>(harness.logits(0).end() - kVocab, harness.logits(0).end()),
+            std::vector<float>(harness.logits(1).end() - kVocab, harness.logits(1).end()));
+}
+
+// The model itself, without a runner: lm_head_indices, skip_lm_head and prefill_cache_indices.
+class ContractTest : public ForwardTest {
+ protected:
+  struct Step {
+    std::vector<int32_t> ids, positions, cu_seqlens, kv_lengths, block_table;
+    std::vector<int64_t> slots;
+  };
+
+  // Tokens [begin, end) of one sequence, in the pages 0, 1, ... in order.
+  static Step make_step(const std::vector<int32_t>& tokens, int64_t begin, int64_t end) {
+    Step step;
+    for (int64_t i = begin; i < end; ++i) {
+      step.ids.push_back(tokens[static_cast<size_t>(i)]);
+      step.positions.push_back(static_cast<int32_t>(i));
+      step.slots.push_back(i);
+    }
+    step.cu_seqlens = {0, static_cast<int32_t>(end - begin)};
+    step.kv_lengths = {static_cast<int32_t>(end)};
+    for (int32_t page = 0; page < 10; ++page) step.block_table.push_back(page);
+    return step;
+  }
+
+  static ForwardBatch make_batch(Step& step, const KvCache& cache) {
+    const int64_t tokens = static_cast<int64_t>(step.ids.size());
+    ForwardBatch batch;
+    batch.input_ids = Tensor(step.ids.data(), DType::kInt32, {tokens});
+    batch.position_ids = Tensor(step.positions.data(), DType::kInt32, {tokens});
+    batch.cu_seqlen_prefill = Tensor(step.cu_seqlens.data(), DType::kInt32, {2});
+    batch.kv_cache = cache.layers();
+    batch.block_tables = Tensor(step.block_table.data(), DType::kInt32, {1, 10});
+    batch.slots = Tensor(step.slots.data(), DType::kInt64, {tokens});
+    batch.seqlen.kv_lengths = Tensor(step.kv_lengths.data(), DType::kInt32, {1});
+    batch.seqlen.max_q = static_cast<int>(tokens);
+    batch.max_s = step.kv_lengths[0];
+    return batch;
+  }
+
+  static std::vector<float> copy(const Tensor& tensor) {
+    std::vector<float> values(static_cast<size_t>(tensor.numel()));
+    convert(tensor.data, tensor.dtype, values.data(), DType::kFloat32, values.size());
+    return values;
+  }
+};
+
+TEST_P(ContractTest, HeadIndicesAndSkippingTheHead) {
+  LoadedModel loaded = load(GetParam(), 2);
+  Workspace workspace(loaded.device(), size_t{64} << 20);
+  Context context{loaded.device(), workspace};
+  KvCache cache(loaded.device(), loaded.model().kv_shape(), 10);
+  const std::vector<int32_t> tokens = random_tokens(50, 9);
+  Step step = make_step(tokens, 0, 50);
+  ForwardBatch batch = make_batch(step, cache);
+  const ForwardOutput all = loaded.model().forward(context, batch);
+  ASSERT_TRUE(all.logits.has_shape({50, kVocab}));
+  EXPECT_TRUE(all.speculative_logits.empty());
+
+  std::vector<int32_t> rows = {49, 3, 3};
+  batch.lm_head_indices = Tensor(rows.data(), DType::kInt32, {3});
+  const ForwardOutput some = loaded.model().forward(context, batch);
+  ASSERT_TRUE(some.logits.has_shape({3, kVocab}));
+  for (size_t i = 0; i < rows.size(); ++i) {
+    EXPECT_EQ(copy(some.logits.slice(0, static_cast<int64_t>(i), static_cast<int64_t>(i) + 1)),
+              copy(all.logits.slice(0, rows[i], rows[i] + 1)));
+  }
+
+  batch.skip_lm_head = true;
+  const ForwardOutput hidden = loaded.model().forward(context, batch);
+  ASSERT_TRUE(hidden.logits.has_shape({3, 72}));
+  EXPECT_EQ(hidden.logits.dtype, GetParam());
+  EXPECT_EQ(copy(loaded.model().lm_head(context, hidden.logits)), copy(some.logits));
+}
+
+TEST_P(ContractTest, RowsOutsidePrefillCacheIndicesAreNotWritten) {
+  LoadedModel loaded = load(GetParam(), 2);
+  Workspace workspace(loaded.device(), size_t{64} << 20);
+  Context context{loaded.device(), workspace};
+  KvCache cache(loaded.device(), loaded.model().kv_shape(), 10);
+  const std::vector<int32_t> tokens = random_tokens(50, 9);
+  Step step = make_step(tokens, 0, 50);
+  ForwardBatch batch = make_batch(step, cache);
+  const std::vector<float> expected = copy(loaded.model().forward(context, batch).logits);
+  // Pages 0 to 2 are full; what lies behind token 49 was never written and may be NaN.
+  const Tensor pages = cache.layers()[2].key.slice(0, 0, 3);
+  const std::vector<float> keys = copy(pages);
+
+  // The same prompt again: its first 40 tokens lie in the cache and must not be written, as when
+  // they are shared pages. Were they written, the wrong slots given for them would show.
+  for (size_t i = 0; i < 40; ++i) step.slots[i] = 47 - static_cast<int64_t>(i % 5);
+  std::vector<int32_t> rows;
+  for (int32_t row = 40; row < 50; ++row) rows.push_back(row);
+  batch.prefill_cache_indices = Tensor(rows.data(), DType::kInt32, {10});
+  EXPECT_EQ(copy(loaded.model().forward(context, batch).logits), expected);
+  EXPECT_EQ(copy(pages), keys);
+}
+
+TEST_P(ForwardTest, AStepAllocatesNothingAfterTheFirst) {
+  LoadedModel loaded = load(GetParam(), 2);
+  Harness harness(loaded, {130, 130});
+  std::vector<SequenceStep> steps = {{.sequence = &harness.sequence(0), .tokens = 10},
+                                     {.sequence = &harness.sequence(1), .tokens = 10}};
+  auto advance = [&](int64_t tokens) {
+    for (size_t i = 0; i < 2; ++i) steps[i].tokens = tokens;
+    harness.runner().step(steps);
+    harness.runner().logits(0, 2);
+    for (size_t i = 0; i < 2; ++i) harness.sequence(i).cached += tokens;
+  };
+  advance(10);
+  advance(1);
+  const int64_t before = allocation_count.load();
+  for (int step = 0; step < 100; ++step) advance(1);
+  EXPECT_EQ(allocation_count.load() - before, 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(DTypes, ForwardTest, testing::Values(DType::kFloat32, DType::kBFloat16),
+                         [](const auto& info) { return std::string(name_of(info.param)); });
+INSTANTIATE_TEST_SUITE_P(DTypes, ContractTest, testing::Values(DType::kFloat32, DType::kBFloat16),
+                         [](const auto& info) { return std::string(name_of(info.param)); });
+
+}  // namespace
+}  // namespace lorax

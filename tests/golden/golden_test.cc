@@ -1,0 +1,184 @@
+// The model against Hugging Face: every case of tests/golden/data (tools/make_goldens.py) and the
+// shipped models/tiny-gemma2.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <vector>
+
+#include <boost/json/value.hpp>
+
+#include "engine/generator.h"
+#include "engine/loaded_model.h"
+#include "formats/json_file.h"
+#include "formats/safetensors.h"
+
+namespace lorax {
+namespace {
+
+namespace fs = std::filesystem;
+namespace json = boost::json;
+
+const fs::path kData = "tests/golden/data";
+const fs::path kTinyGemma2 = "models/tiny-gemma2";
+
+std::vector<int32_t> ids_of(const json::value& list) {
+  std::vector<int32_t> ids;
+  for (const json::value& id : list.as_array()) ids.push_back(id.to_number<int32_t>());
+  return ids;
+}
+
+std::vector<fs::path> cases() {
+  std::vector<fs::path> paths;
+  for (const auto& entry : fs::directory_iterator(kData)) {
+    if (entry.is_directory()) paths.push_back(entry.path());
+  }
+  std::ranges::sort(paths);
+  return paths;
+}
+
+LoadedModel load(const fs::path& path, DType dtype) {
+  return LoadedModel::from_checkpoint(path, {.device = {.threads = 2}, .dtype = dtype});
+}
+
+// Logits of all prompts of a case as one packed batch, one vector per prompt.
+std::vector<std::vector<float>> packed_logits(LoadedModel& loaded,
+                                              const std::vector<std::vector<int32_t>>& prompts) {
+  std::vector<Sequence> sequences;
+  RunnerLimits limits;
+  int32_t next_page = 0;
+  for (const std::vector<int32_t>& prompt : prompts) {
+    sequences.push_back({.tokens = prompt, .cached = 0, .blocks = {}});
+    take_pages(sequences.back(), 0, KvCache::kBlockSize, next_page);
+    limits.max_tokens += sequences.back().length();
+    limits.max_length = std::max(limits.max_length, sequences.back().length());
+  }
+  limits.max_sequences = static_cast<int64_t>(sequences.size());
+  limits.max_logits_rows = limits.max_tokens;
+  limits.kv_blocks = next_page;
+  ModelRunner runner(loaded.device(), loaded.model(), limits);
+  std::vector<SequenceStep> steps;
+  for (const Sequence& sequence : sequences) {
+    steps.push_back({.sequence = &sequence,
+                     .tokens = sequence.length(),
+                     .output = SequenceStep::Output::kAllRows});
+  }
+  runner.step(steps);
+  std::vector<std::vector<float>> logits;
+  int64_t row = 0;
+  for (const Sequence& sequence : sequences) {
+    const auto part = runner.logits(row, sequence.length());
+    logits.emplace_back(part.begin(), part.end());
+    row += sequence.length();
+  }
+  return logits;
+}
+
+std::vector<std::vector<int32_t>> prompts_of(const fs::path& path) {
+  std::vector<std::vector<int32_t>> prompts;
+  for (const json::value& request : read_json_file(path / "requests.json").as_array()) {
+    prompts.push_back(ids_of(request.at("input_ids")));
+  }
+  return prompts;
+}
+
+std::vector<float> reference_logits(const SafetensorsFile& file, size_t request) {
+  const TensorInfo* info = file.find(std::to_string(request));
+  EXPECT_NE(info, nullptr);
+  std::vector<float> logits(info->bytes / sizeof(float));
+  file.read(*info, 0, info->bytes, logits.data());
+  return logits;
+}
+
+class GoldenTest : public testing::TestWithParam<fs::path> {};
+
+TEST_P(GoldenTest, LogitsAreThoseOfHuggingFaceInFloat32) {
+  LoadedModel loaded = load(GetParam(), DType::kFloat32);
+  const auto prompts = prompts_of(GetParam());
+  const auto logits = packed_logits(loaded, prompts);
+  const SafetensorsFile file = SafetensorsFile::open(GetParam() / "logits.safetensors");
+  double worst = 0.0;
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    const std::vector<float> expected = reference_logits(file, i);
+    ASSERT_EQ(logits[i].size(), expected.size());
+    for (size_t j = 0; j < expected.size(); ++j) {
+      worst = std::max(worst, static_cast<double>(std::abs(logits[i][j] - expected[j])));
+      ASSERT_FALSE(std::isnan(logits[i][j]));
+    }
+  }
+  RecordProperty("max_abs_error", std::to_string(worst));
+  EXPECT_LT(worst, 2e-4);
+}
+
+// In bfloat16 we may differ from float32 Hugging Face by no more than Hugging Face itself does
+// when it computes in bfloat16.
+TEST_P(GoldenTest, BFloat16IsAsNearAsHuggingFaceInBFloat16) {
+  LoadedModel loaded = load(GetParam(), DType::kBFloat16);
+  const auto prompts = prompts_of(GetParam());
+  const auto logits = packed_logits(loaded, prompts);
+  const SafetensorsFile file = SafetensorsFile::open(GetParam() / "logits.safetensors");
+  const json::value stats = read_json_file(GetParam() / "greedy.json");
+  const json::array& requests = stats.at("requests").as_array();
+  double ours = 0.0;
+  double theirs = 0.0;
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    const std::vector<float> expected = reference_logits(file, i);
+    double error = 0.0;
+    double norm = 0.0;
+    for (size_t j = 0; j < expected.size(); ++j) {
+      error += std::pow(static_cast<double>(logits[i][j]) - expected[j], 2);
+      norm += std::pow(static_cast<double>(expected[j]), 2);
+    }
+    ours += std::sqrt(error / norm);
+    theirs += requests[i].at("bf16_relative_error").to_number<double>();
+  }
+  RecordProperty("relative_error", std::to_string(ours / static_cast<double>(prompts.size())));
+  EXPECT_LE(ours, 1.05 * theirs);
+}
+
+TEST_P(GoldenTest, GreedyIdsAreThoseOfHuggingFace) {
+  LoadedModel loaded = load(GetParam(), DType::kFloat32);
+  const json::value greedy = read_json_file(GetParam() / "greedy.json");
+  std::vector<GenerateRequest> requests;
+  std::vector<std::vector<int32_t>> expected;
+  for (const json::value& request : greedy.at("requests").as_array()) {
+    requests.push_back({.prompt = ids_of(request.at("input_ids")),
+                        .max_new_tokens = greedy.at("max_new_tokens").to_number<int64_t>(),
+                        .sampling = {.temperature = 0.0f},
+                        .eos_token_ids = {}});
+    expected.push_back(ids_of(request.at("generated_ids")));
+  }
+  ModelRunner runner(loaded.device(), loaded.model(), limits_for(requests));
+  const std::vector<GenerateResult> results = generate(runner, requests, {});
+  for (size_t i = 0; i < results.size(); ++i) {
+    std::vector<int32_t> ids;
+    for (const SampledToken& token : results[i].tokens) ids.push_back(token.id);
+    EXPECT_EQ(ids, expected[i]) << "request " << i;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, GoldenTest, testing::ValuesIn(cases()), [](const auto& info) {
+  std::string name = info.param.filename().string();
+  std::ranges::replace(name, '-', '_');
+  return name;
+});
+
+TEST(TinyGemma2Test, GreedyIdsAreThoseOfHuggingFace) {
+  LoadedModel loaded = load(kTinyGemma2, DType::kFloat32);
+  const json::value expected = read_json_file(kTinyGemma2 / "expected.json");
+  for (const json::value& prompt : expected.at("prompts").as_array()) {
+    const std::vector<int32_t> generated = ids_of(prompt.at("generated_ids"));
+    const GenerateRequest request{.prompt = ids_of(prompt.at("input_ids")),
+                                  .max_new_tokens = static_cast<int64_t>(generated.size()),
+                                  .sampling = {.temperature = 0.0f},
+                                  .eos_token_ids = {}};
+    ModelRunner runner(loaded.device(), loaded.model(), limits_for({&request, 1}));
+    const std::vector<GenerateResult> results = generate(runner, {&request, 1}, {});
+    std::vector<int32_t> ids;
+    for (const SampledToken& token : results[0].tokens) ids.push_back(token.id);
+    EXPECT_EQ(ids, generated) << prompt.at("prompt").as_string();
+  }
+}
+
+}  // namespace
+}  // namespace lorax
