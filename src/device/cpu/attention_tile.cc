@@ -83,7 +83,9 @@ HWY_INLINE auto sum_lanes_of_4(D d, V a, V b, V c, V e) {
   }
 }
 
-// D: a tag of float vectors that divide the head size. T: the model dtype.
+// D: a tag of float vectors, two of which divide the head size. T: the model dtype.
+// Heads are worked at in the order of load_pair(), which the scratch and the states hold too: pages
+// of bfloat16 cost the least so.
 template <class D, typename T>
 class PartitionKernel {
  public:
@@ -134,7 +136,12 @@ class PartitionKernel {
   }
 
   void copy_row(const T* from, float* to) const {
-    for (int i = 0; i < head_size_; i += kLanes) store(kD, load(kD, from + i), to + i);
+    for (int i = 0; i < head_size_; i += 2 * kLanes) {
+      hn::Vec<D> first, second;
+      load_pair(kD, from + i, first, second);
+      hn::StoreU(first, kD, to + i);
+      hn::StoreU(second, kD, to + i + kLanes);
+    }
   }
 
   // Where a tile's keys and values lie. Those that no row sees point to one that is seen.
@@ -226,7 +233,7 @@ class PartitionKernel {
       if constexpr (kFromPages) prefetch(&rows_[1].keys[i / step * per], per);
       weigh_columns<kBlockColumns>(i, values);
     }
-    for (; i < head_size_; i += kLanes) weigh_columns<1>(i, values);
+    for (; i < head_size_; i += 2 * kLanes) weigh_columns<2>(i, values);
   }
 
   // Calls function(std::integral_constant<int, R>, row) for blocks of R rows from `row` on.
@@ -240,6 +247,17 @@ class PartitionKernel {
     if (tile_.rows - row == 1) function(std::integral_constant<int, 1>(), row);
   }
 
+  // The vectors that are loaded at a time from elements of the pages or of a copy.
+  template <typename Element>
+  static constexpr int kRunOf = std::is_same_v<Element, float> ? 1 : 2;
+
+  static HWY_INLINE void load_run(const float* from, hn::Vec<D> (&run)[1]) {
+    run[0] = load(kD, from);
+  }
+  static HWY_INLINE void load_run(const BFloat16* from, hn::Vec<D> (&run)[2]) {
+    load_pair(kD, from, run[0], run[1]);
+  }
+
   // scores[row + r][j + k] = q[row + r] . key[j + k].
   template <int R, typename Element>
   HWY_INLINE void dot_block(int row, int j, const Element* const* keys) {
@@ -248,12 +266,18 @@ class PartitionKernel {
     for (auto& row_sums : sums) {
       for (auto& sum : row_sums) sum = hn::Zero(kD);
     }
-    for (int i = 0; i < head_size_; i += kLanes) {
-      hn::Vec<D> q[R];
-      for (int r = 0; r < R; ++r) q[r] = load(kD, queries + r * head_size_ + i);
+    constexpr int kRun = kRunOf<Element>;
+    for (int i = 0; i < head_size_; i += kRun * kLanes) {
+      hn::Vec<D> q[kRun][R];
+      for (int n = 0; n < kRun; ++n) {
+        for (int r = 0; r < R; ++r) q[n][r] = load(kD, queries + r * head_size_ + i + n * kLanes);
+      }
       for (int k = 0; k < kBlockColumns; ++k) {
-        const auto key = load(kD, keys[j + k] + i);
-        for (int r = 0; r < R; ++r) sums[r][k] = hn::MulAdd(q[r], key, sums[r][k]);
+        hn::Vec<D> key[kRun];
+        load_run(keys[j + k] + i, key);
+        for (int n = 0; n < kRun; ++n) {
+          for (int r = 0; r < R; ++r) sums[r][k] = hn::MulAdd(q[n][r], key[n], sums[r][k]);
+        }
       }
     }
     for (int r = 0; r < R; ++r) {
@@ -347,9 +371,15 @@ class PartitionKernel {
     for (int j = span.begin; j < span.end; ++j) {
       hn::Vec<D> weight[R];
       for (int r = 0; r < R; ++r) weight[r] = hn::Set(kD, weights[r * kTilePositions + j]);
-      for (int n = 0; n < N; ++n) {
-        const auto value = load(kD, values[j] + i + n * kLanes);
-        for (int r = 0; r < R; ++r) sums[r][n] = hn::MulAdd(weight[r], value, sums[r][n]);
+      constexpr int kRun = kRunOf<Element>;
+      for (int n = 0; n < N; n += kRun) {
+        hn::Vec<D> value[kRun];
+        load_run(values[j] + i + n * kLanes, value);
+        for (int m = 0; m < kRun; ++m) {
+          for (int r = 0; r < R; ++r) {
+            sums[r][n + m] = hn::MulAdd(weight[r], value[m], sums[r][n + m]);
+          }
+        }
       }
     }
     for (int r = 0; r < R; ++r) {
@@ -377,14 +407,15 @@ class PartitionKernel {
   std::array<const float*, kTilePositions> copied_values_;
 };
 
-// Calls function(D()) with the widest vectors that divide the head size, a multiple of 8.
+// Calls function(D()) with the widest vectors, two of which divide the head size, a multiple of 8.
 template <typename Function>
 HWY_INLINE void visit_vectors(int head_size, const Function& function) {
-  const hn::ScalableTag<float> widest;
-  if (head_size % static_cast<int>(hn::Lanes(widest)) == 0) {
-    function(widest);
-  } else {
+  if (head_size % 32 == 0) {
+    function(hn::CappedTag<float, 16>());
+  } else if (head_size % 16 == 0) {
     function(hn::CappedTag<float, 8>());
+  } else {
+    function(hn::CappedTag<float, 4>());
   }
 }
 
@@ -425,19 +456,23 @@ void merge_states_simd(int rows, int head_size, const SoftmaxState& later,
 void write_output_simd(const AttentionCall& call, const QueryTile& tile, int kv_head,
                        const SoftmaxState& state) {
   const int group = call.group();
-  const int64_t head_size = call.q.dim(2);
+  const int head_size = static_cast<int>(call.q.dim(2));
   const int first_query = call.batch.cu_seqlens_q.as<int32_t>()[tile.sequence];
-  visit_model_dtype(call.out.dtype, [&]<typename T>(std::type_identity<T>) HWY_ATTR {
-    for (int row = 0; row < tile.rows; ++row) {
-      const int64_t query = first_query + (tile.first_row + row) / group;
-      const int64_t head = int64_t{kv_head} * group + (tile.first_row + row) % group;
-      const float* weighted = state.weighted + row * head_size;
-      const float factor = 1.0f / state.sum[row];
-      T* out = call.out.as<T>() + query * call.out.stride(0) + head * call.out.stride(1);
-      for_each_vector(0, head_size, [&](auto d, int64_t i) HWY_ATTR {
-        store(d, hn::Mul(load(d, weighted + i), hn::Set(d, factor)), out + i);
-      });
-    }
+  visit_vectors(head_size, [&]<class D>(D d) HWY_ATTR {
+    visit_model_dtype(call.out.dtype, [&]<typename T>(std::type_identity<T>) HWY_ATTR {
+      constexpr int kLanes = static_cast<int>(hn::MaxLanes(D()));
+      for (int row = 0; row < tile.rows; ++row) {
+        const int64_t query = first_query + (tile.first_row + row) / group;
+        const int64_t head = int64_t{kv_head} * group + (tile.first_row + row) % group;
+        const float* weighted = state.weighted + row * head_size;
+        const auto factor = hn::Set(d, 1.0f / state.sum[row]);
+        T* out = call.out.as<T>() + query * call.out.stride(0) + head * call.out.stride(1);
+        for (int i = 0; i < head_size; i += 2 * kLanes) {
+          store_pair(d, hn::Mul(load(d, weighted + i), factor),
+                     hn::Mul(load(d, weighted + i + kLanes), factor), out + i);
+        }
+      }
+    });
   });
 }
 

@@ -36,20 +36,56 @@ HWY_INLINE void store(D d, hn::Vec<D> values, float* to) {
   hn::StoreU(values, d, to);
 }
 
-// As BFloat16(float): to nearest even, NaN stays NaN.
+// The bits of float32 values rounded as by BFloat16(float): to nearest even in the upper half, NaN
+// stays NaN. The lower half is noise.
 template <class D>
-HWY_INLINE void store(D /*d*/, hn::Vec<D> values, BFloat16* to) {
-  const hn::Rebind<uint16_t, D> d16;
-  const hn::Rebind<int32_t, D> di;
+HWY_INLINE hn::Vec<hn::Rebind<uint32_t, D>> rounded_bits(D /*d*/, hn::Vec<D> values) {
   const hn::Rebind<uint32_t, D> du;
   const auto bits = hn::BitCast(du, values);
-  const auto upper = hn::ShiftRight<16>(bits);
-  const auto odd = hn::And(upper, hn::Set(du, 1u));
-  const auto rounded =
-      hn::ShiftRight<16>(hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7fffu))));
-  const auto is_nan = hn::RebindMask(du, hn::IsNaN(values));
-  const auto result = hn::IfThenElse(is_nan, hn::Or(upper, hn::Set(du, 0x40u)), rounded);
-  hn::StoreU(hn::DemoteTo(d16, hn::BitCast(di, result)), d16, &to->bits);
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1u));
+  const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7fffu)));
+  const auto quiet_nan = hn::Or(bits, hn::Set(du, 0x400000u));
+  return hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(values)), quiet_nan, rounded);
+}
+
+template <class D>
+HWY_INLINE void store(D d, hn::Vec<D> values, BFloat16* to) {
+  const hn::Rebind<uint16_t, D> d16;
+  const hn::Rebind<int32_t, D> di;
+  const auto upper = hn::ShiftRight<16>(rounded_bits(d, values));
+  hn::StoreU(hn::DemoteTo(d16, hn::BitCast(di, upper)), d16, &to->bits);
+}
+
+// Two vectors' worth of consecutive elements, as is fastest: for bfloat16 the elements of even index
+// and those of odd index. store_pair is the inverse.
+template <class D>
+HWY_INLINE void load_pair(D d, const float* from, hn::Vec<D>& first, hn::Vec<D>& second) {
+  first = hn::LoadU(d, from);
+  second = hn::LoadU(d, from + hn::Lanes(d));
+}
+
+template <class D>
+HWY_INLINE void load_pair(D d, const BFloat16* from, hn::Vec<D>& even, hn::Vec<D>& odd) {
+  const hn::Repartition<uint16_t, D> d16;
+  const hn::Rebind<uint32_t, D> du;
+  const auto both = hn::BitCast(du, hn::LoadU(d16, &from->bits));
+  even = hn::BitCast(d, hn::ShiftLeft<16>(both));
+  odd = hn::BitCast(d, hn::And(both, hn::Set(du, 0xffff0000u)));
+}
+
+template <class D>
+HWY_INLINE void store_pair(D d, hn::Vec<D> first, hn::Vec<D> second, float* to) {
+  hn::StoreU(first, d, to);
+  hn::StoreU(second, d, to + hn::Lanes(d));
+}
+
+template <class D>
+HWY_INLINE void store_pair(D d, hn::Vec<D> even, hn::Vec<D> odd, BFloat16* to) {
+  const hn::Repartition<uint16_t, D> d16;
+  const hn::Rebind<uint32_t, D> du;
+  const auto lower = hn::ShiftRight<16>(rounded_bits(d, even));
+  const auto upper = hn::And(rounded_bits(d, odd), hn::Set(du, 0xffff0000u));
+  hn::StoreU(hn::BitCast(d16, hn::Or(lower, upper)), d16, &to->bits);
 }
 
 // Calls body(d, i) for consecutive vectors at i, then for the remaining single lanes. Each lane must
