@@ -38,8 +38,7 @@ class Batch {
     }
     batch_ = {.cu_seqlens_q = Tensor(cu_seqlens_.data(), DType::kInt32, {sequences + 1}),
               .kv_lengths = Tensor(lengths_.data(), DType::kInt32, {sequences}),
-              .block_tables =
-                  Tensor(tables_.data(), DType::kInt32, {sequences, blocks_of(length)}),
+              .block_tables = Tensor(tables_.data(), DType::kInt32, {sequences, blocks_of(length)}),
               .max_q = rows,
               .max_kv = static_cast<int>(length)};
   }
@@ -67,8 +66,8 @@ void prefill(benchmark::State& state) {
   Batch batch(*device, 1, static_cast<int>(tokens), tokens);
   for (auto _ : state) batch.attend(*device, 0);
   const double pairs = static_cast<double>(tokens * (tokens + 1) / 2 * kHeads);
-  state.counters["FLOP/s"] = benchmark::Counter(
-      4.0 * pairs * kHeadSize, benchmark::Counter::kIsIterationInvariantRate);
+  state.counters["FLOP/s"] =
+      benchmark::Counter(4.0 * pairs * kHeadSize, benchmark::Counter::kIsIterationInvariantRate);
 }
 BENCHMARK(prefill)
     ->ArgNames({"tokens", "threads"})

@@ -34,8 +34,8 @@ def _read_model(path):
 
 
 def _is_run(piece):
-    """Of one character, repeated: Gemma's user-defined runs of newlines, tabs and spaces."""
-    return len(piece) > 1 and piece == piece[0] * len(piece)
+    """One character, repeated: Gemma's user-defined runs of newlines, tabs and spaces."""
+    return piece == piece[0] * len(piece)
 
 
 def _merges(names, pieces):
@@ -99,6 +99,8 @@ def convert(spm_model_path: str, out_json_path: str, special_tokens: list[str]) 
     # As in Gemma's file: the byte of a tab goes by its character, so that runs of tabs can merge.
     if TAB_BYTE in names and "\t" not in names:
         names[names.index(TAB_BYTE)] = "\t"
+    if any(piece.type == TYPE.UNUSED for piece in pieces):
+        raise ValueError(f"{spm_model_path}: has unused pieces, which merges cannot say")
     if any(" " in name for name in names):
         raise ValueError(f"{spm_model_path}: a piece holds a space, which merges cannot say")
     trainer = model.trainer_spec
@@ -130,7 +132,6 @@ def convert(spm_model_path: str, out_json_path: str, special_tokens: list[str]) 
     }
     with open(out_json_path, "w", encoding="utf-8") as file:
         json.dump(tokenizer, file, ensure_ascii=False, indent=2)
-        file.write("\n")
 
 
 def main():

@@ -3,7 +3,7 @@
 
     bible -f gen1:1-rev22:21 > kjv.txt          # Debian packages bible-kjv, bible-kjv-text
     python3 tools/train_tiny_gemma2.py prepare --text kjv.txt --data DIR      # sentencepiece
-    python3 tools/train_tiny_gemma2.py train --data DIR --out models/tiny-gemma2 --minutes 5
+    python3 tools/train_tiny_gemma2.py train --data DIR --out models/tiny-gemma2 --compile
 
 `train` needs torch, transformers, sentencepiece and a GPU. Half of what it sees is running text,
 half are chat turns (recite, continue, name the book). Two of a hundred chapters are held out.
@@ -183,7 +183,7 @@ def train(args):
 
     decayed = [p for p in model.parameters() if p.dim() > 1]
     others = [p for p in model.parameters() if p.dim() == 1]
-    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.05},
+    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.3},
                                    {"params": others, "weight_decay": 0.0}],
                                   lr=1e-3, betas=(0.9, 0.95), fused=True)
     step_model = model
@@ -208,8 +208,9 @@ def train(args):
         if step == 5:  # what comes before is compilation
             torch.cuda.synchronize()
             start = time.time()
-        if step % 500 == 0:
-            print(f"step {step} done {done:.2f} loss {loss.item():.3f}", flush=True)
+        if step % 200 == 0:
+            print(f"step {step} done {done:.2f} loss {loss.item():.3f} "
+                  f"validation {validate(model):.3f}", flush=True)
 
     out = args.out
     out.mkdir(parents=True, exist_ok=True)
@@ -285,7 +286,7 @@ def main():
     command = commands.add_parser("train")
     command.add_argument("--data", type=pathlib.Path, required=True)
     command.add_argument("--out", type=pathlib.Path, required=True)
-    command.add_argument("--minutes", type=float, default=5)
+    command.add_argument("--minutes", type=float, default=0.75)
     command.add_argument("--compile", action="store_true")
     command.set_defaults(run=train)
     args = parser.parse_args()

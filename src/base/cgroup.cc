@@ -32,7 +32,8 @@ std::vector<fs::path> Cgroup::folders(std::string_view controller) const {
     const size_t first = line.find(':');
     const size_t second = line.find(':', first + 1);
     if (first == std::string::npos || second == std::string::npos) continue;
-    const std::string_view controllers = std::string_view(line).substr(first + 1, second - first - 1);
+    const std::string_view controllers =
+        std::string_view(line).substr(first + 1, second - first - 1);
     if (lists(controllers, controller)) {
       mount = root_ / "sys/fs/cgroup" / controller;
       path = line.substr(second + 1);

@@ -111,8 +111,8 @@ DeviceTensor AttentionInputs::run(const std::vector<AttentionPiece>& pieces) con
   batch.kv_lengths = d_lengths;
   batch.block_tables = d_tables;
 
-  const Tensor q = fused.tensor().slice(1, 0, q_width).split_last(case_.shape.heads,
-                                                                  case_.shape.head_size);
+  const Tensor q =
+      fused.tensor().slice(1, 0, q_width).split_last(case_.shape.heads, case_.shape.head_size);
   DeviceTensor out(device_, dtype_, {rows, case_.shape.heads, case_.shape.head_size});
   device_.attention(q, {pages_[0], pages_[1]}, batch, case_.options, out);
   device_.synchronize();
@@ -130,10 +130,10 @@ Values AttentionInputs::expected(const std::vector<AttentionPiece>& pieces) cons
   for (const AttentionPiece& piece : pieces) {
     const Sequence& sequence = sequences_[static_cast<size_t>(piece.sequence)];
     const int64_t tokens = length(piece);
-    const Values out = reference::attention(
-        part(sequence.q, piece.begin * q_width, piece.end * q_width),
-        part(sequence.k, 0, tokens * kv_width()), part(sequence.v, 0, tokens * kv_width()),
-        case_.shape, case_.options);
+    const Values out =
+        reference::attention(part(sequence.q, piece.begin * q_width, piece.end * q_width),
+                             part(sequence.k, 0, tokens * kv_width()),
+                             part(sequence.v, 0, tokens * kv_width()), case_.shape, case_.options);
     all.insert(all.end(), out.begin(), out.end());
   }
   return all;

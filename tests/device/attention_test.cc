@@ -14,8 +14,8 @@ const std::vector<AttentionCase>& cases() {
   static const std::vector<AttentionCase::Sequence> kMixed = {
       {1, 1}, {5, 5}, {1, 17}, {3, 64}, {1, 65}, {30, 100}, {1, 200}, {131, 131}};
   // Across partitions of long contexts.
-  static const std::vector<AttentionCase::Sequence> kLong = {{1, 2500}, {40, 1044}, {1, 1024},
-                                                             {1, 1025}};
+  static const std::vector<AttentionCase::Sequence> kLong = {
+      {1, 2500}, {40, 1044}, {1, 1024}, {1, 1025}};
   static const std::vector<AttentionCase> kCases = {
       {"Gemma2", {8, 4, 256}, 16, {0.0625f, 50.0f, 0}, kMixed},
       {"Gemma2Window", {8, 4, 256}, 16, {0.0625f, 50.0f, 40}, kMixed},
@@ -60,8 +60,7 @@ TEST_P(AttentionTest, MatchesTheReference) {
   const auto& [device, dtype, test_case] = GetParam();
   const AttentionInputs inputs(shared_device(device), dtype, test_case);
   const auto pieces = inputs.whole();
-  expect_close(inputs.run(pieces).download(), inputs.expected(pieces),
-               rounding(dtype, 1e-5, 1e-5));
+  expect_close(inputs.run(pieces).download(), inputs.expected(pieces), rounding(dtype, 1e-5, 1e-5));
 }
 
 }  // namespace

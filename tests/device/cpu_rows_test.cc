@@ -156,8 +156,15 @@ TEST(CpuRowsTest, BitsDoNotDependOnOtherRowsOrThreads) {
       for (int threads : {1, 2, 5}) {
         const auto device = cpu(threads);
         EXPECT_TRUE(operation.run(*device, 0, kRows) == whole) << threads << " threads";
-        for (const auto& [begin, end] : {std::pair{0, 1}, {5, 6}, {66, 67}, {1, 3}, {2, 6},
-                                         {3, 11}, {0, 16}, {7, 40}, {2, 66}}) {
+        for (const auto& [begin, end] : {std::pair{0, 1},
+                                         {5, 6},
+                                         {66, 67},
+                                         {1, 3},
+                                         {2, 6},
+                                         {3, 11},
+                                         {0, 16},
+                                         {7, 40},
+                                         {2, 66}}) {
           EXPECT_TRUE(operation.run(*device, begin, end) == part(whole, kRows, begin, end))
               << "rows " << begin << " to " << end << ", " << threads << " threads";
         }
@@ -204,9 +211,9 @@ std::vector<std::vector<Bytes>> whole_batch(DType dtype, const AttentionCase& te
   const AttentionInputs inputs(*device, dtype, test_case);
   const auto pieces = inputs.whole();
   const Bytes out = inputs.run(pieces).bytes();
-  const int64_t rows = std::accumulate(
-      pieces.begin(), pieces.end(), int64_t{0},
-      [](int64_t sum, const AttentionPiece& piece) { return sum + piece.end; });
+  const int64_t rows =
+      std::accumulate(pieces.begin(), pieces.end(), int64_t{0},
+                      [](int64_t sum, const AttentionPiece& piece) { return sum + piece.end; });
   std::vector<std::vector<Bytes>> result;
   int64_t at = 0;
   for (const AttentionPiece& piece : pieces) {
@@ -273,7 +280,8 @@ TEST(CpuRowsTest, WarmOperationsAllocateNothing) {
     const DeviceTensor x = filled(dtype, {kT, kD}, 1.0), table = filled(dtype, {kD, kD}, 0.5);
     const DeviceTensor wide = filled(dtype, {kT, 2 * kD}, 0.5), out = filled(dtype, {kT, kD}, 0.0);
     const DeviceTensor residual = filled(f32, {kT, kD}, 1.0), weight = filled(f32, {kD}, 1.0);
-    const DeviceTensor ids = filled(DType::kInt32, {kT}, 3.0), slots = filled(DType::kInt64, {kT}, 5.0);
+    const DeviceTensor ids = filled(DType::kInt32, {kT}, 3.0),
+                       slots = filled(DType::kInt64, {kT}, 5.0);
     const DeviceTensor angles = filled(f32, {16, kD / kH / 2}, 0.5);
     const DeviceTensor keys = filled(dtype, {kLength, 1, kK, kD / kH}, 0.1);
     const DeviceTensor values = filled(dtype, {kLength, 1, kK, kD / kH}, 0.2);
@@ -281,7 +289,8 @@ TEST(CpuRowsTest, WarmOperationsAllocateNothing) {
     const DeviceTensor tables = filled(DType::kInt32, {1, kLength}, 7.0);
     const DeviceTensor prefill(*device, DType::kInt32, {2}, {0, kT});
     const DeviceTensor decode(*device, DType::kInt32, {2}, {0, 1});
-    const Tensor q = x.tensor().view({kT, kH, kD / kH}), heads = out.tensor().view({kT, kH, kD / kH});
+    const Tensor q = x.tensor().view({kT, kH, kD / kH}),
+                 heads = out.tensor().view({kT, kH, kD / kH});
     const Tensor kv_rows = x.tensor().slice(1, 0, kD / 2).split_last(kK, kD / kH);
 
     auto step = [&] {
@@ -294,8 +303,11 @@ TEST(CpuRowsTest, WarmOperationsAllocateNothing) {
       for (const DeviceTensor* rows : {&prefill, &decode}) {
         const int64_t count = rows == &prefill ? kT : 1;
         device->attention(q.slice(0, 0, count), {keys, values},
-                          {.cu_seqlens_q = *rows, .kv_lengths = lengths, .block_tables = tables,
-                           .max_q = static_cast<int>(count), .max_kv = kLength},
+                          {.cu_seqlens_q = *rows,
+                           .kv_lengths = lengths,
+                           .block_tables = tables,
+                           .max_q = static_cast<int>(count),
+                           .max_kv = kLength},
                           {}, heads.slice(0, 0, count));
       }
       device->gelu_tanh_mul(wide, out);

@@ -2,6 +2,8 @@
 // against the reference in double.
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <limits>
 #include <numeric>
 #include <random>
 #include <tuple>
@@ -114,6 +116,30 @@ TEST_P(DeviceOpsTest, RmsNormOfEveryPairOfDtypes) {
                        rounding(out_dtype, 8 * kUnit));
         }
       }
+    }
+  }
+}
+
+TEST_P(DeviceOpsTest, RoundsToNearestEvenAndKeepsNan) {
+  // Of ones, the norm is the weight.
+  const double infinity = std::numeric_limits<double>::infinity();
+  Values weight = {1.0 + 0x1p-8,  1.0 + 3 * 0x1p-8,
+                   -1.0 - 0x1p-8, 1.0 + 0x1p-8 + 0x1p-20,
+                   0x1p-133,      -0x1.9p-130,
+                   3.4e38,        infinity,
+                   -infinity,     0.0,
+                   NAN,           -NAN};
+  for (int i = 0; i < 23; ++i) weight.push_back(1.0 + i * 0x1p-10);
+  const int64_t width = static_cast<int64_t>(weight.size());
+  const DeviceTensor out = poisoned(dtype_, {1, width});
+  device_.rms_norm(upload({1, width}, Values(weight.size(), 1.0)),
+                   upload(DType::kFloat32, {width}, weight), 0.0f, out);
+  const Values got = out.download();
+  for (size_t i = 0; i < weight.size(); ++i) {
+    if (std::isnan(weight[i])) {
+      EXPECT_TRUE(std::isnan(got[i])) << i;
+    } else {
+      EXPECT_EQ(got[i], rounded(weight[i], dtype_)) << i;
     }
   }
 }

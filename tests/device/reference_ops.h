@@ -26,7 +26,8 @@ Values gelu_tanh_mul(const Values& gate_up, int64_t columns);
 
 Values softcap(const Values& x, double cap);
 
-// Causal attention of one sequence: q [rows, H, d] are the last of the tokens of k, v [length, K, d].
+// Causal attention of one sequence: q [rows, H, d] are the last of the tokens of k, v [length, K,
+// d].
 struct AttentionShape {
   int64_t heads = 0;
   int64_t kv_heads = 0;

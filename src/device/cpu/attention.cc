@@ -85,27 +85,27 @@ void Attention::Impl::plan(const AttentionCall& call) {
   }
   // The longest first, so that none of them starts when the other threads are about to end.
   auto work = [](const QueryTile& tile) { return tile.rows * tile.partitions; };
-  std::sort(tiles_.begin(), tiles_.end(), [&](const QueryTile& a, const QueryTile& b) {
-    return work(a) > work(b);
-  });
+  std::sort(tiles_.begin(), tiles_.end(),
+            [&](const QueryTile& a, const QueryTile& b) { return work(a) > work(b); });
 }
 
 void Attention::Impl::run_tiles(const AttentionCall& call) {
   const int64_t kv_heads = call.kv.key.dim(2);
   const int head_size = static_cast<int>(call.q.dim(2));
-  pool_.parallel_for(static_cast<int64_t>(tiles_.size()) * kv_heads, [&](int64_t index, int worker) {
-    const QueryTile& tile = tiles_[static_cast<size_t>(index / kv_heads)];
-    const int kv_head = static_cast<int>(index % kv_heads);
-    const TileScratch& scratch = scratch_[static_cast<size_t>(worker)];
-    const SoftmaxState& total = total_[static_cast<size_t>(worker)];
-    const SoftmaxState& partial = partial_[static_cast<size_t>(worker)];
-    attend_partition(call, tile, kv_head, tile.first_partition, scratch, total);
-    for (int i = 1; i < tile.partitions; ++i) {
-      attend_partition(call, tile, kv_head, tile.first_partition + i, scratch, partial);
-      merge_states(tile.rows, head_size, partial, total);
-    }
-    write_output(call, tile, kv_head, total);
-  });
+  pool_.parallel_for(
+      static_cast<int64_t>(tiles_.size()) * kv_heads, [&](int64_t index, int worker) {
+        const QueryTile& tile = tiles_[static_cast<size_t>(index / kv_heads)];
+        const int kv_head = static_cast<int>(index % kv_heads);
+        const TileScratch& scratch = scratch_[static_cast<size_t>(worker)];
+        const SoftmaxState& total = total_[static_cast<size_t>(worker)];
+        const SoftmaxState& partial = partial_[static_cast<size_t>(worker)];
+        attend_partition(call, tile, kv_head, tile.first_partition, scratch, total);
+        for (int i = 1; i < tile.partitions; ++i) {
+          attend_partition(call, tile, kv_head, tile.first_partition + i, scratch, partial);
+          merge_states(tile.rows, head_size, partial, total);
+        }
+        write_output(call, tile, kv_head, total);
+      });
 }
 
 void Attention::Impl::run_partitions(const AttentionCall& call) {
@@ -120,8 +120,7 @@ void Attention::Impl::run_partitions(const AttentionCall& call) {
   const int64_t wave_size = static_cast<int64_t>(partial_.size());
   for (int64_t wave = 0; wave < partitions; wave += wave_size) {
     pool_.parallel_for(std::min(wave_size, partitions - wave), [&](int64_t i, int worker) {
-      const auto end =
-          std::upper_bound(partition_ends_.begin(), partition_ends_.end(), wave + i);
+      const auto end = std::upper_bound(partition_ends_.begin(), partition_ends_.end(), wave + i);
       const int64_t index = end - partition_ends_.begin();
       const QueryTile& tile = tiles_[static_cast<size_t>(index / kv_heads)];
       const int partition =

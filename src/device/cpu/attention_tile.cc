@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <limits>
 #include <type_traits>
+#include <utility>
 
 #include "device/cpu/visit_dtype.h"
 
@@ -12,6 +12,7 @@
 #define HWY_TARGET_INCLUDE "device/cpu/attention_tile.cc"
 #include "hwy/foreach_target.h"
 // After foreach_target.h: compiled once per instruction set.
+#include "device/cpu/attention_products-inl.h"
 #include "device/cpu/simd-inl.h"
 
 #ifndef LORAX_DEVICE_CPU_ATTENTION_TILE_ONCE
@@ -57,35 +58,11 @@ HWY_BEFORE_NAMESPACE();
 namespace lorax::cpu::HWY_NAMESPACE {
 namespace {
 
-// Rows that the inner loops keep in registers, and the vectors or keys beside them: 3 x 4 sums fill
-// the registers of AVX2 and hide the latency of its multiply-adds.
-constexpr int kBlockRows = 3;
-constexpr int kBlockColumns = 4;
 // Keys whose dot products are taken with all rows before the next keys, to stay in the first cache.
 constexpr int kHotKeys = 16;
 
-// {sum of a's lanes, of b's, of c's, of d's}, in an order fixed by the vector size.
-template <class D, class V = hn::Vec<D>>
-HWY_INLINE auto sum_lanes_of_4(D d, V a, V b, V c, V e) {
-  if constexpr (hn::MaxLanes(D()) > 4) {
-    const hn::Half<D> half;
-    return sum_lanes_of_4(half, hn::Add(hn::LowerHalf(half, a), hn::UpperHalf(half, a)),
-                          hn::Add(hn::LowerHalf(half, b), hn::UpperHalf(half, b)),
-                          hn::Add(hn::LowerHalf(half, c), hn::UpperHalf(half, c)),
-                          hn::Add(hn::LowerHalf(half, e), hn::UpperHalf(half, e)));
-  } else {
-    const hn::Repartition<double, D> d64;
-    const V ab = hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b));
-    const V ce = hn::Add(hn::InterleaveLower(d, c, e), hn::InterleaveUpper(d, c, e));
-    const auto ab64 = hn::BitCast(d64, ab), ce64 = hn::BitCast(d64, ce);
-    return hn::Add(hn::BitCast(d, hn::InterleaveLower(d64, ab64, ce64)),
-                   hn::BitCast(d, hn::InterleaveUpper(d64, ab64, ce64)));
-  }
-}
-
 // D: a tag of float vectors, two of which divide the head size. T: the model dtype.
-// Heads are worked at in the order of load_pair(), which the scratch and the states hold too: pages
-// of bfloat16 cost the least so.
+// Scratch and states hold the elements of a head in the order of load_pair().
 template <class D, typename T>
 class PartitionKernel {
  public:
@@ -104,15 +81,20 @@ class PartitionKernel {
     load_queries();
     const int64_t partition_begin = int64_t{partition} * kPartitionPositions;
     const int64_t begin = std::max(partition_begin, visibility_.of_row(0).begin);
-    const int64_t end = std::min(partition_begin + kPartitionPositions,
-                                 visibility_.of_row(tile_.rows - 1).end);
+    const int64_t end =
+        std::min(partition_begin + kPartitionPositions, visibility_.of_row(tile_.rows - 1).end);
     int64_t base = begin / kTilePositions * kTilePositions;
-    find_rows(base, rows_[0]);
+    TilePages* pages = &pages_[0];
+    TilePages* next = &pages_[1];
+    find_pages(base, *pages);
     for (; base < end; base += kTilePositions) {
-      // The next tile's rows are known early, for prefetching.
-      if (base + kTilePositions < end) find_rows(base + kTilePositions, rows_[1]);
-      add_tile(base);
-      rows_[0] = rows_[1];
+      if (base + kTilePositions < end) {
+        find_pages(base + kTilePositions, *next);
+      } else {
+        next = pages;  // to prefetch; nothing comes after
+      }
+      add_tile(base, *pages, *next);
+      std::swap(pages, next);
     }
   }
 
@@ -146,8 +128,7 @@ class PartitionKernel {
 
   // Where a tile's keys and values lie. Those that no row sees point to one that is seen.
   struct TilePages {
-    int begin = 0;  // the keys that some row sees: [begin, end)
-    int end = 0;
+    Span seen;  // by some row
     std::array<const T*, kTilePositions> keys;
     std::array<const T*, kTilePositions> values;
   };
@@ -158,82 +139,117 @@ class PartitionKernel {
             static_cast<int>(std::clamp<int64_t>(keys.end - base, 0, kTilePositions))};
   }
 
-  void add_tile(int64_t base) {
-    for (int row = 0; row < tile_.rows; ++row) spans_[row] = span_of(row, base);
-    // Rows that pass over the keys together read them from the pages; more rows than that are worth
-    // a copy, converted once and packed.
-    if (tile_.rows <= kBlockRows) {
-      add_keys<true>(rows_[0].keys.data(), rows_[0].values.data());
-    } else {
-      copy_rows();
-      add_keys<false>(copied_keys_.data(), copied_values_.data());
-    }
-  }
-
-  void find_rows(int64_t base, TilePages& pages) {
+  void find_pages(int64_t base, TilePages& pages) const {
     const int32_t* table = call_.batch.block_tables.as<int32_t>() +
                            tile_.sequence * call_.batch.block_tables.stride(0);
     const int64_t block_size = call_.kv.key.dim(1);
     const int64_t row_stride = call_.kv.key.dim(2) * head_size_;
     const T* keys = call_.kv.key.as<T>() + kv_head_ * head_size_;
     const T* values = call_.kv.value.as<T>() + kv_head_ * head_size_;
-    pages.begin = span_of(0, base).begin;
-    pages.end = span_of(tile_.rows - 1, base).end;
-    for (int j = pages.begin; j < pages.end; ++j) {
-      const int64_t position = base + j;
-      const int64_t slot = table[position / block_size] * block_size + position % block_size;
-      pages.keys[j] = keys + slot * row_stride;
-      pages.values[j] = values + slot * row_stride;
+    const Span seen = {span_of(0, base).begin, span_of(tile_.rows - 1, base).end};
+    for (int j = seen.begin; j < seen.end;) {
+      const int64_t block = (base + j) / block_size;
+      const int block_end =
+          static_cast<int>(std::min<int64_t>(seen.end, (block + 1) * block_size - base));
+      int64_t offset = (table[block] * block_size + (base + j) % block_size) * row_stride;
+      for (; j < block_end; ++j, offset += row_stride) {
+        pages.keys[j] = keys + offset;
+        pages.values[j] = values + offset;
+      }
     }
-    for (auto* list : {&pages.keys, &pages.values}) {
-      std::fill(list->begin(), list->begin() + pages.begin, (*list)[pages.begin]);
-      std::fill(list->begin() + pages.end, list->end(), (*list)[pages.begin]);
+    for (auto* rows : {&pages.keys, &pages.values}) {
+      std::fill(rows->begin(), rows->begin() + seen.begin, (*rows)[seen.begin]);
+      std::fill(rows->begin() + seen.end, rows->end(), (*rows)[seen.begin]);
+    }
+    pages.seen = seen;
+  }
+
+  // Adds a tile's keys to the state. `next` is the tile after it, which will be read soon.
+  void add_tile(int64_t base, const TilePages& pages, const TilePages& next) {
+    for (int row = 0; row < tile_.rows; ++row) spans_[row] = span_of(row, base);
+    // Rows that pass over the keys together read them from the pages; more rows than that are worth
+    // a copy, converted once and packed.
+    if (tile_.rows <= kBlockRows) {
+      add_keys_from_pages(pages, next);
+    } else {
+      copy_pages(pages);
+      add_copied_keys(pages.seen);
     }
   }
 
-  void prefetch(const T* const* rows, int count) const {
-    for (int j = 0; j < count; ++j) {
-      const char* row = reinterpret_cast<const char*>(rows[j]);
-      for (size_t byte = 0; byte < head_size_ * sizeof(T); byte += 64) __builtin_prefetch(row + byte);
+  // Both are bound by memory: while keys are multiplied their values are fetched, and while values
+  // are added the next tile's keys.
+  void add_keys_from_pages(const TilePages& pages, const TilePages& next) {
+    for_blocks([&]<int R>(std::integral_constant<int, R>, int row) HWY_ATTR {
+      for (int j = pages.seen.begin / kBlockColumns * kBlockColumns; j < pages.seen.end;
+           j += kBlockColumns) {
+        prefetch(&pages.values[j]);
+        dot_block<R>(kD, head_size_, query(row), &pages.keys[j], scores(row) + j);
+      }
+    });
+    for (int row = 0; row < tile_.rows; ++row) softmax_row(row);
+    for_blocks_and_spans([&]<int R>(std::integral_constant<int, R>, int row, Span span) HWY_ATTR {
+      int j = span.begin;
+      for (; j + kBlockColumns <= span.end; j += kBlockColumns) {
+        prefetch(&next.keys[j]);
+        weigh_rows<R, kBlockColumns>(kD, head_size_, scores(row) + j, &pages.values[j],
+                                     weighted(row));
+      }
+      for (; j < span.end; ++j) {
+        weigh_rows<R, 1>(kD, head_size_, scores(row) + j, &pages.values[j], weighted(row));
+      }
+    });
+  }
+
+  // Brings kBlockColumns rows of the pages to the second cache. The rows of one head often lie a
+  // power of two apart and would push each other out of the first.
+  HWY_INLINE void prefetch(const T* const* rows) const {
+    for (int k = 0; k < kBlockColumns; ++k) {
+      const char* row = reinterpret_cast<const char*>(rows[k]);
+      const int bytes = head_size_ * static_cast<int>(sizeof(T));
+      for (int i = 0; i < bytes; i += 64) __builtin_prefetch(row + i, /*rw=*/0, /*locality=*/2);
     }
   }
 
-  void copy_rows() {
-    const TilePages& pages = rows_[0];
+  void copy_pages(const TilePages& pages) {
     for (int j = 0; j < kTilePositions; ++j) {
-      const int source = pages.begin <= j && j < pages.end ? j : pages.begin;
+      const bool seen = pages.seen.begin <= j && j < pages.seen.end;
+      const int source = seen ? j : pages.seen.begin;
       copied_keys_[j] = scratch_.keys + source * TileScratch::kRowStride;
       copied_values_[j] = scratch_.values + source * TileScratch::kRowStride;
     }
-    for (int j = pages.begin; j < pages.end; ++j) {
+    for (int j = pages.seen.begin; j < pages.seen.end; ++j) {
       copy_row(pages.keys[j], scratch_.keys + j * TileScratch::kRowStride);
       copy_row(pages.values[j], scratch_.values + j * TileScratch::kRowStride);
     }
   }
 
-  // Element: T in the pages or float in the copies; both give the same bits.
-  template <bool kFromPages, typename Element>
-  void add_keys(const Element* const* keys, const Element* const* values) {
-    for (int j = spans_[0].begin / kHotKeys * kHotKeys; j < spans_[tile_.rows - 1].end;
-         j += kHotKeys) {
+  void add_copied_keys(Span seen) {
+    for (int hot = seen.begin / kHotKeys * kHotKeys; hot < seen.end; hot += kHotKeys) {
       for_blocks([&]<int R>(std::integral_constant<int, R>, int row) HWY_ATTR {
-        const int begin = std::max(j, spans_[row].begin / kBlockColumns * kBlockColumns);
-        const int end = std::min(j + kHotKeys, spans_[row + R - 1].end);
-        for (int k = begin; k < end; k += kBlockColumns) {
-          if constexpr (kFromPages) prefetch(&rows_[0].values[k], kBlockColumns);
-          dot_block<R>(row, k, keys);
+        const int begin = std::max(hot, spans_[row].begin / kBlockColumns * kBlockColumns);
+        const int end = std::min(hot + kHotKeys, spans_[row + R - 1].end);
+        for (int j = begin; j < end; j += kBlockColumns) {
+          dot_block<R>(kD, head_size_, query(row), &copied_keys_[j], scores(row) + j);
         }
       });
     }
     for (int row = 0; row < tile_.rows; ++row) softmax_row(row);
-    int i = 0;
-    const int step = kBlockColumns * kLanes;
-    const int per = std::max(1, kTilePositions / (head_size_ / step));
-    for (; i + kBlockColumns * kLanes <= head_size_; i += kBlockColumns * kLanes) {
-      if constexpr (kFromPages) prefetch(&rows_[1].keys[i / step * per], per);
-      weigh_columns<kBlockColumns>(i, values);
+    int column = 0;
+    for (; column + kBlockColumns * kLanes <= head_size_; column += kBlockColumns * kLanes) {
+      add_copied_columns<kBlockColumns>(column);
     }
-    for (; i < head_size_; i += 2 * kLanes) weigh_columns<2>(i, values);
+    for (; column < head_size_; column += 2 * kLanes) add_copied_columns<2>(column);
+  }
+
+  // N vectors of columns from `column` on.
+  template <int N>
+  HWY_INLINE void add_copied_columns(int column) {
+    for_blocks_and_spans([&]<int R>(std::integral_constant<int, R>, int row, Span span) HWY_ATTR {
+      if (span.begin >= span.end) return;
+      weigh_columns<R, N>(kD, head_size_, column, span.end - span.begin, scores(row) + span.begin,
+                          &copied_values_[span.begin], weighted(row));
+    });
   }
 
   // Calls function(std::integral_constant<int, R>, row) for blocks of R rows from `row` on.
@@ -247,51 +263,11 @@ class PartitionKernel {
     if (tile_.rows - row == 1) function(std::integral_constant<int, 1>(), row);
   }
 
-  // The vectors that are loaded at a time from elements of the pages or of a copy.
-  template <typename Element>
-  static constexpr int kRunOf = std::is_same_v<Element, float> ? 1 : 2;
-
-  static HWY_INLINE void load_run(const float* from, hn::Vec<D> (&run)[1]) {
-    run[0] = load(kD, from);
-  }
-  static HWY_INLINE void load_run(const BFloat16* from, hn::Vec<D> (&run)[2]) {
-    load_pair(kD, from, run[0], run[1]);
-  }
-
-  // scores[row + r][j + k] = q[row + r] . key[j + k].
-  template <int R, typename Element>
-  HWY_INLINE void dot_block(int row, int j, const Element* const* keys) {
-    const float* queries = scratch_.queries + row * head_size_;
-    hn::Vec<D> sums[R][kBlockColumns];
-    for (auto& row_sums : sums) {
-      for (auto& sum : row_sums) sum = hn::Zero(kD);
-    }
-    constexpr int kRun = kRunOf<Element>;
-    for (int i = 0; i < head_size_; i += kRun * kLanes) {
-      hn::Vec<D> q[kRun][R];
-      for (int n = 0; n < kRun; ++n) {
-        for (int r = 0; r < R; ++r) q[n][r] = load(kD, queries + r * head_size_ + i + n * kLanes);
-      }
-      for (int k = 0; k < kBlockColumns; ++k) {
-        hn::Vec<D> key[kRun];
-        load_run(keys[j + k] + i, key);
-        for (int n = 0; n < kRun; ++n) {
-          for (int r = 0; r < R; ++r) sums[r][k] = hn::MulAdd(q[n][r], key[n], sums[r][k]);
-        }
-      }
-    }
-    for (int r = 0; r < R; ++r) {
-      const hn::CappedTag<float, 4> d4;
-      hn::StoreU(sum_lanes_of_4(kD, sums[r][0], sums[r][1], sums[r][2], sums[r][3]), d4,
-                 scratch_.scores + (row + r) * kTilePositions + j);
-    }
-  }
-
   // Turns the row's scores into exp(score - max) and brings its state to the new maximum.
   void softmax_row(int row) {
     const Span span = spans_[row];
     if (span.begin >= span.end) return;
-    float* scores = scratch_.scores + row * kTilePositions;
+    float* scores = this->scores(row);
     const int first = span.begin / kLanes * kLanes;
 
     auto top = hn::Set(kD, kNegativeInfinity);
@@ -320,7 +296,7 @@ class PartitionKernel {
     const float correction = exp_of_negative(old_max - reference);
     state_.max[row] = new_max;
     state_.sum[row] = state_.sum[row] * correction + hn::GetLane(hn::SumOfLanes(kD, sum));
-    if (correction != 1.0f) scale_row(state_.weighted + row * head_size_, correction);
+    if (correction != 1.0f) scale_row(weighted(row), correction);
   }
 
   HWY_INLINE hn::Vec<D> scaled(hn::Vec<D> score) const {
@@ -336,58 +312,32 @@ class PartitionKernel {
     }
   }
 
-  // Adds the weighted values to N vectors of columns, from column i on, of all rows.
-  template <int N, typename Element>
-  HWY_INLINE void weigh_columns(int i, const Element* const* values) {
-    for_blocks([&]<int R>(std::integral_constant<int, R>, int row) HWY_ATTR {
-      // Keys that all R rows see are added for all at once; those before and after, row by row.
+  // Calls function(std::integral_constant<int, R>, row, span) for blocks of R rows and the keys
+  // that all of them see, and row by row for the keys that only some of them see; in the order of
+  // keys.
+  template <typename Function>
+  HWY_INLINE void for_blocks_and_spans(const Function& function) const {
+    for_blocks([&]<int R>(std::integral_constant<int, R> size, int row) HWY_ATTR {
+      const std::integral_constant<int, 1> one;
       const int begin = spans_[row + R - 1].begin;
       const int end = std::max(begin, spans_[row].end);
       if constexpr (R > 1) {
         for (int r = row; r < row + R; ++r) {
-          weigh_block<1, N>(r, i, {spans_[r].begin, std::min(begin, spans_[r].end)}, values);
+          function(one, r, Span{spans_[r].begin, std::min(begin, spans_[r].end)});
         }
       }
-      weigh_block<R, N>(row, i, {begin, end}, values);
+      function(size, row, Span{begin, end});
       if constexpr (R > 1) {
         for (int r = row; r < row + R; ++r) {
-          weigh_block<1, N>(r, i, {std::max(end, spans_[r].begin), spans_[r].end}, values);
+          function(one, r, Span{std::max(end, spans_[r].begin), spans_[r].end});
         }
       }
     });
   }
 
-  template <int R, int N, typename Element>
-  HWY_INLINE void weigh_block(int row, int i, Span span, const Element* const* values) {
-    if (span.begin >= span.end) return;
-    float* weighted = state_.weighted + row * head_size_ + i;
-    const float* weights = scratch_.scores + row * kTilePositions;
-    hn::Vec<D> sums[R][N];
-    for (int r = 0; r < R; ++r) {
-      for (int n = 0; n < N; ++n) {
-        sums[r][n] = hn::LoadU(kD, weighted + r * head_size_ + n * kLanes);
-      }
-    }
-    for (int j = span.begin; j < span.end; ++j) {
-      hn::Vec<D> weight[R];
-      for (int r = 0; r < R; ++r) weight[r] = hn::Set(kD, weights[r * kTilePositions + j]);
-      constexpr int kRun = kRunOf<Element>;
-      for (int n = 0; n < N; n += kRun) {
-        hn::Vec<D> value[kRun];
-        load_run(values[j] + i + n * kLanes, value);
-        for (int m = 0; m < kRun; ++m) {
-          for (int r = 0; r < R; ++r) {
-            sums[r][n + m] = hn::MulAdd(weight[r], value[m], sums[r][n + m]);
-          }
-        }
-      }
-    }
-    for (int r = 0; r < R; ++r) {
-      for (int n = 0; n < N; ++n) {
-        hn::StoreU(sums[r][n], kD, weighted + r * head_size_ + n * kLanes);
-      }
-    }
-  }
+  const float* query(int row) const { return scratch_.queries + row * head_size_; }
+  float* scores(int row) const { return scratch_.scores + row * kTilePositions; }
+  float* weighted(int row) const { return state_.weighted + row * head_size_; }
 
   static constexpr D kD{};
   static constexpr int kLanes = static_cast<int>(hn::MaxLanes(D()));
@@ -402,7 +352,7 @@ class PartitionKernel {
 
   // Of the tile at hand:
   std::array<Span, kTileRows> spans_;
-  TilePages rows_[2];
+  TilePages pages_[2];
   std::array<const float*, kTilePositions> copied_keys_;
   std::array<const float*, kTilePositions> copied_values_;
 };

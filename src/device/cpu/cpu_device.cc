@@ -14,8 +14,12 @@
 namespace lorax::cpu {
 namespace {
 
-// Elements of work that outweigh waking a thread (a few microseconds) by far.
-constexpr int64_t kWorthAThread = 8192;
+// Elements that are worth a job of their own (some microseconds) where they are just read and
+// written, and where each costs a tanh.
+constexpr int64_t kPlainElements = 8192;
+constexpr int64_t kTanhElements = 2048;
+
+int64_t divide_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit; }
 
 // Copies [heads, d] from `from` to `to`; each head is dense.
 void copy_heads(const Tensor& from, int64_t row, char* to) {
@@ -32,17 +36,10 @@ void copy_heads(const Tensor& from, int64_t row, char* to) {
 
 template <typename Function>
 void CpuDevice::for_rows(int64_t rows, int64_t row_elements, const Function& function) {
-  const int64_t group = std::max<int64_t>(1, kWorthAThread / std::max<int64_t>(1, row_elements));
-  pool_.parallel_for((rows + group - 1) / group, [&](int64_t index, int) {
+  const int64_t group = std::max<int64_t>(1, kPlainElements / std::max<int64_t>(1, row_elements));
+  pool_.parallel_for(divide_up(rows, group), [&](int64_t index, int) {
     const int64_t end = std::min(rows, (index + 1) * group);
     for (int64_t row = index * group; row < end; ++row) function(row);
-  });
-}
-
-template <typename Function>
-void CpuDevice::for_pieces(int64_t n, const Function& function) {
-  pool_.parallel_for((n + kWorthAThread - 1) / kWorthAThread, [&](int64_t index, int) {
-    function(index * kWorthAThread, std::min(n, (index + 1) * kWorthAThread));
   });
 }
 
@@ -90,8 +87,7 @@ void CpuDevice::rotary(const Tensor& x, const Tensor& positions, const Tensor& c
            [&](int64_t row) { cpu::rotary(x, positions, cos, sin, row); });
 }
 
-void CpuDevice::store_kv(const Tensor& k, const Tensor& v, const Tensor& slots,
-                         const PagedKv& kv) {
+void CpuDevice::store_kv(const Tensor& k, const Tensor& v, const Tensor& slots, const PagedKv& kv) {
   const int64_t row_elements = k.dim(1) * k.dim(2);
   const int64_t row_bytes = row_elements * static_cast<int64_t>(size_of(k.dtype));
   for_rows(k.dim(0), row_elements, [&](int64_t row) {
@@ -108,18 +104,21 @@ void CpuDevice::attention(const Tensor& q, const PagedKv& kv, const AttentionBat
 }
 
 void CpuDevice::gelu_tanh_mul(const Tensor& gate_up, const Tensor& out) {
-  // Pieces of columns, so that one row (a decode step) also is spread over the threads.
+  // Pieces of columns, so that one row (a decode step) too is spread over the threads.
   const int64_t columns = out.dim(1);
-  const int64_t pieces = (columns + kWorthAThread - 1) / kWorthAThread;
+  const int64_t pieces = divide_up(columns, kTanhElements);
   pool_.parallel_for(out.dim(0) * pieces, [&](int64_t index, int) {
-    const int64_t begin = index % pieces * kWorthAThread;
+    const int64_t begin = index % pieces * kTanhElements;
     cpu::gelu_tanh_mul(gate_up, out, index / pieces, begin,
-                       std::min(columns, begin + kWorthAThread));
+                       std::min(columns, begin + kTanhElements));
   });
 }
 
 void CpuDevice::softcap(const Tensor& x, float cap) {
-  for_pieces(x.numel(), [&](int64_t begin, int64_t end) { cpu::softcap(x, cap, begin, end); });
+  const int64_t n = x.numel();
+  pool_.parallel_for(divide_up(n, kTanhElements), [&](int64_t index, int) {
+    cpu::softcap(x, cap, index * kTanhElements, std::min(n, (index + 1) * kTanhElements));
+  });
 }
 
 void CpuDevice::gather_rows(const Tensor& x, const Tensor& indices, const Tensor& out) {

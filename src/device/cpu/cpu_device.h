@@ -43,9 +43,6 @@ class CpuDevice final : public Device {
   // Calls function(row) for all rows, several rows per job so that a job is worth handing out.
   template <typename Function>
   void for_rows(int64_t rows, int64_t row_elements, const Function& function);
-  // Calls function(begin, end) for pieces of [0, n) that are worth handing out.
-  template <typename Function>
-  void for_pieces(int64_t n, const Function& function);
 
   ThreadPool pool_;
   Matmul matmul_;

@@ -28,12 +28,12 @@ void* map_huge(size_t bytes) {
   if (bytes > SIZE_MAX / 2) fail_for_want_of(bytes);
   const size_t size = round_up(bytes, kHugePage);
   // One huge page more than needed, so that an aligned range lies within; the rest is given back.
-  void* mapped = mmap(nullptr, size + kHugePage, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* mapped =
+      mmap(nullptr, size + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapped == MAP_FAILED) fail_for_want_of(bytes);
   char* begin = static_cast<char*>(mapped);
-  const size_t before = round_up(reinterpret_cast<uintptr_t>(begin), kHugePage) -
-                        reinterpret_cast<uintptr_t>(begin);
+  const size_t before =
+      round_up(reinterpret_cast<uintptr_t>(begin), kHugePage) - reinterpret_cast<uintptr_t>(begin);
   const size_t after = kHugePage - before;
   if (before > 0) munmap(begin, before);
   if (after > 0) munmap(begin + before + size, after);

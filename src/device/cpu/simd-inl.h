@@ -56,8 +56,8 @@ HWY_INLINE void store(D d, hn::Vec<D> values, BFloat16* to) {
   hn::StoreU(hn::DemoteTo(d16, hn::BitCast(di, upper)), d16, &to->bits);
 }
 
-// Two vectors' worth of consecutive elements, as is fastest: for bfloat16 the elements of even index
-// and those of odd index. store_pair is the inverse.
+// Two vectors' worth of consecutive elements, as is fastest: for bfloat16 the elements of even
+// index and those of odd index. store_pair is the inverse.
 template <class D>
 HWY_INLINE void load_pair(D d, const float* from, hn::Vec<D>& first, hn::Vec<D>& second) {
   first = hn::LoadU(d, from);
@@ -88,8 +88,8 @@ HWY_INLINE void store_pair(D d, hn::Vec<D> even, hn::Vec<D> odd, BFloat16* to) {
   hn::StoreU(hn::BitCast(d16, hn::Or(lower, upper)), d16, &to->bits);
 }
 
-// Calls body(d, i) for consecutive vectors at i, then for the remaining single lanes. Each lane must
-// be computed on its own; then its bits do not depend on which of the two it met.
+// Calls body(d, i) for consecutive vectors at i, then for the remaining single lanes. Each lane
+// must be computed on its own; then its bits do not depend on which of the two it met.
 template <class Body>
 HWY_INLINE void for_each_vector(int64_t begin, int64_t end, const Body& body) {
   const hn::ScalableTag<float> d;
