@@ -130,7 +130,7 @@ def scale_and_mean(name, parameter, config):
     if "post_" in name:
         return 0.2, 1.0
     if name == "model.norm.weight":
-        return 0.2, 10.0
+        return 0.2, 6.0
     if "norm" in name:
         return 0.2, 0.0
     if "embed_tokens" in name or "lm_head" in name:

@@ -2,7 +2,9 @@
 #include <fmt/format.h>
 
 #include <chrono>
+#include <filesystem>
 #include <memory>
+#include <optional>
 
 #include <boost/json/serialize.hpp>
 #include <boost/json/value.hpp>
@@ -31,12 +33,18 @@ struct Options {
   DeviceFlags device;
 };
 
+bool has_tokenizer(const std::filesystem::path& directory) {
+  return std::filesystem::exists(directory / "tokenizer.json") ||
+         std::filesystem::exists(directory / "tokenizer.model");
+}
+
 // The prompt's ids: as given, or the text's with bos in front, unless the text brings its own.
 std::vector<int32_t> prompt_ids(const Options& options, const Tokenizer* tokenizer) {
   if (!options.input_ids.empty()) return parse_ids(options.input_ids, "--input-ids");
   std::vector<int32_t> ids = tokenizer->encode(options.prompt);
-  const std::optional<int32_t> bos = tokenizer->bos_id();
-  if (bos && (ids.empty() || ids.front() != *bos)) ids.insert(ids.begin(), *bos);
+  if (const std::optional<int32_t> bos = tokenizer->bos_id(); bos && tokenizer->adds_bos()) {
+    if (ids.empty() || ids.front() != *bos) ids.insert(ids.begin(), *bos);
+  }
   return ids;
 }
 

@@ -10,11 +10,11 @@ namespace {
 
 // The code points with Unicode's property White_Space, as UTF-8.
 constexpr std::string_view kWhiteSpace[] = {
-    "\t",           "\n",           "\v",           "\f",           "\r",
-    " ",            "\xC2\x85",     "\xC2\xA0",     "\xE1\x9A\x80", "\xE2\x80\x80",
-    "\xE2\x80\x81", "\xE2\x80\x82", "\xE2\x80\x83", "\xE2\x80\x84", "\xE2\x80\x85",
-    "\xE2\x80\x86", "\xE2\x80\x87", "\xE2\x80\x88", "\xE2\x80\x89", "\xE2\x80\x8A",
-    "\xE2\x80\xA8", "\xE2\x80\xA9", "\xE2\x80\xAF", "\xE2\x81\x9F", "\xE3\x80\x80"};
+    "\t",           "\n",           "\v",           "\f",           "\r",           " ",
+    "\xC2\x85",     "\xC2\xA0",     "\xE1\x9A\x80", "\xE2\x80\x80", "\xE2\x80\x81", "\xE2\x80\x82",
+    "\xE2\x80\x83", "\xE2\x80\x84", "\xE2\x80\x85", "\xE2\x80\x86", "\xE2\x80\x87", "\xE2\x80\x88",
+    "\xE2\x80\x89", "\xE2\x80\x8A", "\xE2\x80\xA8", "\xE2\x80\xA9", "\xE2\x80\xAF", "\xE2\x81\x9F",
+    "\xE3\x80\x80"};
 
 bool is_white_space(std::string_view code_point) {
   return std::find(std::begin(kWhiteSpace), std::end(kWhiteSpace), code_point) !=
@@ -67,9 +67,9 @@ const AddedToken* AddedTokenMatcher::longest_prefix(std::string_view text) const
     if (tokens_[range.first].content.size() == depth) longest = &tokens_[range.first++];
     if (depth == text.size()) break;
     const auto next_byte = [&](const AddedToken& token) { return byte_at(token.content, depth); };
-    const auto next = std::ranges::equal_range(tokens_.begin() + range.first,
-                                               tokens_.begin() + range.last,
-                                               byte_at(text, depth), {}, next_byte);
+    const auto next =
+        std::ranges::equal_range(tokens_.begin() + range.first, tokens_.begin() + range.last,
+                                 byte_at(text, depth), {}, next_byte);
     range = {static_cast<uint32_t>(next.begin() - tokens_.begin()),
              static_cast<uint32_t>(next.end() - tokens_.begin())};
   }
@@ -90,12 +90,16 @@ std::vector<AddedTokenMatcher::Part> AddedTokenMatcher::split(std::string_view t
       continue;
     }
     size_t first = at;
-    size_t last = at + token->content.size();
-    if (token->lstrip) first -= white_space_at_end(text.substr(done, at - done));
+    // As in the reference, white space that this token takes along is still searched for tokens.
+    at += token->content.size();
+    size_t last = at;
+    if (token->lstrip && first > done) {
+      first -= white_space_at_end(text.substr(done, first - done));
+    }
     if (token->rstrip) last += white_space_at_start(text.substr(last));
     push_text(done, first);
     parts.push_back({text.substr(first, last - first), token->id});
-    done = at = last;
+    done = last;
   }
   push_text(done, text.size());
   return parts;

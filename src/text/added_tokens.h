@@ -31,8 +31,9 @@ class AddedTokenMatcher {
   explicit AddedTokenMatcher(std::vector<AddedToken> tokens);
 
   // The parts of a text of valid UTF-8, in order and without empty ones. From left to right, the
-  // longest token at the first place where any matches. Time: the text's length times, at worst,
-  // that of the longest token.
+  // longest token at the first place where any matches. Parts overlap where a token takes white
+  // space along that holds tokens itself. Time: the text's length times, at worst, that of the
+  // longest token.
   std::vector<Part> split(std::string_view text) const;
 
  private:
@@ -44,8 +45,8 @@ class AddedTokenMatcher {
   // The longest token that the text starts with, nullptr if none.
   const AddedToken* longest_prefix(std::string_view text) const;
 
-  std::vector<AddedToken> tokens_;     // sorted by content
-  std::array<Range, 256> by_lead_{};   // tokens by their first byte
+  std::vector<AddedToken> tokens_;    // sorted by content
+  std::array<Range, 256> by_lead_{};  // tokens by their first byte
 };
 
 }  // namespace lorax

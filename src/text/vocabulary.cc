@@ -1,61 +1,63 @@
 #include "text/vocabulary.h"
 
-#include <algorithm>
-#include <bit>
 #include <functional>
 
 #include "base/error.h"
+#include "text/quote_token.h"
 
 namespace lorax {
 namespace {
 
-size_t hash(std::string_view piece) { return std::hash<std::string_view>()(piece); }
+uint32_t hash_of(std::string_view piece) {
+  return static_cast<uint32_t>(std::hash<std::string_view>()(piece));
+}
 
 }  // namespace
 
-Vocabulary::Vocabulary(std::span<const Entry> entries, std::string_view origin) {
-  int32_t highest = -1;
-  size_t bytes = 0;
-  for (const Entry& entry : entries) {
-    if (entry.id < 0 || entry.id >= kMaxSize) {
-      fail("{}: the token \"{}\" has the id {}; ids must lie from 0 to {}", origin, entry.piece,
-           entry.id, kMaxSize - 1);
-    }
-    if (entry.piece.empty()) fail("{}: the token with id {} is empty", origin, entry.id);
-    highest = std::max(highest, entry.id);
-    bytes += entry.piece.size();
+void Vocabulary::add(std::string_view piece, int32_t id, std::string_view origin) {
+  if (id < 0 || id >= kMaxSize) {
+    fail("{}: the token {} has the id {}; ids must lie from 0 to {}", origin, quote_token(piece),
+         id, kMaxSize - 1);
   }
-  if (bytes > UINT32_MAX) fail("{}: the tokens have more than 4 GB of text", origin);
-  arena_.reserve(bytes);
-  slots_.resize(static_cast<size_t>(highest) + 1);
-  index_.assign(std::bit_ceil(2 * entries.size() + 1), kNone);
-  const size_t mask = index_.size() - 1;
-  for (const Entry& entry : entries) {
-    Slot& slot = slots_[static_cast<size_t>(entry.id)];
-    if (slot.length != 0) {
-      fail("{}: the tokens \"{}\" and \"{}\" have one id, {}", origin, piece(entry.id), entry.piece,
-           entry.id);
-    }
-    slot = {static_cast<uint32_t>(arena_.size()), static_cast<uint32_t>(entry.piece.size())};
-    arena_.append(entry.piece);
-    size_t at = hash(entry.piece) & mask;
-    for (; index_[at] != kNone; at = (at + 1) & mask) {
-      if (piece(index_[at]) == entry.piece) {
-        fail("{}: the token \"{}\" has two ids, {} and {}", origin, entry.piece, index_[at],
-             entry.id);
-      }
-    }
-    index_[at] = entry.id;
+  if (piece.empty()) fail("{}: the token with the id {} is empty", origin, id);
+  if (!this->piece(id).empty()) {
+    fail("{}: the tokens {} and {} have one id, {}", origin, quote_token(this->piece(id)),
+         quote_token(piece), id);
   }
+  if (2 * (count_ + 1) > index_.size()) grow_index();
+  const uint32_t hash = hash_of(piece);
+  Indexed& indexed = index_[place(piece, hash)];
+  if (indexed.id != kNone) {
+    fail("{}: the token {} has two ids, {} and {}", origin, quote_token(piece), indexed.id, id);
+  }
+  indexed = {id, hash};
+  ++count_;
+  const auto slot = static_cast<size_t>(id);
+  if (slot >= slots_.size()) slots_.resize(slot + 1);
+  slots_[slot] = {arena_.size(), piece.size()};
+  arena_.append(piece);
 }
 
-int32_t Vocabulary::find(std::string_view wanted) const {
-  if (index_.empty()) return kNone;
+int32_t Vocabulary::find(std::string_view piece) const {
+  return index_.empty() ? kNone : index_[place(piece, hash_of(piece))].id;
+}
+
+size_t Vocabulary::place(std::string_view piece, uint32_t hash) const {
   const size_t mask = index_.size() - 1;
-  for (size_t at = hash(wanted) & mask; index_[at] != kNone; at = (at + 1) & mask) {
-    if (piece(index_[at]) == wanted) return index_[at];
+  size_t at = hash & mask;
+  while (index_[at].id != kNone &&
+         (index_[at].hash != hash || this->piece(index_[at].id) != piece)) {
+    at = (at + 1) & mask;
   }
-  return kNone;
+  return at;
+}
+
+void Vocabulary::grow_index() {
+  std::vector<Indexed> old(index_.empty() ? 16 : 2 * index_.size());
+  index_.swap(old);
+  for (const Indexed& indexed : old) {
+    if (indexed.id != kNone) index_[place(piece(indexed.id), indexed.hash)] = indexed;
+  }
 }
 
 }  // namespace lorax

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -15,15 +14,9 @@ class Vocabulary {
   // Ids of a file must be below this: bounds what a foreign file can make us allocate.
   static constexpr int32_t kMaxSize = 1 << 22;
 
-  struct Entry {
-    std::string_view piece;
-    int32_t id;
-  };
-
-  Vocabulary() = default;
-  // Copies the pieces. Throws Error that begins with `origin` for an id that is out of range or
-  // given twice, an empty piece, and a piece given twice.
-  Vocabulary(std::span<const Entry> entries, std::string_view origin);
+  // Copies the piece. Throws Error that begins with `origin` for an id that is out of range or
+  // taken, an empty piece, and a piece that has an id.
+  void add(std::string_view piece, int32_t id, std::string_view origin);
 
   // The highest id plus one. Ids without a piece are allowed.
   int32_t size() const { return static_cast<int32_t>(slots_.size()); }
@@ -38,13 +31,23 @@ class Vocabulary {
 
  private:
   struct Slot {
-    uint32_t offset = 0;
-    uint32_t length = 0;
+    size_t offset = 0;
+    size_t length = 0;
   };
 
+  struct Indexed {
+    int32_t id = kNone;
+    uint32_t hash = 0;  // keeps comparisons with other pieces, far away in memory, rare
+  };
+
+  // Where the piece of this hash is in the index, or would go.
+  size_t place(std::string_view piece, uint32_t hash) const;
+  void grow_index();
+
   std::string arena_;
-  std::vector<Slot> slots_;    // by id
-  std::vector<int32_t> index_;  // open addressing with linear probing; a power of two, half empty
+  std::vector<Slot> slots_;     // by id
+  std::vector<Indexed> index_;  // open addressing with linear probing, at most half full
+  size_t count_ = 0;
 };
 
 }  // namespace lorax

@@ -76,7 +76,8 @@ std::vector<std::vector<float>> packed_logits(LoadedModel& loaded,
 
 std::vector<std::vector<int32_t>> prompts_of(const fs::path& path) {
   std::vector<std::vector<int32_t>> prompts;
-  for (const json::value& request : read_json_file(path / "requests.json").as_array()) {
+  const json::value requests = read_json_file(path / "requests.json");
+  for (const json::value& request : requests.as_array()) {
     prompts.push_back(ids_of(request.at("input_ids")));
   }
   return prompts;

@@ -9,10 +9,13 @@
 
 namespace lorax::cpu {
 
-// Holds the scratch of all threads; one call at a time.
+struct MatmulKernel;
+
+// Holds the scratch of all threads, which grows when a larger x first comes; one call at a time.
 class Matmul {
  public:
-  explicit Matmul(ThreadPool& pool);
+  // `kernel`: what to compute with, for tests; by default the fastest for this processor and dtype.
+  explicit Matmul(ThreadPool& pool, const MatmulKernel* kernel = nullptr);
   ~Matmul();
 
   // The contract of Device::linear.

@@ -1,0 +1,82 @@
+#include "text/tokenizer.h"
+
+#include <algorithm>
+#include <fstream>
+
+#include "base/error.h"
+#include "text/bpe_tokenizer.h"
+#include "text/incremental_detokenizer.h"
+#include "text/sentencepiece_tokenizer.h"
+#include "text/tokenizer_config.h"
+
+namespace lorax {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr uint64_t kMaxFileBytes = uint64_t{256} << 20;
+
+bool is_there(const fs::path& path) {
+  std::error_code error;
+  return fs::exists(path, error);
+}
+
+std::string read_file(const fs::path& path) {
+  std::error_code error;
+  const uint64_t bytes = fs::file_size(path, error);
+  if (error) fail("{}: cannot be read: {}", path.string(), error.message());
+  if (bytes > kMaxFileBytes) {
+    fail("{}: {} bytes are more than a tokenizer's file may have ({})", path.string(), bytes,
+         kMaxFileBytes);
+  }
+  std::string text(bytes, '\0');
+  std::ifstream stream(path, std::ios::binary);
+  if (!stream.read(text.data(), static_cast<std::streamsize>(bytes))) {
+    fail("{}: cannot be read; check its permissions", path.string());
+  }
+  return text;
+}
+
+TokenizerConfig read_config(const fs::path& path) {
+  if (!is_there(path)) return {};
+  return TokenizerConfig::from_json(read_file(path), path.string());
+}
+
+}  // namespace
+
+Tokenizer::Tokenizer(TokenizerParts parts) : parts_(std::move(parts)) {
+  std::ranges::sort(parts_.special_ids);
+}
+
+std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special_tokens) const {
+  IncrementalDetokenizer detokenizer(*this, skip_special_tokens);
+  std::string text;
+  for (const int32_t id : ids) text += detokenizer.push(id);
+  return text += detokenizer.finish();
+}
+
+std::optional<int32_t> Tokenizer::find_piece(std::string_view piece) const {
+  const int32_t id = parts_.vocabulary.find(piece);
+  if (id == Vocabulary::kNone) return std::nullopt;
+  return id;
+}
+
+bool Tokenizer::is_special(int32_t id) const {
+  return std::ranges::binary_search(parts_.special_ids, id);
+}
+
+std::unique_ptr<Tokenizer> load_tokenizer(const fs::path& model_dir) {
+  const fs::path json = model_dir / "tokenizer.json";
+  const fs::path model = model_dir / "tokenizer.model";
+  const fs::path config = model_dir / "tokenizer_config.json";
+  if (is_there(json)) {
+    return BpeTokenizer::from_json(read_file(json), json.string(), read_config(config));
+  }
+  if (is_there(model)) {
+    return SentencePieceTokenizer::from_bytes(read_file(model), model.string(),
+                                              read_config(config));
+  }
+  fail("{}: has no tokenizer; put a tokenizer.json or a tokenizer.model there", model_dir.string());
+}
+
+}  // namespace lorax

@@ -1,0 +1,30 @@
+// tokenizer_config.json: what the two forms of a tokenizer do not say themselves.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "text/added_tokens.h"
+#include "text/tokenizer.h"
+
+namespace lorax {
+
+struct TokenizerConfig {
+  std::optional<std::string> bos_token;
+  std::optional<std::string> eos_token;
+  std::optional<bool> add_bos_token;
+  std::vector<AddedToken> added_tokens;  // "added_tokens_decoder", by id
+
+  // Throws Error that begins with `origin` and names the field.
+  static TokenizerConfig from_json(std::string_view bytes, std::string_view origin);
+};
+
+// Notes in `parts` which of its vocabulary's tokens are special, and bos and eos as `config` names
+// them; without a name, a special token "<eos>" is eos. Throws Error that begins with `origin` if
+// the vocabulary lacks them.
+void set_special_tokens(const std::vector<AddedToken>& added_tokens, const TokenizerConfig& config,
+                        std::string_view origin, TokenizerParts& parts);
+
+}  // namespace lorax

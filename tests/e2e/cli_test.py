@@ -1,0 +1,355 @@
+"""The command line as users and scripts call it: python3 cli_test.py path/to/lorax"""
+
+import json
+import math
+import os
+import pathlib
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import unittest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+LORAX = pathlib.Path(sys.argv.pop(1) if len(sys.argv) > 1 else ROOT / "build/release/lorax").resolve()
+TINY = ROOT / "models/tiny-gemma2"
+GOLDENS = ROOT / "tests/golden/data"
+SHAPES = {
+    "2b": (2304, 9216, 26, 8, 4, 256, 256), "9b": (3584, 14336, 42, 16, 8, 256, 256),
+    "27b": (4608, 36864, 46, 32, 16, 128, 144)}
+
+
+def lorax(*args, stdin="", check=True):
+    done = subprocess.run([LORAX, *map(str, args)], input=stdin, capture_output=True, text=True,
+                          timeout=300)
+    if check and done.returncode != 0:
+        raise AssertionError(f"{args}: {done.returncode}: {done.stderr}")
+    return done
+
+
+def read_safetensors(path):
+    data = pathlib.Path(path).read_bytes()
+    length = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8:8 + length])
+    tensors = {}
+    for name, info in header.items():
+        if name == "__metadata__":
+            continue
+        begin, end = info["data_offsets"]
+        count = math.prod(info["shape"])
+        body = data[8 + length + begin:8 + length + end]
+        tensors[name] = (info["shape"], struct.unpack(f"<{count}f", body))
+    return tensors
+
+
+def write_safetensors(path, header, data_bytes):
+    """The header as given; the data section is a hole."""
+    text = json.dumps(header).encode()
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + data_bytes)
+
+
+def gemma2_tensors(shape, vocab=256000):
+    hidden, inner, layers, heads, kv_heads, d, _ = shape
+    yield "model.embed_tokens.weight", [vocab, hidden]
+    for i in range(layers):
+        prefix = f"model.layers.{i}."
+        yield prefix + "self_attn.q_proj.weight", [heads * d, hidden]
+        yield prefix + "self_attn.k_proj.weight", [kv_heads * d, hidden]
+        yield prefix + "self_attn.v_proj.weight", [kv_heads * d, hidden]
+        yield prefix + "self_attn.o_proj.weight", [hidden, heads * d]
+        yield prefix + "mlp.gate_proj.weight", [inner, hidden]
+        yield prefix + "mlp.up_proj.weight", [inner, hidden]
+        yield prefix + "mlp.down_proj.weight", [hidden, inner]
+        for norm in ("input", "post_attention", "pre_feedforward", "post_feedforward"):
+            yield f"{prefix}{norm}_layernorm.weight", [hidden]
+    yield "model.norm.weight", [hidden]
+
+
+def write_sparse_checkpoint(directory, shape, shards):
+    """A checkpoint of a real size in sparse files, sharded as released, with its old config keys."""
+    hidden, inner, layers, heads, kv_heads, d, scalar = shape
+    (directory / "config.json").write_text(json.dumps({
+        "architectures": ["Gemma2ForCausalLM"], "model_type": "gemma2", "attention_bias": False,
+        "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "head_dim": d,
+        "hidden_act": "gelu_pytorch_tanh", "hidden_activation": "gelu_pytorch_tanh",
+        "hidden_size": hidden, "intermediate_size": inner, "max_position_embeddings": 8192,
+        "num_attention_heads": heads, "num_hidden_layers": layers, "num_key_value_heads": kv_heads,
+        "query_pre_attn_scalar": scalar, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
+        "sliding_window": 4096, "torch_dtype": "float32", "vocab_size": 256000,
+        "eos_token_id": 1, "bos_token_id": 2, "pad_token_id": 0}))
+    tensors = list(gemma2_tensors(shape))
+    weight_map = {}
+    per_shard = -(-len(tensors) // shards)
+    for shard in range(shards):
+        file = f"model-{shard + 1:05}-of-{shards:05}.safetensors"
+        header, offset = {"__metadata__": {"format": "pt"}}, 0
+        for name, size in tensors[shard * per_shard:(shard + 1) * per_shard]:
+            end = offset + 4 * math.prod(size)
+            header[name] = {"dtype": "F32", "shape": size, "data_offsets": [offset, end]}
+            weight_map[name] = file
+            offset = end
+        write_safetensors(directory / file, header, offset)
+    (directory / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+
+class Base(unittest.TestCase):
+    def setUp(self):
+        temporary = tempfile.TemporaryDirectory()
+        self.addCleanup(temporary.cleanup)
+        self.dir = pathlib.Path(temporary.name)
+
+    def copy_tiny(self):
+        path = self.dir / "model"
+        shutil.copytree(TINY, path)
+        return path
+
+    def assert_error(self, args, *parts, stdin=""):
+        done = lorax(*args, stdin=stdin, check=False)
+        self.assertEqual(done.returncode, 1, f"{args}: {done.stderr}")
+        self.assertEqual(len(done.stderr.strip().splitlines()), 1, done.stderr)
+        for part in parts:
+            self.assertIn(part, done.stderr)
+
+
+class GenerateTest(Base):
+    def test_greedy_ids_are_hugging_faces(self):
+        expected = json.loads((TINY / "expected.json").read_text())["prompts"]
+        for prompt in expected[:3]:
+            ids = ",".join(map(str, prompt["input_ids"]))
+            out = lorax("generate", "--model-id", TINY, "--dtype", "float32", "--input-ids", ids,
+                        "--max-new-tokens", len(prompt["generated_ids"]), "--temperature", 0,
+                        "--ignore-eos", "--json").stdout
+            self.assertEqual(json.loads(out)["generated_ids"], prompt["generated_ids"])
+
+    def test_a_text_prompt_gets_bos_and_its_text_back(self):
+        prompt = json.loads((TINY / "expected.json").read_text())["prompts"][1]
+        args = ("generate", "--model-id", TINY, "--dtype", "float32", "--prompt", prompt["prompt"],
+                "--max-new-tokens", 20)
+        answer = json.loads(lorax(*args, "--json").stdout)
+        self.assertEqual(answer["input_ids"], prompt["input_ids"])
+        self.assertEqual(answer["generated_ids"], prompt["generated_ids"][:20])
+        self.assertEqual(len(answer["logprobs"]), 20)
+        self.assertTrue(all(p <= 0 for p in answer["logprobs"]))
+        self.assertEqual(answer["finish_reason"], "length")
+        self.assertGreater(answer["timings"]["decode_tokens_per_second"], 0)
+        streamed = lorax(*args).stdout
+        self.assertEqual(streamed, answer["generated_text"] + "\n")
+        self.assertTrue(prompt["text"].startswith(answer["generated_text"]))
+
+    def test_chat_ends_at_end_of_turn(self):
+        prompt = json.loads((TINY / "expected.json").read_text())["prompts"][-1]
+        answer = json.loads(lorax("generate", "--model-id", TINY, "--dtype", "float32", "--prompt",
+                                  prompt["prompt"], "--json").stdout)
+        self.assertEqual(answer["finish_reason"], "eos_token")
+        self.assertEqual(answer["generated_text"], prompt["text"])
+
+    def test_sampling_is_reproducible(self):
+        def sample(seed, *more):
+            return json.loads(lorax(
+                "generate", "--model-id", TINY, "--prompt", "And", "--max-new-tokens", 20,
+                "--temperature", 1.2, "--seed", seed, "--json", *more).stdout)["generated_ids"]
+
+        self.assertEqual(sample(1), sample(1))
+        self.assertNotEqual(sample(1), sample(2))
+        self.assertEqual(sample(1, "--top-k", 1), sample(2, "--top-k", 1))
+        self.assertEqual(sample(1, "--top-p", 1e-6), sample(2, "--top-p", 1e-6))
+        self.assertEqual(sample(5, "--threads", 1), sample(5, "--threads", 2))
+
+    def test_ids_without_a_tokenizer(self):
+        case = GOLDENS / "gqa-d32-old-keys"
+        expected = json.loads((case / "greedy.json").read_text())["requests"][1]
+        ids = ",".join(map(str, expected["input_ids"]))
+        answer = json.loads(lorax("generate", "--model-id", case, "--input-ids", ids,
+                                  "--max-new-tokens", 24, "--ignore-eos", "--json").stdout)
+        self.assertEqual(answer["generated_ids"], expected["generated_ids"])
+
+
+class LogitsTest(Base):
+    def test_packed_and_chunked_logits(self):
+        case = GOLDENS / "mqa-d128-sharded-bfloat16"
+        out = self.dir / "logits.safetensors"
+        lorax("logits", "--model-id", case, "--dtype", "float32", "--requests",
+              case / "requests.json", "--out", out)
+        ours = read_safetensors(out)
+        expected = read_safetensors(case / "logits.safetensors")
+        self.assertEqual(sorted(ours), sorted(expected))
+        for name, (shape, values) in expected.items():
+            self.assertEqual(ours[name][0], shape)
+            worst = max(abs(a - b) for a, b in zip(ours[name][1], values))
+            self.assertLess(worst, 2e-4)
+        for chunk in (1, 16, 33):
+            chunked = self.dir / f"chunked{chunk}.safetensors"
+            lorax("logits", "--model-id", case, "--dtype", "float32", "--requests",
+                  case / "requests.json", "--out", chunked, "--chunk", chunk)
+            self.assertEqual(chunked.read_bytes(), out.read_bytes())
+
+    def test_bad_requests(self):
+        out = self.dir / "out.safetensors"
+        requests = self.dir / "requests.json"
+
+        def check(text, *parts):
+            requests.write_text(text)
+            self.assert_error(("logits", "--model-id", TINY, "--requests", requests, "--out", out),
+                              *parts)
+
+        check("[", "not valid JSON")
+        check("[]", "list of requests")
+        check('[{"input_ids": []}]', "request 0", "empty")
+        check('[{"input_ids": [1, 99999]}]', "99999", "vocabulary")
+        check('[{"input_ids": [-1]}]', "-1")
+        check('[{"input_ids": [1.5]}]', "1.5")
+        check('[{"ids": [1]}]', "ids")
+        check('[{"input_ids": [1], "adapter_id": "x"}]', "adapter_id")
+        check(json.dumps([{"input_ids": [5] * 1025}]), "1025", "1024")
+        self.assertFalse(out.exists())
+        requests.write_text('[{"input_ids": [1]}]')
+        self.assert_error(("logits", "--model-id", TINY, "--requests", requests, "--out",
+                           self.dir / "no/such/out"), "no/such/out")
+
+
+class TokenizeTest(Base):
+    TEXTS = ["In the beginning", "", " two  spaces ", "caf\u00e9 \U0001f600\n\n", "<start_of_turn>user\n"]
+
+    def test_round_trip_in_both_forms(self):
+        ids = json.loads(lorax("tokenize", "--model-id", TINY, "--json",
+                               stdin=json.dumps(self.TEXTS)).stdout)
+        self.assertEqual(ids[1], [])
+        back = json.loads(lorax("tokenize", "--model-id", TINY, "--json", "--decode",
+                                stdin=json.dumps(ids)).stdout)
+        self.assertEqual(back, self.TEXTS)
+        only_model = self.dir / "spm"
+        only_model.mkdir()
+        shutil.copy(TINY / "tokenizer.model", only_model)
+        other = json.loads(lorax("tokenize", "--model-id", only_model, "--json",
+                                 stdin=json.dumps(self.TEXTS)).stdout)
+        self.assertEqual(other, ids)
+
+    def test_bad_input(self):
+        self.assert_error(("tokenize", "--model-id", TINY, "--json"), "JSON", stdin="{")
+        self.assert_error(("tokenize", "--model-id", TINY, "--json"), "array", stdin="{}")
+        self.assert_error(("tokenize", "--model-id", TINY, "--json"), "strings", stdin="[1]")
+        self.assert_error(("tokenize", "--model-id", TINY, "--json", "--decode"), "token id",
+                          stdin="[[999999]]")
+        self.assert_error(("tokenize", "--model-id", self.dir), "tokenizer.json")
+
+
+class InfoTest(Base):
+    def test_tiny(self):
+        info = json.loads(lorax("info", "--model-id", TINY, "--json").stdout)
+        self.assertEqual(info["model_type"], "gemma2")
+        self.assertEqual(len(info["eos_token_ids"]), 2)
+        self.assertEqual(info["checkpoint_dtype"], "bfloat16")
+
+    def test_real_shapes_in_sparse_files(self):
+        for name, shards in (("2b", 3), ("9b", 8), ("27b", 24)):
+            directory = self.dir / name
+            directory.mkdir()
+            write_sparse_checkpoint(directory, SHAPES[name], shards)
+            info = json.loads(lorax("info", "--model-id", directory, "--json", "--dtype",
+                                    "bfloat16").stdout)
+            parameters = sum(math.prod(size) for _, size in gemma2_tensors(SHAPES[name]))
+            self.assertAlmostEqual(info["weight_bytes"] / (2 * parameters), 1.0, places=2)
+
+    def test_weights_larger_than_memory(self):
+        write_sparse_checkpoint(self.dir, SHAPES["27b"], 24)
+        self.assert_error(("generate", "--model-id", self.dir, "--input-ids", "2", "--json",
+                           "--dtype", "float32"), "GB", "memory", "bfloat16")
+
+
+class BadCheckpointTest(Base):
+    def generate(self, path, *more):
+        return ("generate", "--model-id", path, "--input-ids", "2,5", "--max-new-tokens", "2",
+                "--json", *more)
+
+    def edit_config(self, path, **changes):
+        file = path / "config.json"
+        config = json.loads(file.read_text())
+        for key, value in changes.items():
+            config.pop(key) if value is None else config.update({key: value})
+        file.write_text(json.dumps(config))
+
+    def test_directories_and_configs(self):
+        self.assert_error(self.generate(self.dir / "none"), "none", "no such directory")
+        self.assert_error(self.generate(self.dir), "config.json")
+        path = self.copy_tiny()
+        self.edit_config(path, model_type="llama")
+        self.assert_error(self.generate(path), "llama", "known: gemma2")
+        self.edit_config(path, model_type="gemma2", head_dim=None)
+        self.assert_error(self.generate(path), "head_dim")
+        self.edit_config(path, head_dim=64, num_hidden_layers=8)
+        self.assert_error(self.generate(path), "model.layers.7", "missing")
+        self.edit_config(path, num_hidden_layers=6)
+        self.assert_error(self.generate(path), "model.layers.6", "not part of this model")
+        self.edit_config(path, num_hidden_layers=7, vocab_size=2049)
+        self.assert_error(self.generate(path), "embed_tokens", "[2048, 320]", "[2049, 320]")
+        (path / "config.json").write_text('{"model_type":')
+        self.assert_error(self.generate(path), "config.json", "JSON")
+
+    def test_damaged_safetensors(self):
+        path = self.copy_tiny()
+        file = path / "model.safetensors"
+        whole = file.read_bytes()
+        for size in (0, 5, 8, 100, len(whole) - 1):
+            file.write_bytes(whole[:size])
+            self.assert_error(self.generate(path), "model.safetensors")
+        file.write_bytes(struct.pack("<Q", 1 << 60) + whole[8:])
+        self.assert_error(self.generate(path), "header")
+        file.unlink()
+        self.assert_error(self.generate(path), "model.safetensors", "download")
+        (path / "pytorch_model.bin").write_bytes(b"")
+        self.assert_error(self.generate(path), "safe_serialization")
+
+    def test_missing_shard(self):
+        path = self.dir / "sharded"
+        shutil.copytree(GOLDENS / "full-first-untied", path)
+        (path / "model-00002-of-00002.safetensors").unlink()
+        self.assert_error(self.generate(path), "model-00002-of-00002.safetensors", "download")
+
+    def test_prompts_and_flags(self):
+        run = ("generate", "--model-id", TINY)
+        self.assert_error((*run, "--prompt", ""), "--prompt")
+        self.assert_error((*run, "--input-ids", "1,x"), "--input-ids")
+        self.assert_error((*run, "--input-ids", "4000000"), "4000000")
+        self.assert_error((*run, "--input-ids", ",".join(["5"] * 1025)), "1025", "1024")
+        self.assert_error((*run, "--prompt", "a", "--max-new-tokens", "1024"), "--max-new-tokens")
+        self.assert_error((*run, "--prompt", "a", "--temperature", "-1"), "temperature")
+        self.assert_error((*run, "--prompt", "a", "--top-p", "0"), "top_p")
+        self.assert_error((*run, "--prompt", "a", "--dtype", "int8"), "--dtype")
+        self.assert_error((*run, "--prompt", "a", "--device", "tpu"), "--device")
+        self.assert_error((*run, "--prompt", "a", "--nonsense"), "nonsense")
+        path = self.copy_tiny()
+        (path / "tokenizer.json").unlink()
+        (path / "tokenizer.model").unlink()
+        self.assert_error(("generate", "--model-id", path, "--prompt", "a"), "tokenizer.json")
+
+
+class BenchTest(Base):
+    def test_json(self):
+        out = lorax("bench", "--shape", TINY, "--prompt", "16,32", "--generate", 4, "--batch", "1,2",
+                    "--repeat", 1, "--json").stdout
+        results = json.loads(out)["results"]
+        self.assertEqual(len(results), 8)
+        for row in results:
+            self.assertGreater(row["tokens_per_s"], 0)
+            self.assertGreater(row["read_gb_per_s"], 0)
+
+    def test_unknown_shape(self):
+        self.assert_error(("bench", "--shape", "gemma2-3b"), "gemma2-2b")
+
+
+class HelpTest(Base):
+    def test_help(self):
+        text = lorax("--help").stdout
+        for command in ("generate", "logits", "tokenize", "info", "bench"):
+            self.assertIn(command, text)
+            self.assertIn("--help", lorax(command, "--help").stdout)
+        self.assertRegex(lorax("--version").stdout, r"\d+\.\d+")
+
+
+if __name__ == "__main__":
+    os.chdir(ROOT)
+    unittest.main(verbosity=2)
