@@ -10,44 +10,36 @@ namespace lorax::cpu {
 namespace {
 
 // Rows of x that are prepared at a time; beyond that the weights are read again.
-constexpr int64_t kRowBlock = 256;
-// Rows of x that are swept over a block of weights together: with kMaxChunk elements each they stay
-// in a second-level cache of 512 KiB.
-constexpr int64_t kRowSweep = 24;
-// Longest part of a sum that one vector of accumulators takes.
-constexpr int64_t kMaxChunk = 2304;
-// Columns of one piece of work: enough to stream, few enough to share evenly. Multiples of every
-// kernel's tile width.
-constexpr int64_t kMinColumns = 24;
-constexpr int64_t kMaxColumns = 96;
+constexpr int64_t kPreparedRows = 512;
+// Rows of x of one job: with more, jobs share the weights through the last cache.
+constexpr int64_t kJobRows = 256;
+// Longest part of a sum that one vector of accumulators takes: a tile's rows of x are that long,
+// and must stay in a first-level cache of 32 KiB with the weights that pass by.
+constexpr int64_t kMaxChunk = 1024;
+// Columns of a block, whose weights stay in the second-level cache while rows of x pass by: many,
+// so that each row of x is loaded from far away seldom, unless there are few rows.
+constexpr int64_t kMaxBlockColumns = 2 * MatmulKernel::kColumns;
+constexpr int64_t kFewRows = 64;
+// Columns of a job: enough to stream, few enough to share evenly.
+constexpr int64_t kMaxJobColumns = 4 * MatmulKernel::kColumns;
+constexpr int64_t kJobsPerThread = 4;
 
-constexpr int64_t round_up(int64_t value, int64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
+constexpr int64_t divide_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit; }
+constexpr int64_t round_up(int64_t value, int64_t unit) { return divide_up(value, unit) * unit; }
+
+// The size of the fewest equal parts of at most `most` each, as a multiple of `unit`.
+constexpr int64_t even_part(int64_t whole, int64_t most, int64_t unit) {
+  return round_up(divide_up(whole, std::max<int64_t>(1, divide_up(whole, most))), unit);
 }
 
-// Depends on n alone, so that a sum is cut in the same places for every batch.
-int64_t chunk_size(int64_t n) {
-  const int64_t chunks = (n + kMaxChunk - 1) / kMaxChunk;
-  return round_up((n + chunks - 1) / chunks, MatmulKernel::kGroup);
-}
-
-const MatmulKernel& choose_kernel(DType dtype) {
-  if (dtype == DType::kFloat32) return float32_matmul_kernel();
 #if defined(__x86_64__)
-  if (avx512_bf16_matmul_kernel().is_supported()) return avx512_bf16_matmul_kernel();
+// The bits that CPUID gives, where the system saves the registers.
+bool has_avx512_bf16() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512bf16");
+}
 #endif
-  return widening_bfloat16_matmul_kernel();
-}
-
-void store_row(const float* sums, int64_t count, const Tensor& out, int64_t row, int64_t column) {
-  const int64_t at = row * out.stride(0) + column;
-  if (out.dtype == DType::kFloat32) {
-    std::copy(sums, sums + count, out.as<float>() + at);
-  } else {
-    BFloat16* to = out.as<BFloat16>() + at;
-    for (int64_t i = 0; i < count; ++i) to[i] = BFloat16(sums[i]);
-  }
-}
 
 // Memory that grows and is never initialised.
 class Scratch {
@@ -74,93 +66,163 @@ class Scratch {
   size_t bytes_ = 0;
 };
 
+void store_row(const float* sums, int64_t count, const Tensor& out, int64_t row, int64_t column) {
+  const int64_t at = row * out.stride(0) + column;
+  if (out.dtype == DType::kFloat32) {
+    std::copy(sums, sums + count, out.as<float>() + at);
+  } else {
+    round_to_bfloat16(sums, count, out.as<BFloat16>() + at);
+  }
+}
+
+// Some rows of x as a kernel reads them: the first chunk of all rows, then the second, ...
+struct PreparedRows {
+  const char* data;
+  int64_t rows;
+  int64_t chunk;    // elements: depends on n alone, so that a sum is cut in the same places always
+  int64_t element;  // bytes
+
+  int64_t row_bytes() const { return chunk * element; }
+  const char* at(int64_t chunk_index, int64_t row) const {
+    return data + (chunk_index * rows + row) * row_bytes();
+  }
+};
+
 }  // namespace
+
+const MatmulKernel& matmul_kernel(DType dtype) {
+#if defined(__x86_64__)
+  if (dtype == DType::kBFloat16 && has_avx512_bf16()) return kAvx512Bf16MatmulKernel;
+#endif
+  return highway_matmul_kernel(dtype);
+}
+
+std::vector<const MatmulKernel*> all_matmul_kernels() {
+  std::vector<const MatmulKernel*> kernels = all_highway_matmul_kernels();
+#if defined(__x86_64__)
+  if (has_avx512_bf16()) kernels.push_back(&kAvx512Bf16MatmulKernel);
+#endif
+  return kernels;
+}
 
 struct Matmul::Impl {
   Impl(ThreadPool& pool, const MatmulKernel* forced)
       : pool(pool), forced(forced), sums(static_cast<size_t>(pool.size())) {
-    for (std::vector<float>& part : sums) part.resize(kRowBlock * kMaxColumns);
+    for (std::vector<float>& part : sums) part.resize(kJobRows * kMaxBlockColumns);
   }
 
-  void multiply_rows(const MatmulKernel& kernel, const Tensor& x, const Tensor& weight,
-                     const Tensor& out);
-  void multiply_columns(const MatmulKernel& kernel, const char* rows, int64_t row_stride,
-                        const Tensor& weight, const Tensor& out, int64_t begin, int64_t end,
-                        float* sums) const;
+  const MatmulKernel& kernel_of(DType dtype) const {
+    return forced != nullptr ? *forced : matmul_kernel(dtype);
+  }
+  PreparedRows prepare(const MatmulKernel& kernel, const Tensor& x);
+  void multiply(const MatmulKernel& kernel, const Tensor& x, const Tensor& weight,
+                const Tensor& out);
 
   ThreadPool& pool;
   const MatmulKernel* forced;
   Scratch prepared;
-  std::vector<std::vector<float>> sums;  // one per thread, [kRowBlock, kMaxColumns]
+  std::vector<std::vector<float>> sums;  // one per thread, [kJobRows, kMaxBlockColumns]
 };
+
+namespace {
+
+// One job: rows [first_row, first_row + out.dim(0)) of x, columns [begin, end) of out.
+void multiply_columns(const MatmulKernel& kernel, const PreparedRows& x, int64_t first_row,
+                      const Tensor& weight, const Tensor& out, int64_t begin, int64_t end,
+                      float* sums) {
+  const int64_t rows = out.dim(0);
+  const int64_t n = weight.dim(1);
+  const int64_t element = static_cast<int64_t>(size_of(weight.dtype));
+  const int64_t width = rows == 1          ? MatmulKernel::kColumns / 2
+                        : rows <= kFewRows ? MatmulKernel::kColumns
+                                           : kMaxBlockColumns;
+  const auto weights_at = [&](int64_t column, int64_t i) {
+    return static_cast<const char*>(weight.data) + (column * n + i) * element;
+  };
+  for (int64_t column = begin; column < end; column += width) {
+    const int64_t columns = std::min(width, end - column);
+    for (int64_t i = 0; i < n; i += x.chunk) {
+      const char* block = weights_at(column, i);
+      const char* next = i + x.chunk < n        ? weights_at(column, i + x.chunk)
+                         : column + width < end ? weights_at(column + width, 0)
+                                                : block;
+      kernel.multiply({.x = x.at(i / x.chunk, first_row),
+                       .x_stride = x.row_bytes(),
+                       .rows = rows,
+                       .weight = block,
+                       .weight_stride = n * element,
+                       .columns = columns,
+                       .count = std::min(x.chunk, n - i),
+                       .next_weight = next,
+                       .sums = sums,
+                       .sums_stride = kMaxBlockColumns,
+                       .add = i > 0});
+    }
+    for (int64_t row = 0; row < rows; ++row) {
+      store_row(sums + row * kMaxBlockColumns, columns, out, row, column);
+    }
+  }
+}
+
+}  // namespace
+
+PreparedRows Matmul::Impl::prepare(const MatmulKernel& kernel, const Tensor& x) {
+  const int64_t n = x.dim(1);
+  const int64_t chunk = even_part(n, kMaxChunk, MatmulKernel::kGroup);
+  const int64_t chunks = divide_up(n, chunk);
+  char* data = prepared.ensure(static_cast<size_t>(x.dim(0) * chunks * chunk * kernel.element));
+  const PreparedRows rows = {data, x.dim(0), chunk, kernel.element};
+  const int64_t element = static_cast<int64_t>(size_of(x.dtype));
+  const auto prepare_row = [&](int64_t row, int) {
+    const char* from = static_cast<const char*>(x.data) + row * x.stride(0) * element;
+    for (int64_t index = 0; index < chunks; ++index) {
+      kernel.prepare(from + index * chunk * element, std::min(chunk, n - index * chunk),
+                     data + (rows.at(index, row) - data));
+    }
+  };
+  if (x.dim(0) < 4) {  // not worth waking anybody
+    for (int64_t row = 0; row < x.dim(0); ++row) prepare_row(row, 0);
+  } else {
+    pool.parallel_for(x.dim(0), prepare_row);
+  }
+  return rows;
+}
+
+void Matmul::Impl::multiply(const MatmulKernel& kernel, const Tensor& x, const Tensor& weight,
+                            const Tensor& out) {
+  const PreparedRows rows = prepare(kernel, x);
+  const int64_t job_rows = even_part(rows.rows, kJobRows, 1);
+  const int64_t row_jobs = divide_up(rows.rows, job_rows);
+  const int64_t m = weight.dim(0);
+  const int64_t share = divide_up(m, kJobsPerThread * pool.size());
+  const int64_t unit = rows.rows == 1 ? MatmulKernel::kColumns / 2 : MatmulKernel::kColumns;
+  const int64_t job_columns = std::min(round_up(share, unit), kMaxJobColumns);
+  // Jobs of the same columns follow each other, so that they find the weights in the last cache.
+  pool.parallel_for(row_jobs * divide_up(m, job_columns), [&](int64_t index, int worker) {
+    const int64_t row = index % row_jobs * job_rows;
+    const int64_t column = index / row_jobs * job_columns;
+    multiply_columns(kernel, rows, row, weight,
+                     out.slice(0, row, std::min(rows.rows, row + job_rows)), column,
+                     std::min(m, column + job_columns), sums[static_cast<size_t>(worker)].data());
+  });
+}
 
 Matmul::Matmul(ThreadPool& pool, const MatmulKernel* kernel)
     : impl_(std::make_unique<Impl>(pool, kernel)) {}
 
 Matmul::~Matmul() = default;
 
-std::string_view Matmul::instruction_set() const {
-  return (impl_->forced != nullptr ? *impl_->forced : choose_kernel(DType::kBFloat16))
-      .instruction_set;
+const char* Matmul::instruction_set() const {
+  return impl_->kernel_of(DType::kBFloat16).instruction_set;
 }
 
 void Matmul::operator()(const Tensor& x, const Tensor& weight, const Tensor& out) {
-  const MatmulKernel& kernel = impl_->forced != nullptr ? *impl_->forced : choose_kernel(x.dtype);
+  const MatmulKernel& kernel = impl_->kernel_of(x.dtype);
   LORAX_CHECK(kernel.dtype == x.dtype && x.dtype == weight.dtype);
-  for (int64_t row = 0; row < x.dim(0); row += kRowBlock) {
-    const int64_t end = std::min(x.dim(0), row + kRowBlock);
-    impl_->multiply_rows(kernel, x.slice(0, row, end), weight, out.slice(0, row, end));
-  }
-}
-
-void Matmul::Impl::multiply_rows(const MatmulKernel& kernel, const Tensor& x, const Tensor& weight,
-                                 const Tensor& out) {
-  const int64_t n = x.dim(1);
-  const int64_t row_stride = round_up(n, MatmulKernel::kGroup) * kernel.element;
-  char* rows = prepared.ensure(static_cast<size_t>(x.dim(0) * row_stride));
-  const char* source = static_cast<const char*>(x.data);
-  const int64_t source_stride = x.stride(0) * static_cast<int64_t>(size_of(x.dtype));
-  const auto prepare = [&](int64_t row, int) {
-    kernel.prepare(source + row * source_stride, n, rows + row * row_stride);
-  };
-  if (x.dim(0) < 4) {  // not worth waking anybody
-    for (int64_t row = 0; row < x.dim(0); ++row) prepare(row, 0);
-  } else {
-    pool.parallel_for(x.dim(0), prepare);
-  }
-  const int64_t columns = weight.dim(0);
-  const int64_t share = round_up((columns + 4 * pool.size() - 1) / (4 * pool.size()), kMinColumns);
-  const int64_t piece = std::min(share, kMaxColumns);
-  pool.parallel_for((columns + piece - 1) / piece, [&](int64_t index, int worker) {
-    multiply_columns(kernel, rows, row_stride, weight, out, index * piece,
-                     std::min(columns, (index + 1) * piece),
-                     sums[static_cast<size_t>(worker)].data());
-  });
-}
-
-void Matmul::Impl::multiply_columns(const MatmulKernel& kernel, const char* rows,
-                                    int64_t row_stride, const Tensor& weight, const Tensor& out,
-                                    int64_t begin, int64_t end, float* block_sums) const {
-  const int64_t n = weight.dim(1);
-  const int64_t element = static_cast<int64_t>(size_of(weight.dtype));
-  const int64_t chunk = chunk_size(n);
-  for (int64_t first = 0; first < n; first += chunk) {
-    for (int64_t row = 0; row < out.dim(0); row += kRowSweep) {
-      kernel.multiply({.x = rows + row * row_stride + first * kernel.element,
-                       .x_stride = row_stride,
-                       .rows = std::min(kRowSweep, out.dim(0) - row),
-                       .weight = static_cast<const char*>(weight.data) +
-                                 (begin * n + first) * element,
-                       .weight_stride = n * element,
-                       .columns = end - begin,
-                       .count = std::min(chunk, n - first),
-                       .sums = block_sums + row * kMaxColumns,
-                       .sums_stride = kMaxColumns,
-                       .add = first > 0});
-    }
-  }
-  for (int64_t row = 0; row < out.dim(0); ++row) {
-    store_row(block_sums + row * kMaxColumns, end - begin, out, row, begin);
+  const int64_t part = even_part(x.dim(0), kPreparedRows, 1);
+  for (int64_t row = 0; row < x.dim(0); row += part) {
+    const int64_t end = std::min(x.dim(0), row + part);
+    impl_->multiply(kernel, x.slice(0, row, end), weight, out.slice(0, row, end));
   }
 }
 

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <memory>
-#include <string_view>
 
 #include "base/thread_pool.h"
 #include "device/tensor.h"
@@ -22,7 +21,7 @@ class Matmul {
   void operator()(const Tensor& x, const Tensor& weight, const Tensor& out);
 
   // The instruction set in use for bfloat16 weights: "AVX-512 BF16", "AVX2", ...
-  std::string_view instruction_set() const;
+  const char* instruction_set() const;
 
  private:
   struct Impl;

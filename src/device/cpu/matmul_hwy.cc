@@ -1,6 +1,9 @@
 // Products in float32 on any processor. bfloat16 weights are widened in registers: of each 32-bit
 // pair, the odd element is its upper half and the even one its lower half shifted up. So no shuffle
-// is needed if x is prepared in the same order: all even elements of a pair of vectors, then the odd.
+// is needed if x is prepared in the same order: the even elements of a pair of vectors, then the
+// odd ones.
+#include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "device/cpu/matmul_kernel.h"
@@ -9,55 +12,126 @@
 #define HWY_TARGET_INCLUDE "device/cpu/matmul_hwy.cc"
 #include "hwy/foreach_target.h"
 // After foreach_target.h: compiled once per instruction set.
+#include "device/cpu/simd-inl.h"
 #include "hwy/cache_control.h"
-#include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace lorax::cpu::HWY_NAMESPACE {
 namespace {
 
-namespace hn = hwy::HWY_NAMESPACE;
-
 using D = hn::ScalableTag<float>;
 using V = hn::Vec<D>;
 
-// Two vectors of widened elements: even and odd ones, or simply two in a row for float32.
-struct Pair {
-  V first;
-  V second;
+constexpr int64_t kLanes = hn::MaxLanes(D());
+constexpr int64_t kPair = 2 * kLanes;  // elements of one turn of the inner loop
+
+// Sums that are kept in registers, and the rows of a tile: 4 x 3 and their operands fill 16
+// registers, 6 x 4 fill 32.
+#if HWY_TARGET <= HWY_AVX3 || HWY_ARCH_ARM_A64
+constexpr int kSums = 24;
+constexpr int kRows = 6;
+#else
+constexpr int kSums = 12;
+constexpr int kRows = 4;
+#endif
+
+// Columns of a tile of `rows` rows: a divisor of MatmulKernel::kColumns.
+constexpr int tile_columns(int rows) { return rows == 5 ? 4 : std::min(12, kSums / rows); }
+
+// The odd element of each 32-bit pair of bfloat16.
+HWY_ALIGN_MAX constexpr auto kOddElements = [] {
+  std::array<uint32_t, kLanes> mask{};
+  mask.fill(0xffff0000u);
+  return mask;
+}();
+
+// The first or second vector of a pair of them: two in a row, or the even and the odd elements.
+template <int kHalf>
+HWY_INLINE V load_half(const float* from, const uint32_t* /*odd_elements*/) {
+  return hn::LoadU(D(), from + kHalf * kLanes);
+}
+
+template <int kHalf>
+HWY_INLINE V load_half(const BFloat16* from, const uint32_t* odd_elements) {
+  const hn::RebindToUnsigned<D> du;
+  const auto both = hn::BitCast(du, hn::LoadU(hn::Repartition<uint16_t, D>(), &from->bits));
+  return hn::BitCast(
+      D(), kHalf == 0 ? hn::ShiftLeft<16>(both) : hn::And(both, hn::Load(du, odd_elements)));
+}
+
+// sums[r][c] += half of x[r] at i times half of the weights at w[c] + j. The fewer operands are
+// held in registers, the others pass by.
+template <int kHalf, int kR, int kC, typename T>
+HWY_INLINE void add_products(const float* const (&x)[kR], int64_t i, const T* const (&w)[kC],
+                             int64_t j, const uint32_t* odd_elements, V (&sums)[kR][kC]) {
+  if constexpr (kR < kC) {
+    V xs[kR];
+    for (int r = 0; r < kR; ++r) xs[r] = hn::LoadU(D(), x[r] + i + kHalf * kLanes);
+    for (int c = 0; c < kC; ++c) {
+      const V weights = load_half<kHalf>(w[c] + j, odd_elements);
+      for (int r = 0; r < kR; ++r) sums[r][c] = hn::MulAdd(xs[r], weights, sums[r][c]);
+    }
+  } else {
+    V weights[kC];
+    for (int c = 0; c < kC; ++c) weights[c] = load_half<kHalf>(w[c] + j, odd_elements);
+    for (int r = 0; r < kR; ++r) {
+      const V xs = hn::LoadU(D(), x[r] + i + kHalf * kLanes);
+      for (int c = 0; c < kC; ++c) sums[r][c] = hn::MulAdd(xs, weights[c], sums[r][c]);
+    }
+  }
+}
+
+// {sum of a's lanes, of b's, of c's, of e's}: each through the same additions.
+template <class DV, class VV = hn::Vec<DV>>
+HWY_INLINE hn::Vec<hn::CappedTag<float, 4>> sum_lanes(DV d, VV a, VV b, VV c, VV e) {
+  if constexpr (hn::MaxLanes(DV()) > 4) {
+    const hn::Half<DV> half;
+    return sum_lanes(half, hn::Add(hn::LowerHalf(half, a), hn::UpperHalf(half, a)),
+                     hn::Add(hn::LowerHalf(half, b), hn::UpperHalf(half, b)),
+                     hn::Add(hn::LowerHalf(half, c), hn::UpperHalf(half, c)),
+                     hn::Add(hn::LowerHalf(half, e), hn::UpperHalf(half, e)));
+  } else {
+    const hn::Repartition<double, DV> d64;
+    const auto ab =
+        hn::BitCast(d64, hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b)));
+    const auto ce =
+        hn::BitCast(d64, hn::Add(hn::InterleaveLower(d, c, e), hn::InterleaveUpper(d, c, e)));
+    return hn::Add(hn::BitCast(d, hn::InterleaveLower(d64, ab, ce)),
+                   hn::BitCast(d, hn::InterleaveUpper(d64, ab, ce)));
+  }
+}
+
+template <int kC>
+HWY_INLINE void store_sums(const V (&sums)[kC], float* out, bool add) {
+  const hn::CappedTag<float, 4> d4;
+  const V zero = hn::Zero(D());
+  for (int c = 0; c < kC; c += 4) {
+    const auto totals = sum_lanes(D(), sums[c], c + 1 < kC ? sums[c + 1] : zero,
+                                  c + 2 < kC ? sums[c + 2] : zero, c + 3 < kC ? sums[c + 3] : zero);
+    if (c + 4 <= kC) {
+      hn::StoreU(add ? hn::Add(hn::LoadU(d4, out + c), totals) : totals, d4, out + c);
+      continue;
+    }
+    float rest[4];
+    hn::StoreU(totals, d4, rest);
+    for (int i = c; i < kC; ++i) out[i] = add ? out[i] + rest[i - c] : rest[i - c];
+  }
+}
+
+// The next block is prefetched while this one is multiplied: the tiles of one column share its
+// columns' elements evenly.
+struct Prefetch {
+  int64_t begin;  // bytes from this block's weights
+  int64_t step;   // bytes per turn of the inner loop
 };
 
-HWY_INLINE int64_t pair_size() { return 2 * static_cast<int64_t>(hn::Lanes(D())); }
-
-HWY_INLINE Pair load_pair(const float* from) {
-  const D d;
-  return {hn::LoadU(d, from), hn::LoadU(d, from + hn::Lanes(d))};
-}
-
-HWY_INLINE Pair load_pair(const BFloat16* from) {
-  const D d;
-  const hn::RebindToUnsigned<D> du;
-  const auto bits = hn::LoadU(du, reinterpret_cast<const uint32_t*>(from));
-  return {hn::BitCast(d, hn::ShiftLeft<16>(bits)),
-          hn::BitCast(d, hn::And(bits, hn::Set(du, 0xffff0000u)))};
-}
-
-// Registers: 16 vectors hold 4 x 3 sums and their operands, 32 hold 6 x 4.
-#if HWY_TARGET <= HWY_AVX3 || HWY_TARGET == HWY_NEON
-constexpr int kRows = 6;
-constexpr int kColumns = 4;
-#else
-constexpr int kRows = 4;
-constexpr int kColumns = 3;
-#endif
-constexpr int kColumnsOfOneRow = 8;
-
 template <int kR, int kC, typename T>
-HWY_INLINE void multiply_tile(const MatmulBlock& block, int64_t row, int64_t column) {
-  const D d;
+HWY_INLINE void multiply_tile(const MatmulBlock& block, int64_t row, int64_t column,
+                              Prefetch prefetch) {
   const float* x[kR];
   const T* w[kC];
   V sums[kR][kC];
+  const uint32_t* odd_elements = kOddElements.data();
   for (int r = 0; r < kR; ++r) {
     x[r] = reinterpret_cast<const float*>(static_cast<const char*>(block.x) +
                                           (row + r) * block.x_stride);
@@ -65,117 +139,112 @@ HWY_INLINE void multiply_tile(const MatmulBlock& block, int64_t row, int64_t col
   for (int c = 0; c < kC; ++c) {
     w[c] = reinterpret_cast<const T*>(static_cast<const char*>(block.weight) +
                                       (column + c) * block.weight_stride);
-    for (int r = 0; r < kR; ++r) sums[r][c] = hn::Zero(d);
+    for (int r = 0; r < kR; ++r) sums[r][c] = hn::Zero(D());
   }
-  const auto step = [&](const Pair (&weights)[kC], int64_t i) HWY_ATTR {
-    for (int r = 0; r < kR; ++r) {
-      const Pair xs = load_pair(x[r] + i);
-      for (int c = 0; c < kC; ++c) sums[r][c] = hn::MulAdd(xs.first, weights[c].first, sums[r][c]);
-      for (int c = 0; c < kC; ++c) {
-        sums[r][c] = hn::MulAdd(xs.second, weights[c].second, sums[r][c]);
-      }
+  T rest[kC][kPair] = {};
+  const T* rests[kC];
+  const int64_t whole = block.count / kPair * kPair;
+  for (int c = 0; c < kC; ++c) {
+    rests[c] = rest[c];
+    if (whole < block.count) {
+      std::memcpy(rest[c], w[c] + whole, static_cast<size_t>(block.count - whole) * sizeof(T));
     }
-  };
-  const int64_t size = pair_size();
-  int64_t i = 0;
-  for (; i + size <= block.count; i += size) {
-    Pair weights[kC];
-    for (int c = 0; c < kC; ++c) {
-      // A decode step streams its weights: the same place in the rows of the next tile.
-      if (kR == 1) {
-        hwy::Prefetch(reinterpret_cast<const char*>(w[c] + i) + kC * block.weight_stride);
-      }
-      weights[c] = load_pair(w[c] + i);
-    }
-    step(weights, i);
   }
-  if (i < block.count) {
-    Pair weights[kC];
+  for (int64_t i = 0; i < whole; i += kPair) {
     for (int c = 0; c < kC; ++c) {
-      T rest[2 * HWY_MAX_BYTES / sizeof(float)] = {};
-      std::memcpy(rest, w[c] + i, static_cast<size_t>(block.count - i) * sizeof(T));
-      weights[c] = load_pair(rest);
+      hwy::Prefetch(reinterpret_cast<const char*>(w[c]) + prefetch.begin);
     }
-    step(weights, i);
+    prefetch.begin += prefetch.step;
+    // The mask is to come from memory each time: no register is left for it, and the compiler would
+    // rather spill a sum.
+    asm volatile("" : "+r"(odd_elements));
+    add_products<0>(x, i, w, i, odd_elements, sums);
+    add_products<1>(x, i, w, i, odd_elements, sums);
+  }
+  if (whole < block.count) {
+    add_products<0>(x, whole, rests, 0, odd_elements, sums);
+    add_products<1>(x, whole, rests, 0, odd_elements, sums);
   }
   for (int r = 0; r < kR; ++r) {
-    float* out = block.sums + (row + r) * block.sums_stride + column;
-    for (int c = 0; c < kC; ++c) {
-      const float sum = hn::GetLane(hn::SumOfLanes(d, sums[r][c]));
-      out[c] = block.add ? out[c] + sum : sum;
-    }
+    store_sums(sums[r], block.sums + (row + r) * block.sums_stride + column, block.add);
   }
 }
 
 template <int kR, typename T>
-HWY_INLINE void multiply_rows(const MatmulBlock& block, int64_t row, int64_t column) {
-  constexpr int kC = kR == 1 ? kColumnsOfOneRow : kColumns;
-  const int64_t end = block.columns < column + kC ? block.columns : column + kC;
-  if (end == column + kC) {
-    multiply_tile<kR, kC, T>(block, row, column);
-  } else {
-    for (; column < end; ++column) multiply_tile<kR, 1, T>(block, row, column);
+void multiply_rows(const MatmulBlock& block, int64_t row, Prefetch prefetch) {
+  constexpr int kC = tile_columns(kR);
+  int64_t column = 0;
+  for (; column + kC <= block.columns; column += kC) {
+    multiply_tile<kR, kC, T>(block, row, column, prefetch);
   }
+  for (; column < block.columns; ++column) multiply_tile<kR, 1, T>(block, row, column, prefetch);
 }
 
-// Columns outside, rows inside: a tile's weights stay in the first cache for all rows.
+// Rows outside, columns inside: a tile's rows of x stay in the first cache for all columns, whose
+// weights stay in the second for all rows.
 template <typename T>
-HWY_INLINE void multiply(const MatmulBlock& block) {
-  const int64_t columns = block.rows == 1 ? kColumnsOfOneRow : kColumns;
-  for (int64_t column = 0; column < block.columns; column += columns) {
-    int64_t row = 0;
-    for (; row + kRows <= block.rows; row += kRows) multiply_rows<kRows, T>(block, row, column);
-    switch (block.rows - row) {
-      case 5:
-        if constexpr (kRows > 5) multiply_rows<5, T>(block, row, column);
-        break;
-      case 4:
-        if constexpr (kRows > 4) multiply_rows<4, T>(block, row, column);
-        break;
-      case 3:
-        multiply_rows<3, T>(block, row, column);
-        break;
-      case 2:
-        multiply_rows<2, T>(block, row, column);
-        break;
-      case 1:
-        if (block.rows == 1) {
-          multiply_rows<1, T>(block, row, column);
-        } else {
-          const int64_t end = block.columns < column + kColumns ? block.columns : column + kColumns;
-          for (int64_t c = column; c < end; ++c) multiply_tile<1, 1, T>(block, row, c);
-        }
-        break;
-      default:
-        break;
-    }
+void multiply(const MatmulBlock& block) {
+  const int64_t tiles = (block.rows + kRows - 1) / kRows;
+  const int64_t distance =
+      static_cast<const char*>(block.next_weight) - static_cast<const char*>(block.weight);
+  const int64_t turns = block.count / kPair;
+  Prefetch prefetch = {distance, kPair * static_cast<int64_t>(sizeof(T)) / (distance ? tiles : 1)};
+  int64_t row = 0;
+  for (; row + kRows <= block.rows; row += kRows) {
+    multiply_rows<kRows, T>(block, row, prefetch);
+    if (distance) prefetch.begin += turns * prefetch.step;
+  }
+  switch (block.rows - row) {
+    case 5:
+      if constexpr (kRows > 5) multiply_rows<5, T>(block, row, prefetch);
+      break;
+    case 4:
+      if constexpr (kRows > 4) multiply_rows<4, T>(block, row, prefetch);
+      break;
+    case 3:
+      multiply_rows<3, T>(block, row, prefetch);
+      break;
+    case 2:
+      multiply_rows<2, T>(block, row, prefetch);
+      break;
+    case 1:
+      multiply_rows<1, T>(block, row, prefetch);
+      break;
+    default:
+      break;
   }
 }
 
-void multiply_float32(const MatmulBlock& block) { multiply<float>(block); }
-void multiply_bfloat16(const MatmulBlock& block) { multiply<BFloat16>(block); }
-
-// Even elements of each pair of vectors, then the odd ones.
-void prepare_bfloat16(const void* x, int64_t count, void* prepared) {
-  const int64_t size = pair_size();
-  const BFloat16* from = static_cast<const BFloat16*>(x);
+template <typename T>
+void prepare(const void* x, int64_t count, void* prepared) {
+  const T* from = static_cast<const T*>(x);
   float* to = static_cast<float*>(prepared);
   const int64_t padded =
       (count + MatmulKernel::kGroup - 1) / MatmulKernel::kGroup * MatmulKernel::kGroup;
-  for (int64_t i = 0; i < padded; i += size) {
-    BFloat16 group[2 * HWY_MAX_BYTES / sizeof(float)] = {};
-    const int64_t left = count - i;
-    if (left > 0) {
-      std::memcpy(group, from + i, static_cast<size_t>(left < size ? left : size) * 2);
+  for (int64_t i = 0; i < padded; i += kPair) {
+    T rest[kPair] = {};
+    const T* pair = from + i;
+    if (i + kPair > count) {
+      if (i < count) std::memcpy(rest, pair, static_cast<size_t>(count - i) * sizeof(T));
+      pair = rest;
     }
-    const Pair pair = load_pair(group);
-    const D d;
-    hn::StoreU(pair.first, d, to + i);
-    hn::StoreU(pair.second, d, to + i + hn::Lanes(d));
+    hn::StoreU(load_half<0>(pair, kOddElements.data()), D(), to + i);
+    hn::StoreU(load_half<1>(pair, kOddElements.data()), D(), to + i + kLanes);
   }
 }
 
-const char* target_name() { return hwy::TargetName(HWY_TARGET); }
+const MatmulKernel* kernel(DType dtype) {
+  static const MatmulKernel kFloat32 = {hwy::TargetName(HWY_TARGET), DType::kFloat32, 4,
+                                        prepare<float>, multiply<float>};
+  static const MatmulKernel kBFloat16 = {hwy::TargetName(HWY_TARGET), DType::kBFloat16, 4,
+                                         prepare<BFloat16>, multiply<BFloat16>};
+  return dtype == DType::kFloat32 ? &kFloat32 : &kBFloat16;
+}
+
+void round_row(const float* from, int64_t count, BFloat16* to) {
+  for_each_vector(0, count,
+                  [&](auto d, int64_t i) HWY_ATTR { store(d, hn::LoadU(d, from + i), to + i); });
+}
 
 }  // namespace
 }  // namespace lorax::cpu::HWY_NAMESPACE
@@ -185,37 +254,29 @@ HWY_AFTER_NAMESPACE();
 namespace lorax::cpu {
 namespace {
 
-HWY_EXPORT(multiply_float32);
-HWY_EXPORT(multiply_bfloat16);
-HWY_EXPORT(prepare_bfloat16);
-HWY_EXPORT(target_name);
-
-void prepare_float32(const void* x, int64_t count, void* prepared) {
-  const int64_t padded =
-      (count + MatmulKernel::kGroup - 1) / MatmulKernel::kGroup * MatmulKernel::kGroup;
-  float* to = static_cast<float*>(prepared);
-  std::memcpy(to, x, static_cast<size_t>(count) * sizeof(float));
-  std::memset(to + count, 0, static_cast<size_t>(padded - count) * sizeof(float));
-}
+HWY_EXPORT(kernel);
+HWY_EXPORT(round_row);
 
 }  // namespace
 
-const MatmulKernel& float32_matmul_kernel() {
-  static const MatmulKernel kernel = {
-      HWY_DYNAMIC_DISPATCH(target_name)(), DType::kFloat32, 4, [] { return true; },
-      prepare_float32,
-      [](const MatmulBlock& block) { HWY_DYNAMIC_DISPATCH(multiply_float32)(block); }};
-  return kernel;
+const MatmulKernel& highway_matmul_kernel(DType dtype) {
+  return *HWY_DYNAMIC_DISPATCH(kernel)(dtype);
 }
 
-const MatmulKernel& widening_bfloat16_matmul_kernel() {
-  static const MatmulKernel kernel = {
-      HWY_DYNAMIC_DISPATCH(target_name)(), DType::kBFloat16, 4, [] { return true; },
-      [](const void* x, int64_t count, void* prepared) {
-        HWY_DYNAMIC_DISPATCH(prepare_bfloat16)(x, count, prepared);
-      },
-      [](const MatmulBlock& block) { HWY_DYNAMIC_DISPATCH(multiply_bfloat16)(block); }};
-  return kernel;
+std::vector<const MatmulKernel*> all_highway_matmul_kernels() {
+  std::vector<const MatmulKernel*> kernels;
+  for (int64_t target : hwy::SupportedAndGeneratedTargets()) {
+    hwy::GetChosenTarget().Update(target);
+    for (DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+      kernels.push_back(HWY_DYNAMIC_DISPATCH(kernel)(dtype));
+    }
+  }
+  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+  return kernels;
+}
+
+void round_to_bfloat16(const float* from, int64_t count, BFloat16* to) {
+  HWY_DYNAMIC_DISPATCH(round_row)(from, count, to);
 }
 
 }  // namespace lorax::cpu

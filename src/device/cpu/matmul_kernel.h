@@ -1,52 +1,63 @@
-// The innermost product, one implementation per instruction set. Matmul (matmul.h) blocks and
-// threads around it.
+// The inner loops of matmul.h, one per instruction set, and what they share.
 #pragma once
 
 #include <cstdint>
-#include <span>
-#include <string_view>
+#include <vector>
 
 #include "base/dtype.h"
 
 namespace lorax::cpu {
 
-// sums[r][c] = x_r . weight_c over `count` elements, or that added to what stands there.
+// sums[r][c] = x[r] . weight[c], or += with `add`, over `count` elements.
 struct MatmulBlock {
-  const void* x;  // prepared rows (MatmulKernel::prepare), at the first element of this block
-  int64_t x_stride;  // bytes
-  int64_t rows;
-  const void* weight;  // model dtype, at the first element of this block
+  const void* x;          // [rows, count] prepared rows, zeros up to the next multiple of kGroup
+  int64_t x_stride;       // bytes
+  int64_t rows;           // at least 1
+  const void* weight;     // [columns, count] model dtype
   int64_t weight_stride;  // bytes
   int64_t columns;        // rows of the weight matrix: columns of the product
   int64_t count;
+  const void* next_weight;  // of the block after this one, to be prefetched; weight itself: nothing
   float* sums;
   int64_t sums_stride;  // elements
   bool add;
 };
 
-// Each sum has one vector of accumulators, filled in ascending order and added up by one fixed tree,
-// however many rows and columns are computed beside it: that is what makes a row's bits
+// Each sum has one vector of accumulators, filled in ascending order and added up by one fixed
+// tree, however many rows and columns are computed beside it: that is what makes a row's bits
 // independent of its batch.
 struct MatmulKernel {
-  std::string_view instruction_set;
-  DType dtype;          // of x and weight
-  int64_t element;      // bytes of an element of a prepared row
-  bool (*is_supported)();
+  const char* instruction_set;
+  DType dtype;      // of x and weight
+  int64_t element;  // bytes of an element of a prepared row
   // Writes x [count] in the form that multiply() reads, zeros up to the next multiple of kGroup.
   void (*prepare)(const void* x, int64_t count, void* prepared);
   void (*multiply)(const MatmulBlock& block);
 
   // Blocks begin at multiples of this many elements.
   static constexpr int64_t kGroup = 64;
+  // Every kernel's tiles divide blocks of a multiple of this many columns, and those of one row
+  // blocks of a multiple of half as many.
+  static constexpr int64_t kColumns = 24;
 };
 
-// By widening to float32, on every processor (Highway): the widest vectors this one has.
-const MatmulKernel& float32_matmul_kernel();
-const MatmulKernel& widening_bfloat16_matmul_kernel();
+// The fastest on this processor.
+const MatmulKernel& matmul_kernel(DType dtype);
+// All that this processor can run, for tests and benchmarks. Not while another thread computes.
+std::vector<const MatmulKernel*> all_matmul_kernels();
+
+// In float32 on any processor (Highway), bfloat16 widened in registers: the widest vectors of this
+// processor, and those of all its instruction sets.
+const MatmulKernel& highway_matmul_kernel(DType dtype);
+std::vector<const MatmulKernel*> all_highway_matmul_kernels();
+// float32 to bfloat16, rounded to nearest even.
+void round_to_bfloat16(const float* from, int64_t count, BFloat16* to);
+
 #if defined(__x86_64__)
-// By vdpbf16ps: two products per lane, which treats subnormal inputs and sums as zero and rounds the
-// pair's sum as the instruction does.
-const MatmulKernel& avx512_bf16_matmul_kernel();
+// By vdpbf16ps, which multiplies and adds pairs of bfloat16: it takes subnormal inputs as zero,
+// flushes subnormal sums to zero and rounds to nearest even whatever the rounding mode. Only where
+// has_avx512_bf16().
+extern const MatmulKernel kAvx512Bf16MatmulKernel;
 #endif
 
 }  // namespace lorax::cpu
