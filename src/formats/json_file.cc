@@ -1,14 +1,14 @@
 #include "formats/json_file.h"
 
 #include <fstream>
-#include <set>
-#include <string>
+#include <unordered_set>
 #include <vector>
 
 #include <boost/json/basic_parser_impl.hpp>
-#include <boost/json/parse.hpp>
+#include <boost/json/value_stack.hpp>
 
 #include "base/error.h"
+#include "formats/printable.h"
 
 namespace lorax {
 namespace {
@@ -16,29 +16,40 @@ namespace {
 namespace json = boost::json;
 
 constexpr size_t kMaxDepth = 32;
+constexpr size_t kMaxValues = 4'000'000;
+constexpr size_t kPieceBytes = 64 << 10;
 
-// Walks the text once and remembers the keys of the objects it is in; the values are ignored.
-class DuplicateKeyHandler {
+// Receives the parser's events and builds the value. Boost's own builder keeps the last of two
+// equal keys and takes as much memory as the text asks for.
+class ValueBuilder {
  public:
   static constexpr size_t max_object_size = SIZE_MAX;
   static constexpr size_t max_array_size = SIZE_MAX;
   static constexpr size_t max_key_size = SIZE_MAX;
   static constexpr size_t max_string_size = SIZE_MAX;
 
-  const std::string& duplicate() const { return duplicate_; }
+  ValueBuilder() { stack_.reset(); }
+
+  // Why this builder stopped the parser; empty if it did not.
+  const std::string& refusal() const { return refusal_; }
+  json::value release() { return stack_.release(); }
 
   bool on_document_begin(json::error_code&) { return true; }
   bool on_document_end(json::error_code&) { return true; }
-  bool on_object_begin(json::error_code&) {
+  bool on_object_begin(json::error_code& error) {
     keys_.emplace_back();
-    return true;
+    return count(error);
   }
-  bool on_object_end(size_t, json::error_code&) {
+  bool on_object_end(size_t size, json::error_code&) {
     keys_.pop_back();
+    stack_.push_object(size);
     return true;
   }
-  bool on_array_begin(json::error_code&) { return true; }
-  bool on_array_end(size_t, json::error_code&) { return true; }
+  bool on_array_begin(json::error_code& error) { return count(error); }
+  bool on_array_end(size_t size, json::error_code&) {
+    stack_.push_array(size);
+    return true;
+  }
   bool on_key_part(json::string_view part, size_t, json::error_code&) {
     key_.append(part);
     return true;
@@ -46,53 +57,119 @@ class DuplicateKeyHandler {
   bool on_key(json::string_view part, size_t, json::error_code& error) {
     key_.append(part);
     if (!keys_.back().insert(key_).second) {
-      duplicate_ = key_;
-      error = json::error::exception;
-      return false;
+      return refuse(error,
+                    fmt::format("the key \"{}\" stands twice in one object", printable(key_)));
     }
+    stack_.push_key(key_);
     key_.clear();
     return true;
   }
-  bool on_string_part(json::string_view, size_t, json::error_code&) { return true; }
-  bool on_string(json::string_view, size_t, json::error_code&) { return true; }
+  bool on_string_part(json::string_view part, size_t, json::error_code&) {
+    stack_.push_chars(part);
+    return true;
+  }
+  bool on_string(json::string_view part, size_t, json::error_code& error) {
+    stack_.push_string(part);
+    return count(error);
+  }
   bool on_number_part(json::string_view, json::error_code&) { return true; }
-  bool on_int64(int64_t, json::string_view, json::error_code&) { return true; }
-  bool on_uint64(uint64_t, json::string_view, json::error_code&) { return true; }
-  bool on_double(double, json::string_view, json::error_code&) { return true; }
-  bool on_bool(bool, json::error_code&) { return true; }
-  bool on_null(json::error_code&) { return true; }
+  bool on_int64(int64_t value, json::string_view, json::error_code& error) {
+    stack_.push_int64(value);
+    return count(error);
+  }
+  bool on_uint64(uint64_t value, json::string_view, json::error_code& error) {
+    stack_.push_uint64(value);
+    return count(error);
+  }
+  bool on_double(double value, json::string_view, json::error_code& error) {
+    stack_.push_double(value);
+    return count(error);
+  }
+  bool on_bool(bool value, json::error_code& error) {
+    stack_.push_bool(value);
+    return count(error);
+  }
+  bool on_null(json::error_code& error) {
+    stack_.push_null();
+    return count(error);
+  }
   bool on_comment_part(json::string_view, json::error_code&) { return true; }
   bool on_comment(json::string_view, json::error_code&) { return true; }
 
  private:
-  std::vector<std::set<std::string>> keys_;
-  std::string key_;
-  std::string duplicate_;
+  bool count(json::error_code& error) {
+    return ++values_ <= kMaxValues ||
+           refuse(error, fmt::format("it holds more than {} values", kMaxValues));
+  }
+
+  bool refuse(json::error_code& error, std::string reason) {
+    refusal_ = std::move(reason);
+    error = json::error::exception;  // any error ends the parse
+    return false;
+  }
+
+  json::value_stack stack_;
+  std::vector<std::unordered_set<std::string>> keys_;  // of each object that is open
+  std::string key_;                                    // the parts so far
+  size_t values_ = 0;
+  std::string refusal_;
 };
+
+using Parser = json::basic_parser<ValueBuilder>;
+
+Parser make_parser() {
+  json::parse_options options;
+  options.max_depth = kMaxDepth;
+  return Parser(options);
+}
+
+// Feeds the text to the parser in pieces. Returns the length before the piece that failed, with
+// `error` set, or that of the whole text.
+size_t feed(Parser& parser, std::string_view text, size_t piece, json::error_code& error) {
+  for (size_t at = 0; at < text.size(); at += piece) {
+    const std::string_view part = text.substr(at, piece);
+    const size_t consumed = parser.write_some(true, part.data(), part.size(), error);
+    if (!error && consumed < part.size()) error = json::error::extra_data;
+    if (error) return at;
+  }
+  parser.write_some(false, "", 0, error);
+  return text.size();
+}
+
+// Why the text cannot be parsed, and at which byte. The parser does not tell where it stopped, so
+// this takes the piece that failed, which begins at `piece`, byte by byte.
+[[noreturn]] void fail_at(std::string_view text, size_t piece, std::string_view origin) {
+  Parser parser = make_parser();
+  json::error_code error;
+  parser.write_some(true, text.data(), piece, error);
+  const size_t byte = piece + feed(parser, text.substr(piece), 1, error);
+  if (!parser.handler().refusal().empty()) {
+    fail("{}: byte {}: {}", origin, byte, parser.handler().refusal());
+  }
+  fail("{}: not valid JSON at byte {}: {}", origin, byte, error.message());
+}
 
 }  // namespace
 
 json::value parse_json(std::string_view text, std::string_view origin) {
-  json::parse_options options;
-  options.max_depth = kMaxDepth;
-  json::basic_parser<DuplicateKeyHandler> checker(options);
-  json::error_code error;
-  const size_t consumed = checker.write_some(false, text.data(), text.size(), error);
-  if (!checker.handler().duplicate().empty()) {
-    fail("{}: the key \"{}\" stands twice in one object", origin, checker.handler().duplicate());
+  size_t fed = 0;
+  {
+    Parser parser = make_parser();
+    json::error_code error;
+    fed = feed(parser, text, kPieceBytes, error);
+    if (!error) return parser.handler().release();
   }
-  if (!error && text.find_first_not_of(" \t\r\n", consumed) != std::string_view::npos) {
-    error = json::error::extra_data;
-  }
-  if (error) fail("{}: not valid JSON at byte {}: {}", origin, consumed, error.message());
-  json::value value = json::parse(text, error, {}, options);
-  if (error) fail("{}: not valid JSON: {}", origin, error.message());
-  return value;
+  fail_at(text, fed, origin);
 }
 
 std::string read_file(const std::filesystem::path& file, uint64_t max_bytes) {
   std::error_code error;
-  if (!std::filesystem::is_regular_file(file, error)) fail("{}: no such file", file.string());
+  const std::filesystem::file_status status = std::filesystem::status(file, error);
+  if (status.type() == std::filesystem::file_type::not_found) {
+    fail("{}: no such file", file.string());
+  }
+  if (error) fail("{}: cannot be read: {}", file.string(), error.message());
+  if (!std::filesystem::is_regular_file(status)) fail("{}: is not a file", file.string());
   const uint64_t bytes = std::filesystem::file_size(file, error);
   if (error) fail("{}: cannot be read: {}", file.string(), error.message());
   if (bytes > max_bytes) {

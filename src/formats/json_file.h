@@ -3,15 +3,17 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <string>
 #include <string_view>
 
 #include <boost/json/value.hpp>
 
 namespace lorax {
 
-// Parses one JSON value of RFC 8259. Throws Error that begins with `origin` for a text that is not
-// JSON (with the byte where it fails), nests deeper than 32, or names a key twice in one object
-// (which most parsers resolve in silence, each its own way).
+// Parses one JSON value of RFC 8259. Throws Error that begins with `origin` and names the byte for
+// a text that is not JSON, nests deeper than 32, holds more than 4 million values (each takes some
+// 30 times its text), or names a key twice in one object (which most parsers resolve in silence,
+// each its own way).
 boost::json::value parse_json(std::string_view text, std::string_view origin);
 
 // The whole file, parsed. Throws Error if it cannot be read or is larger than `max_bytes`.

@@ -13,14 +13,16 @@
 #include <vector>
 
 #include "base/dtype.h"
+#include "formats/file_descriptor.h"
 
 namespace lorax {
 
 struct TensorInfo {
-  std::string dtype_name;       // as the format spells it: "BF16"
-  std::optional<DType> dtype;   // none: a type of the format that this program does not compute in
-  std::vector<int64_t> shape;
-  uint64_t offset = 0;          // from the start of the data section
+  std::string name;
+  std::string dtype_name;      // as the format spells it: "BF16"
+  std::optional<DType> dtype;  // none: a type of the format that this program does not compute in
+  std::vector<int64_t> shape;  // at most 8 sizes; their product does not overflow
+  uint64_t offset = 0;         // from the start of the data section; need not be aligned
   uint64_t bytes = 0;
 };
 
@@ -30,8 +32,9 @@ struct SafetensorsHeader {
 };
 
 // Parses the JSON of a header whose data section has `data_bytes`. Throws Error that names `origin`
-// and the tensor for: text that is not JSON, names given twice, types that the format does not
-// know, shapes and places that contradict each other, overlap, leave holes or leave the section.
+// and the tensor for: text that is not JSON, names given twice or with control characters, types
+// that the format does not know, shapes and places that contradict each other, overlap, leave holes
+// or leave the section.
 SafetensorsHeader parse_safetensors_header(std::string_view json, uint64_t data_bytes,
                                            std::string_view origin);
 
@@ -40,9 +43,6 @@ class SafetensorsFile {
  public:
   // Reads and checks the header alone. Throws Error.
   static SafetensorsFile open(const std::filesystem::path& path);
-  ~SafetensorsFile();
-  SafetensorsFile(SafetensorsFile&& other) noexcept;
-  SafetensorsFile& operator=(SafetensorsFile&&) = delete;
 
   const std::filesystem::path& path() const { return path_; }
   const std::map<std::string, TensorInfo>& tensors() const { return header_.tensors; }
@@ -50,17 +50,17 @@ class SafetensorsFile {
   // nullptr if there is none of that name.
   const TensorInfo* find(const std::string& name) const;
 
-  // `bytes` bytes of a tensor of this file, from `first_byte` on. Throws Error if the disk fails or
-  // the file has become shorter.
+  // `bytes` bytes of a tensor of this file, from `first_byte` of it on; they must lie in it. Throws
+  // Error if its type is none of DType, the disk fails or the file has become shorter.
   void read(const TensorInfo& tensor, uint64_t first_byte, uint64_t bytes, void* to) const;
 
  private:
-  SafetensorsFile(std::filesystem::path path, int descriptor)
-      : path_(std::move(path)), descriptor_(descriptor) {}
+  SafetensorsFile(std::filesystem::path path, FileDescriptor file, uint64_t data_offset,
+                  SafetensorsHeader header);
 
   std::filesystem::path path_;
-  int descriptor_;
-  uint64_t data_offset_ = 0;
+  FileDescriptor file_;
+  uint64_t data_offset_;
   SafetensorsHeader header_;
 };
 

@@ -1,6 +1,6 @@
 #include "formats/safetensors_checkpoint.h"
 
-#include <set>
+#include <algorithm>
 
 #include <boost/json/serialize.hpp>
 #include <boost/json/value.hpp>
@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "formats/json_file.h"
+#include "formats/printable.h"
 
 namespace lorax {
 namespace {
@@ -15,17 +16,45 @@ namespace {
 namespace fs = std::filesystem;
 namespace json = boost::json;
 
-// What else is there instead of safetensors, for a helpful message.
-std::string hint(const fs::path& directory) {
-  for (const auto& entry : fs::directory_iterator(directory)) {
-    const std::string extension = entry.path().extension().string();
-    if (extension == ".bin" || extension == ".pt" || extension == ".pth") {
-      return fmt::format("; convert {} with save_pretrained(..., safe_serialization=True)",
-                         entry.path().filename().string());
-    }
-    if (extension == ".gguf") return "; GGUF files cannot be read yet";
+constexpr std::string_view kSingle = "model.safetensors";
+constexpr std::string_view kIndex = "model.safetensors.index.json";
+
+// What to do about a directory that has no weights that can be read, by what it has instead.
+std::string advice(const fs::path& directory) {
+  std::map<std::string, std::string> first_of;  // extension -> the first name
+  std::error_code error;
+  for (fs::directory_iterator entry(directory, error), end; !error && entry != end;
+       entry.increment(error)) {
+    const std::string name = printable(entry->path().filename().string());
+    std::string& first = first_of[entry->path().extension().string()];
+    if (first.empty() || name < first) first = name;
   }
-  return "; download the whole checkpoint";
+  if (error) return fmt::format("it cannot be listed: {}", error.message());
+  constexpr std::string_view kConvert = "save_pretrained(..., safe_serialization=True)";
+  if (first_of.contains(".safetensors")) {
+    return fmt::format("it has {}, but no index that lists it: download the whole checkpoint",
+                       first_of[".safetensors"]);
+  }
+  for (const char* extension : {".bin", ".pt", ".pth"}) {
+    if (first_of.contains(extension)) {
+      return fmt::format("only safetensors can be read: convert {} with {}", first_of[extension],
+                         kConvert);
+    }
+  }
+  if (first_of.contains(".gguf")) {
+    return fmt::format(
+        "only safetensors can be read: download the original of {}, or load it in transformers "
+        "(gguf_file=...) and convert it with {}",
+        first_of[".gguf"], kConvert);
+  }
+  return "download the whole checkpoint, as safetensors";
+}
+
+// Whether a file of that name lies in the directory itself.
+bool is_plain_file_name(std::string_view name) {
+  return !name.empty() && name != "." && name != ".." &&
+         name.find_first_of("/\\") == std::string_view::npos &&
+         std::ranges::none_of(name, is_control);
 }
 
 // tensor name -> file name
@@ -39,10 +68,9 @@ std::map<std::string, std::string> read_weight_map(const fs::path& index) {
   std::map<std::string, std::string> files;
   for (const auto& [name, file] : map->get_object()) {
     const json::string* text = file.if_string();
-    if (text == nullptr || text->empty() || text->find('/') != json::string::npos ||
-        text->find('\\') != json::string::npos || *text == "." || *text == "..") {
+    if (text == nullptr || !is_plain_file_name(*text)) {
       fail("{}: tensor {} lies in {}, which is not the name of a file beside the index",
-           index.string(), std::string_view(name), json::serialize(file));
+           index.string(), printable(name), printable(json::serialize(file)));
     }
     files[name] = *text;
   }
@@ -53,19 +81,20 @@ std::map<std::string, std::string> read_weight_map(const fs::path& index) {
 }  // namespace
 
 SafetensorsCheckpoint SafetensorsCheckpoint::open(const fs::path& directory) {
-  std::error_code ignored;
-  if (!fs::exists(directory, ignored)) fail("{}: no such directory", directory.string());
-  if (!fs::is_directory(directory, ignored)) fail("{}: is not a directory", directory.string());
+  std::error_code error;
+  const fs::file_status status = fs::status(directory, error);
+  if (status.type() == fs::file_type::not_found) {
+    fail("{}: no such directory", directory.string());
+  }
+  if (error) fail("{}: cannot be opened: {}", directory.string(), error.message());
+  if (!fs::is_directory(status)) fail("{}: is not a directory", directory.string());
   SafetensorsCheckpoint checkpoint(directory);
-  const fs::path single = directory / "model.safetensors";
-  const fs::path index = directory / "model.safetensors.index.json";
-  if (fs::exists(index, ignored)) {
-    checkpoint.open_shards(index);
-  } else if (fs::exists(single, ignored)) {
-    checkpoint.open_single(single);
+  if (fs::exists(directory / kSingle, error)) {
+    checkpoint.open_single(directory / kSingle);
+  } else if (fs::exists(directory / kIndex, error)) {
+    checkpoint.open_shards(directory / kIndex);
   } else {
-    fail("{}: has neither model.safetensors nor model.safetensors.index.json{}", directory.string(),
-         hint(directory));
+    fail("{}: has neither {} nor {}; {}", directory.string(), kSingle, kIndex, advice(directory));
   }
   return checkpoint;
 }
@@ -79,7 +108,6 @@ void SafetensorsCheckpoint::open_shards(const fs::path& index) {
   const std::map<std::string, std::string> weight_map = read_weight_map(index);
   std::map<std::string, size_t> numbers;
   for (const auto& [name, file] : weight_map) numbers.emplace(file, 0);
-  files_.reserve(numbers.size());
   for (auto& [file, number] : numbers) {
     const fs::path path = directory_ / file;
     std::error_code ignored;
@@ -94,7 +122,7 @@ void SafetensorsCheckpoint::open_shards(const fs::path& index) {
     const TensorInfo* info = files_[number].find(name);
     if (info == nullptr) {
       fail("{}: tensor {} is not in {}; the files do not belong together: download them again",
-           index.string(), name, file);
+           index.string(), printable(name), file);
     }
     tensors_[name] = {number, info};
   }
@@ -102,9 +130,11 @@ void SafetensorsCheckpoint::open_shards(const fs::path& index) {
     for (const auto& [name, info] : file.tensors()) {
       const auto found = tensors_.find(name);
       if (found == tensors_.end() || found->second.info != &info) {
-        fail("{}: tensor {} is not where {} says; the files do not belong together: download them "
-             "again",
-             file.path().string(), name, index.string());
+        fail(
+            "{}: holds tensor {}, which {} {}; the files do not belong together: download them "
+            "again",
+            file.path().string(), name, index.string(),
+            found == tensors_.end() ? "does not list" : "lists in another file");
       }
     }
   }
@@ -116,16 +146,30 @@ std::vector<std::string> SafetensorsCheckpoint::names() const {
   return names;
 }
 
+uint64_t SafetensorsCheckpoint::total_bytes() const {
+  uint64_t bytes = 0;
+  for (const auto& [name, entry] : tensors_) bytes += entry.info->bytes;
+  return bytes;
+}
+
 const TensorInfo* SafetensorsCheckpoint::find(const std::string& name) const {
   const auto found = tensors_.find(name);
   return found == tensors_.end() ? nullptr : found->second.info;
 }
 
+const fs::path& SafetensorsCheckpoint::file_of(const std::string& name) const {
+  return files_[entry(name).file].path();
+}
+
 void SafetensorsCheckpoint::read(const std::string& name, uint64_t first_byte, uint64_t bytes,
                                  void* to) const {
+  files_[entry(name).file].read(*entry(name).info, first_byte, bytes, to);
+}
+
+const SafetensorsCheckpoint::Entry& SafetensorsCheckpoint::entry(const std::string& name) const {
   const auto found = tensors_.find(name);
-  LORAX_CHECK(found != tensors_.end(), "{}", name);
-  files_[found->second.file].read(*found->second.info, first_byte, bytes, to);
+  LORAX_CHECK(found != tensors_.end(), "no tensor {}", name);
+  return found->second;
 }
 
 }  // namespace lorax

@@ -1,5 +1,5 @@
 // The weights of a Hugging Face checkpoint directory: model.safetensors, or several files that
-// model.safetensors.index.json lists.
+// model.safetensors.index.json lists. Where both are, the first counts, as in transformers.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +12,7 @@
 
 namespace lorax {
 
+// Reading is thread-safe.
 class SafetensorsCheckpoint {
  public:
   // Opens every file and checks that the index and the files agree on who holds what. Throws Error
@@ -20,8 +21,12 @@ class SafetensorsCheckpoint {
 
   const std::filesystem::path& directory() const { return directory_; }
   std::vector<std::string> names() const;
+  // Of all tensors together, as they are stored.
+  uint64_t total_bytes() const;
   // nullptr if there is none of that name.
   const TensorInfo* find(const std::string& name) const;
+  // The file that holds the tensor, for messages. `name` must be there.
+  const std::filesystem::path& file_of(const std::string& name) const;
   // As SafetensorsFile::read. `name` must be there.
   void read(const std::string& name, uint64_t first_byte, uint64_t bytes, void* to) const;
 
@@ -35,6 +40,7 @@ class SafetensorsCheckpoint {
     size_t file;
     const TensorInfo* info;
   };
+  const Entry& entry(const std::string& name) const;
 
   std::filesystem::path directory_;
   std::vector<SafetensorsFile> files_;

@@ -4,14 +4,15 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
+#include <cstdio>
+#include <numeric>
 
 #include <boost/json/serialize.hpp>
 #include <boost/json/value.hpp>
 
 #include "base/check.h"
 #include "base/error.h"
+#include "formats/printable.h"
 
 namespace lorax {
 namespace {
@@ -34,78 +35,104 @@ std::string_view format_name(DType dtype) {
   return "?";
 }
 
-void write_fully(int descriptor, const void* data, uint64_t bytes, uint64_t offset,
-                 const std::filesystem::path& path) {
-  const char* in = static_cast<const char*>(data);
-  while (bytes > 0) {
-    const ssize_t n = ::pwrite(descriptor, in, std::min<uint64_t>(bytes, uint64_t{1} << 30),
-                               static_cast<off_t>(offset));
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) fail("{}: cannot be written: {}", path.string(), std::strerror(errno));
-    in += n;
-    offset += static_cast<uint64_t>(n);
-    bytes -= static_cast<uint64_t>(n);
+uint64_t bytes_of(const SafetensorsWriter::Declaration& tensor) {
+  uint64_t bytes = size_of(tensor.dtype);
+  for (int64_t size : tensor.shape) {
+    LORAX_CHECK(size >= 0 && !__builtin_mul_overflow(bytes, static_cast<uint64_t>(size), &bytes),
+                "tensor {}", tensor.name);
   }
+  return bytes;
+}
+
+// Indices of the tensors, widest elements first; equals stay in order.
+std::vector<size_t> file_order(const std::vector<SafetensorsWriter::Declaration>& tensors) {
+  std::vector<size_t> order(tensors.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::ranges::stable_sort(order, std::ranges::greater(),
+                           [&](size_t i) { return size_of(tensors[i].dtype); });
+  return order;
 }
 
 }  // namespace
 
+SafetensorsWriter::SafetensorsWriter(std::filesystem::path path)
+    : path_(std::move(path)), partial_(path_.string() + ".partial") {
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path_, ignored)) fail_to_write("it is a directory");
+  file_ = FileDescriptor(
+      ::open(partial_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NONBLOCK, 0644));
+  if (!file_.is_open()) fail_to_write(system_error_text());
+}
+
+// Once the private constructor is done, the destructor cleans up after whatever is thrown here.
 SafetensorsWriter::SafetensorsWriter(std::filesystem::path path,
                                      const std::vector<Declaration>& tensors)
-    : path_(std::move(path)), partial_(path_.string() + ".partial") {
-  json::object header;
-  for (const Declaration& tensor : tensors) {
-    uint64_t bytes = size_of(tensor.dtype);
-    for (int64_t dim : tensor.shape) bytes *= static_cast<uint64_t>(dim);
-    header[tensor.name] = {{"dtype", format_name(tensor.dtype)},
-                           {"shape", json::array(tensor.shape.begin(), tensor.shape.end())},
-                           {"data_offsets", {missing_, missing_ + bytes}}};
-    places_.push_back({missing_, bytes});
-    missing_ += bytes;
-  }
-  std::string text = json::serialize(header);
-  text.resize((text.size() + 7) / 8 * 8, ' ');  // so that the data is aligned
+    : SafetensorsWriter(std::move(path)) {
+  const std::string header = make_header(tensors);
   std::string prefix;
   for (int shift = 0; shift < 64; shift += 8) {
-    prefix.push_back(static_cast<char>(text.size() >> shift & 0xff));
+    prefix.push_back(static_cast<char>(header.size() >> shift & 0xff));
   }
-  text.insert(0, prefix);
-  for (Place& place : places_) place.offset += text.size();
-
-  descriptor_ = ::open(partial_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (descriptor_ < 0) {
-    fail("{}: cannot be written: {}", partial_.string(), std::strerror(errno));
-  }
-  try {
-    write_fully(descriptor_, text.data(), text.size(), 0, partial_);
-  } catch (...) {
-    ::close(descriptor_);
-    ::unlink(partial_.c_str());
-    throw;
-  }
+  for (Place& place : places_) place.offset += prefix.size() + header.size();
+  write_at(0, prefix.data(), prefix.size());
+  write_at(prefix.size(), header.data(), header.size());
 }
 
 SafetensorsWriter::~SafetensorsWriter() {
-  if (descriptor_ < 0) return;
-  ::close(descriptor_);
-  ::unlink(partial_.c_str());
+  if (file_.is_open()) ::unlink(partial_.c_str());
+}
+
+std::string SafetensorsWriter::make_header(const std::vector<Declaration>& tensors) {
+  json::object header;
+  places_.resize(tensors.size());
+  uint64_t end = 0;
+  for (size_t i : file_order(tensors)) {
+    const Declaration& tensor = tensors[i];
+    if (tensor.name == "__metadata__" || header.contains(tensor.name)) {
+      fail("{}: cannot hold a tensor {}: {}", path_.string(), printable(tensor.name),
+           tensor.name == "__metadata__" ? "the format keeps that name for itself"
+                                         : "there is one of that name already");
+    }
+    places_[i] = {.offset = end, .bytes = bytes_of(tensor)};
+    header[tensor.name] = {{"dtype", format_name(tensor.dtype)},
+                           {"shape", json::array(tensor.shape.begin(), tensor.shape.end())},
+                           {"data_offsets", {end, end + places_[i].bytes}}};
+    end += places_[i].bytes;
+  }
+  std::string text = json::serialize(header);
+  text.resize((text.size() + 7) / 8 * 8, ' ');  // so that the data is aligned
+  return text;
 }
 
 void SafetensorsWriter::write(size_t index, uint64_t first_byte, const void* data, uint64_t bytes) {
-  LORAX_CHECK(index < places_.size() && first_byte + bytes <= places_[index].bytes &&
-              bytes <= missing_);
-  write_fully(descriptor_, data, bytes, places_[index].offset + first_byte, partial_);
-  missing_ -= bytes;
+  LORAX_CHECK(index < places_.size(), "tensor {} of {}", index, places_.size());
+  Place& place = places_[index];
+  LORAX_CHECK(first_byte == place.written && bytes <= place.bytes - place.written,
+              "{} bytes at {} of tensor {}, which has {} of {}", bytes, first_byte, index,
+              place.written, place.bytes);
+  write_at(place.offset + first_byte, data, bytes);
+  place.written += bytes;
 }
 
 void SafetensorsWriter::finish() {
-  LORAX_CHECK(missing_ == 0, "{} bytes were not written", missing_);
-  if (::close(std::exchange(descriptor_, -1)) != 0 ||
-      ::rename(partial_.c_str(), path_.c_str()) != 0) {
-    const int error = errno;
-    ::unlink(partial_.c_str());
-    fail("{}: cannot be written: {}", path_.string(), std::strerror(error));
+  for (size_t i = 0; i < places_.size(); ++i) {
+    LORAX_CHECK(places_[i].written == places_[i].bytes, "tensor {} has {} of {} bytes", i,
+                places_[i].written, places_[i].bytes);
   }
+  // Without fsync the new name may reach the disk before the data.
+  if (::fsync(file_.get()) != 0 || ::rename(partial_.c_str(), path_.c_str()) != 0) {
+    fail_to_write(system_error_text());
+  }
+  file_.close();
+}
+
+void SafetensorsWriter::write_at(uint64_t offset, const void* data, uint64_t bytes) {
+  const std::string reason = write_fully(file_, data, bytes, offset);
+  if (!reason.empty()) fail_to_write(reason);
+}
+
+void SafetensorsWriter::fail_to_write(const std::string& reason) const {
+  fail("{}: cannot be written: {}", path_.string(), reason);
 }
 
 }  // namespace lorax
