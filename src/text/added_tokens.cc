@@ -47,10 +47,9 @@ uint8_t byte_at(std::string_view text, size_t i) { return static_cast<uint8_t>(t
 }  // namespace
 
 AddedTokenMatcher::AddedTokenMatcher(std::vector<AddedToken> tokens) : tokens_(std::move(tokens)) {
-  const auto content = [](const AddedToken& token) -> std::string_view { return token.content; };
-  std::ranges::stable_sort(tokens_, {}, content);
-  const auto repeated = std::ranges::unique(tokens_, {}, content);
-  tokens_.erase(repeated.begin(), repeated.end());
+  std::ranges::stable_sort(tokens_, {}, &AddedToken::content);
+  const auto same = [](const AddedToken& a, const AddedToken& b) { return a.content == b.content; };
+  tokens_.erase(std::unique(tokens_.begin(), tokens_.end(), same), tokens_.end());
   for (uint32_t i = 0; i < tokens_.size(); ++i) {
     Range& range = by_lead_[byte_at(tokens_[i].content, 0)];
     if (range.last == 0) range.first = i;
@@ -63,15 +62,18 @@ const AddedToken* AddedTokenMatcher::longest_prefix(std::string_view text) const
   // shortest of a range comes first and matches if it ends there.
   Range range = by_lead_[byte_at(text, 0)];
   const AddedToken* longest = nullptr;
+  const auto index_of = [&](std::vector<AddedToken>::const_iterator token) {
+    return static_cast<uint32_t>(token - tokens_.begin());
+  };
   for (size_t depth = 1; range.first < range.last; ++depth) {
     if (tokens_[range.first].content.size() == depth) longest = &tokens_[range.first++];
     if (depth == text.size()) break;
     const auto next_byte = [&](const AddedToken& token) { return byte_at(token.content, depth); };
-    const auto next =
-        std::ranges::equal_range(tokens_.begin() + range.first, tokens_.begin() + range.last,
-                                 byte_at(text, depth), {}, next_byte);
-    range = {static_cast<uint32_t>(next.begin() - tokens_.begin()),
-             static_cast<uint32_t>(next.end() - tokens_.begin())};
+    const auto first = tokens_.begin() + range.first;
+    const auto last = tokens_.begin() + range.last;
+    const uint8_t wanted = byte_at(text, depth);
+    range.first = index_of(std::ranges::lower_bound(first, last, wanted, {}, next_byte));
+    range.last = index_of(std::ranges::upper_bound(first, last, wanted, {}, next_byte));
   }
   return longest;
 }
@@ -83,6 +85,9 @@ std::vector<AddedTokenMatcher::Part> AddedTokenMatcher::split(std::string_view t
   };
   size_t done = 0;  // the parts hold the text before this
   size_t at = 0;
+  // The white space behind the last token with rstrip, kept lest each token in it looks again.
+  size_t white_first = 0;
+  size_t white_last = 0;
   while (at < text.size()) {
     const AddedToken* token = longest_prefix(text.substr(at));
     if (token == nullptr) {
@@ -96,7 +101,13 @@ std::vector<AddedTokenMatcher::Part> AddedTokenMatcher::split(std::string_view t
     if (token->lstrip && first > done) {
       first -= white_space_at_end(text.substr(done, first - done));
     }
-    if (token->rstrip) last += white_space_at_start(text.substr(last));
+    if (token->rstrip) {
+      if (last < white_first || last >= white_last) {
+        white_first = last;
+        white_last = last + white_space_at_start(text.substr(last));
+      }
+      last = white_last;
+    }
     push_text(done, first);
     parts.push_back({text.substr(first, last - first), token->id});
     done = last;

@@ -11,6 +11,9 @@
 namespace lorax {
 
 struct AddedToken {
+  // Of `content`. Bounds the time of the search where files and texts are hostile.
+  static constexpr size_t kMaxBytes = 1024;
+
   int32_t id = 0;
   std::string content;
   bool special = false;     // left out by decode(skip_special_tokens)
@@ -27,7 +30,7 @@ class AddedTokenMatcher {
     int32_t id;  // of the token that the text is, Vocabulary::kNone for text between tokens
   };
 
-  // Contents must not be empty; of tokens with one content the first counts.
+  // Contents must have 1 to kMaxBytes bytes; of tokens with one content the first counts.
   explicit AddedTokenMatcher(std::vector<AddedToken> tokens);
 
   // The parts of a text of valid UTF-8, in order and without empty ones. From left to right, the

@@ -92,14 +92,13 @@ class BpeEncoding {
   }
 
  private:
-  static constexpr int32_t kMerged = -1;         // the id of a symbol that its left took in
   static constexpr uint32_t kNone = UINT32_MAX;  // no neighbour
 
   struct Symbol {
     int32_t id;
     uint32_t previous;
     uint32_t next;
-    uint32_t rank;  // of the merge with the next
+    uint32_t rank;  // of the merge with the next, which a symbol that its left took in has not
   };
 
   void add_code_point(std::string_view text);
@@ -171,15 +170,11 @@ void BpeEncoding::merge_run() {
     const auto at = static_cast<uint32_t>(queue_.back());
     queue_.pop_back();
     Symbol& left = run_[at];
-    if (left.id == kMerged || left.rank == BpeModel::kNoRank) continue;
-    // As in the reference, an old entry still counts if what it merges to is what the symbol and
-    // its present neighbour merge to.
-    const int32_t result = model_.results_[rank];
-    if (model_.results_[left.rank] != result) continue;
+    if (left.rank != rank) continue;
     Symbol& right = run_[left.next];
-    left.id = result;
+    left.id = model_.results_[rank];
     left.next = right.next;
-    right.id = kMerged;
+    right.rank = BpeModel::kNoRank;
     if (left.next != kNone) run_[left.next].previous = at;
     if (left.previous != kNone) update_rank(left.previous);
     update_rank(at);

@@ -32,9 +32,9 @@ class BpeModel {
   // `merges` by rank, ids of the vocabulary; of equal pairs the last counts.
   BpeModel(const Vocabulary& vocabulary, std::span<const BpeMerge> merges, BpeOptions options);
 
-  // Appends the ids of a text of valid UTF-8, shorter than 4 GB. Time: the text's length times the
-  // logarithm of its longest run. A run ends between two code points over which no merge reaches;
-  // with Gemma's merges each word is one.
+  // Appends the ids of a text of valid UTF-8 of less than 2^32 code points. Time: the text's length
+  // times the logarithm of its longest run. A run ends between two code points over which no merge
+  // reaches; with Gemma's merges each word is one.
   void encode(std::string_view text, std::vector<int32_t>& ids) const;
 
  private:

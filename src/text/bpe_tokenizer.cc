@@ -38,6 +38,7 @@ std::unique_ptr<BpeTokenizer> BpeTokenizer::from_json(std::string_view bytes,
 }
 
 std::vector<int32_t> BpeTokenizer::encode(std::string_view text) const {
+  check_length(text);
   if (!is_valid_utf8(text)) return encode(replace_invalid_utf8(text));
   std::vector<int32_t> ids;
   for (const AddedTokenMatcher::Part& part : raw_tokens_.split(text)) {

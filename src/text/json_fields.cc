@@ -77,7 +77,9 @@ AddedToken read_added_token(const JsonField& field, int32_t id) {
   token.normalized = field.flag("normalized");
   token.lstrip = field.flag("lstrip");
   token.rstrip = field.flag("rstrip");
-  if (token.content.empty()) fail("{}: an added token must not be empty", field.where());
+  if (token.content.empty() || token.content.size() > AddedToken::kMaxBytes) {
+    fail("{}: an added token must have 1 to {} bytes", field.where(), AddedToken::kMaxBytes);
+  }
   if (field.flag("single_word")) {
     fail("{}: the added token {} has single_word, which is not supported; set it to false",
          field.where(), quote_token(token.content));

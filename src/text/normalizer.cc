@@ -1,12 +1,10 @@
 #include "text/normalizer.h"
 
-#include "text/string_replace.h"
-
 namespace lorax {
 
 std::string Normalizer::apply(std::string_view text) const {
   std::string out(text);
-  for (const Step& step : steps) {
+  for (const Replacement& step : steps) {
     if (!step.pattern.empty()) {
       out = replace_all(out, step.pattern, step.content);
     } else if (!out.empty()) {

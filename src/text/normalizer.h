@@ -5,16 +5,14 @@
 #include <string_view>
 #include <vector>
 
+#include "text/string_replace.h"
+
 namespace lorax {
 
 // Steps, run in order. Immutable, thread-safe.
 struct Normalizer {
-  struct Step {
-    std::string pattern;  // to be replaced everywhere; empty: `content` goes in front of the text
-    std::string content;
-  };
-
-  std::vector<Step> steps;
+  // An empty pattern: the content goes in front of the text.
+  std::vector<Replacement> steps;
 
   // An empty text stays empty.
   std::string apply(std::string_view text) const;

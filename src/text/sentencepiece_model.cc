@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "text/added_tokens.h"
 #include "text/quote_token.h"
 #include "text/utf8.h"
 #include "text/vocabulary.h"
@@ -97,9 +98,13 @@ SentencePieceModel::Piece read_piece(std::string_view message, std::string_view 
       piece.type = static_cast<SentencePieceModel::Type>(field->value);
     }
   }
-  const bool usable = !piece.text.empty() && is_valid_utf8(piece.text) &&
+  const bool usable = !piece.text.empty() && piece.text.size() <= AddedToken::kMaxBytes &&
+                      is_valid_utf8(piece.text) &&
                       piece.text.find('\0') == std::string_view::npos && std::isfinite(piece.score);
-  if (!usable) fail("{}: the piece {} is broken", origin, quote_token(piece.text));
+  if (!usable) {
+    fail("{}: the piece {} is broken: it must have 1 to {} bytes of UTF-8 and a score", origin,
+         quote_token(piece.text), AddedToken::kMaxBytes);
+  }
   return piece;
 }
 

@@ -2,8 +2,9 @@
 
 #include <sentencepiece_processor.h>
 
-#include <algorithm>
 #include <exception>
+#include <string>
+#include <unordered_set>
 #include <utility>
 
 #include "base/error.h"
@@ -53,11 +54,13 @@ std::vector<AddedToken> find_added_tokens(const SentencePieceModel& model,
                                           const TokenizerConfig& config, std::string_view origin,
                                           Vocabulary& vocabulary) {
   std::vector<AddedToken> tokens = config.added_tokens;
-  for (const AddedToken& token : tokens) {
-    const int32_t known = vocabulary.find(token.content);
-    if (known == token.id) continue;
+  std::unordered_set<std::string_view> in_config;
+  for (const AddedToken& token : config.added_tokens) {
+    in_config.insert(token.content);
     // Throws for a token of the model that the config gives another id.
-    vocabulary.add(token.content, token.id, origin);
+    if (vocabulary.find(token.content) != token.id) {
+      vocabulary.add(token.content, token.id, origin);
+    }
   }
   for (const SentencePieceModel::Piece& piece : model.pieces) {
     if (piece.type == Type::kNormal || piece.type == Type::kUnused || piece.type == Type::kByte) {
@@ -65,9 +68,7 @@ std::vector<AddedToken> find_added_tokens(const SentencePieceModel& model,
     }
     const bool special = piece.type != Type::kUserDefined || piece.text == "<start_of_turn>" ||
                          piece.text == "<end_of_turn>";
-    const bool in_config = std::ranges::any_of(
-        config.added_tokens, [&](const AddedToken& token) { return token.content == piece.text; });
-    if (in_config) continue;
+    if (in_config.contains(piece.text)) continue;
     tokens.push_back({.id = static_cast<int32_t>(&piece - model.pieces.data()),
                       .content = std::string(piece.text),
                       .special = special});
@@ -103,12 +104,13 @@ std::unique_ptr<SentencePieceTokenizer> SentencePieceTokenizer::from_bytes(
   set_special_tokens(added_tokens, config, origin, parts);
   if (!parts.bos_id) parts.bos_id = some_if_valid(processor->bos_id());
   if (!parts.eos_id) parts.eos_id = some_if_valid(processor->eos_id());
-  parts.adds_bos = config.add_bos_token.value_or(parts.bos_id.has_value());
+  parts.adds_bos = parts.bos_id && config.add_bos_token.value_or(true);
   return std::unique_ptr<SentencePieceTokenizer>(
       new SentencePieceTokenizer(std::move(parts), std::move(added_tokens), std::move(processor)));
 }
 
 std::vector<int32_t> SentencePieceTokenizer::encode(std::string_view text) const {
+  check_length(text);
   if (!is_valid_utf8(text)) return encode(replace_invalid_utf8(text));
   std::vector<int32_t> ids;
   // The library finds user-defined pieces itself, but in normalized text, and no control pieces.

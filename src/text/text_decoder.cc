@@ -3,7 +3,6 @@
 #include <charconv>
 #include <optional>
 
-#include "text/string_replace.h"
 #include "text/utf8.h"
 
 namespace lorax {
@@ -23,7 +22,7 @@ std::optional<char> byte_of(std::string_view piece) {
 
 std::string TextDecoding::push(std::string_view piece) {
   std::string text(piece);
-  for (const TextDecoder::Replace& replace : decoder_.replacements) {
+  for (const Replacement& replace : decoder_.replacements) {
     text = replace_all(text, replace.pattern, replace.content);
   }
   if (decoder_.byte_fallback) {

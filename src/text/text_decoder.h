@@ -5,16 +5,13 @@
 #include <string_view>
 #include <vector>
 
+#include "text/string_replace.h"
+
 namespace lorax {
 
 // The steps, in the order in which they run. Immutable, thread-safe.
 struct TextDecoder {
-  struct Replace {
-    std::string pattern;
-    std::string content;
-  };
-
-  std::vector<Replace> replacements;  // in each piece
+  std::vector<Replacement> replacements;  // in each piece
   // A piece <0x..> is a byte. The bytes between two other pieces are text if together they are
   // valid UTF-8; otherwise each of them is U+FFFD.
   bool byte_fallback = false;

@@ -61,22 +61,31 @@ std::optional<int32_t> Tokenizer::find_piece(std::string_view piece) const {
   return id;
 }
 
+void Tokenizer::check_length(std::string_view text) {
+  if (text.size() > kMaxTextBytes) {
+    fail("a text of {} bytes is too long to encode; at most {} are taken", text.size(),
+         kMaxTextBytes);
+  }
+}
+
 bool Tokenizer::is_special(int32_t id) const {
   return std::ranges::binary_search(parts_.special_ids, id);
 }
 
 std::unique_ptr<Tokenizer> load_tokenizer(const fs::path& model_dir) {
-  const fs::path json = model_dir / "tokenizer.json";
-  const fs::path model = model_dir / "tokenizer.model";
-  const fs::path config = model_dir / "tokenizer_config.json";
-  if (is_there(json)) {
-    return BpeTokenizer::from_json(read_file(json), json.string(), read_config(config));
-  }
-  if (is_there(model)) {
-    return SentencePieceTokenizer::from_bytes(read_file(model), model.string(),
-                                              read_config(config));
+  for (const char* name : {"tokenizer.json", "tokenizer.model"}) {
+    if (is_there(model_dir / name)) return load_tokenizer_file(model_dir / name);
   }
   fail("{}: has no tokenizer; put a tokenizer.json or a tokenizer.model there", model_dir.string());
+}
+
+std::unique_ptr<Tokenizer> load_tokenizer_file(const fs::path& file) {
+  const TokenizerConfig config = read_config(file.parent_path() / "tokenizer_config.json");
+  const std::string bytes = read_file(file);
+  if (file.extension() == ".model") {
+    return SentencePieceTokenizer::from_bytes(bytes, file.string(), config);
+  }
+  return BpeTokenizer::from_json(bytes, file.string(), config);
 }
 
 }  // namespace lorax

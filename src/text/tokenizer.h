@@ -30,6 +30,9 @@ struct TokenizerParts {
 // Immutable once made; all methods are thread-safe.
 class Tokenizer {
  public:
+  // Of a text to encode; no model's context is near it.
+  static constexpr size_t kMaxTextBytes = size_t{32} << 20;
+
   virtual ~Tokenizer() = default;
   Tokenizer(const Tokenizer&) = delete;
   Tokenizer& operator=(const Tokenizer&) = delete;
@@ -37,7 +40,7 @@ class Tokenizer {
   // The ids of a text. Added tokens, special ones included, are found in it: "<bos>" is one id. No
   // bos is put in front (see adds_bos). Bytes that are not UTF-8 count as U+FFFD, as in
   // replace_invalid_utf8. Time and memory grow with the text's length (times its logarithm, for
-  // text without spaces).
+  // text without spaces). Throws Error for a text longer than kMaxTextBytes.
   virtual std::vector<int32_t> encode(std::string_view text) const = 0;
 
   // The text of ids, valid UTF-8. Ids without a piece give nothing, since a model's vocabulary may
@@ -64,14 +67,19 @@ class Tokenizer {
  protected:
   explicit Tokenizer(TokenizerParts parts);
   const Vocabulary& vocabulary() const { return parts_.vocabulary; }
+  // Throws the Error of encode.
+  static void check_length(std::string_view text);
 
  private:
   TokenizerParts parts_;
 };
 
-// The tokenizer of a model's folder: tokenizer.json if there is one, else tokenizer.model, with
-// tokenizer_config.json beside it if there is one. Throws Error that names the file and what is
-// wrong in it, or the folder if it has neither form.
+// The tokenizer of a model's folder: tokenizer.json if there is one, else tokenizer.model. Throws
+// Error as below, or one that names the folder if it has neither.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& model_dir);
+
+// The tokenizer of a tokenizer.json or tokenizer.model, with the tokenizer_config.json beside it if
+// there is one. Throws Error that names the file and what is wrong in it.
+std::unique_ptr<Tokenizer> load_tokenizer_file(const std::filesystem::path& file);
 
 }  // namespace lorax

@@ -44,6 +44,15 @@ std::string read_pattern(const JsonField& field) {
   return std::string(string);
 }
 
+void check_growth(const std::vector<Replacement>& replacements, const JsonField& field) {
+  if (!growth_is_bounded(replacements)) {
+    fail(
+        "{}: its steps make texts too long; no content may have more than 64 bytes, nor all "
+        "together make a text more than 64 times as long",
+        field.where());
+  }
+}
+
 Normalizer read_normalizer(const JsonField& field) {
   Normalizer normalizer;
   for (const JsonField& item : items_of(field, "normalizers")) {
@@ -56,6 +65,7 @@ Normalizer read_normalizer(const JsonField& field) {
       fail_unsupported(item);
     }
   }
+  check_growth(normalizer.steps, field);
   return normalizer;
 }
 
@@ -63,9 +73,10 @@ Normalizer read_normalizer(const JsonField& field) {
 void check_pre_tokenizer(const JsonField& field, const Normalizer& normalizer) {
   for (const JsonField& item : items_of(field, "pretokenizers")) {
     if (item["type"].string() != "Split") fail_unsupported(item);
+    if (item.flag("invert")) fail("{}: must be false", item["invert"].where());
     const std::string pattern = read_pattern(item);
-    const auto replaces = [&](const Normalizer::Step& step) { return step.pattern == pattern; };
-    const auto brings = [&](const Normalizer::Step& step) {
+    const auto replaces = [&](const Replacement& step) { return step.pattern == pattern; };
+    const auto brings = [&](const Replacement& step) {
       return step.content.find(pattern) != std::string::npos;
     };
     // A pattern of one code point cannot come about where contents meet the text around them.
@@ -107,6 +118,7 @@ TextDecoder read_decoder(const JsonField& field) {
       if (decoder.strip_content.empty()) fail("{}: must not be empty", item["content"].where());
     }
   }
+  check_growth(decoder.replacements, field);
   return decoder;
 }
 
@@ -264,7 +276,7 @@ TokenizerJson read_tokenizer_json(std::string_view bytes, std::string_view origi
   set_special_tokens(added_tokens, config, origin, parts);
   const std::optional<int32_t> template_bos = read_template_bos(root, parts.vocabulary);
   if (!parts.bos_id) parts.bos_id = template_bos;
-  parts.adds_bos = config.add_bos_token.value_or(template_bos.has_value());
+  parts.adds_bos = parts.bos_id && config.add_bos_token.value_or(template_bos.has_value());
   return {std::move(parts), std::move(added_tokens),    std::move(normalizer), std::move(bpe),
           model_size,       model.flag("ignore_merges")};
 }
