@@ -1,5 +1,6 @@
-// CHECK(condition, "format", ...): an invariant of this program. A failed check prints the place and
-// the message and aborts; it must never be reachable from input (input errors are lorax::Error).
+// CHECK(condition, "format", ...): an invariant of this program. A failed check prints the place
+// and the message and aborts; it must never be reachable from input (input errors are
+// lorax::Error).
 #pragma once
 
 #include <fmt/format.h>
@@ -21,8 +22,8 @@ namespace lorax::internal {
 
 }  // namespace lorax::internal
 
-#define LORAX_CHECK(condition, ...)                                              \
-  (__builtin_expect(static_cast<bool>(condition), 1)                             \
-       ? static_cast<void>(0)                                                    \
-       : ::lorax::internal::check_failed(__FILE__, __LINE__, #condition __VA_OPT__( \
-                                             , ::fmt::format(__VA_ARGS__))))
+#define LORAX_CHECK(condition, ...)                          \
+  (__builtin_expect(static_cast<bool>(condition), 1)         \
+       ? static_cast<void>(0)                                \
+       : ::lorax::internal::check_failed(__FILE__, __LINE__, \
+                                         #condition __VA_OPT__(, ::fmt::format(__VA_ARGS__))))

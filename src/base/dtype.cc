@@ -48,8 +48,8 @@ std::string_view name_of(DType dtype) {
 
 std::optional<DType> parse_dtype(std::string_view name) {
   if (name.starts_with("torch.")) name.remove_prefix(6);
-  for (DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16, DType::kInt32,
-                      DType::kInt64}) {
+  for (DType dtype :
+       {DType::kFloat32, DType::kBFloat16, DType::kFloat16, DType::kInt32, DType::kInt64}) {
     if (name == name_of(dtype)) return dtype;
   }
   return std::nullopt;

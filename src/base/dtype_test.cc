@@ -36,7 +36,7 @@ TEST(DTypeTest, EveryFloat16SurvivesARoundTrip) {
 }
 
 TEST(DTypeTest, NarrowingRoundsToNearestEven) {
-  EXPECT_EQ(BFloat16(1.0f + 0x1p-8f).bits, 0x3f80);          // halfway, even below
+  EXPECT_EQ(BFloat16(1.0f + 0x1p-8f).bits, 0x3f80);            // halfway, even below
   EXPECT_EQ(BFloat16(1.0f + 0x1p-7f + 0x1p-8f).bits, 0x3f82);  // halfway, even above
   EXPECT_EQ(Float16(1.0f + 0x1p-11f).bits, 0x3c00);
   EXPECT_EQ(Float16(1.0f + 0x1p-10f + 0x1p-11f).bits, 0x3c02);

@@ -28,7 +28,8 @@ class ThreadPool {
   template <typename Function>
   void parallel_for(int64_t count, Function&& function) {
     using F = std::remove_reference_t<Function>;
-    run(count, [](void* f, int64_t index, int worker) { (*static_cast<F*>(f))(index, worker); },
+    run(
+        count, [](void* f, int64_t index, int worker) { (*static_cast<F*>(f))(index, worker); },
         const_cast<void*>(static_cast<const void*>(&function)));
   }
 

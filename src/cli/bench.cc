@@ -37,7 +37,7 @@ struct Measurement {
   std::string phase;  // "prefill" or "decode"
   int64_t batch = 0;
   int64_t prompt = 0;
-  double seconds = 0.0;         // of one step
+  double seconds = 0.0;  // of one step
   double tokens_per_second = 0.0;
   double weight_gb_per_second = 0.0;
   double tflop_per_second = 0.0;
@@ -107,8 +107,7 @@ class Bench {
 
   int32_t next_token(uint64_t& state) {
     state = state * 6364136223846793005u + 1442695040888963407u;
-    return static_cast<int32_t>((state >> 33) %
-                                static_cast<uint64_t>(loaded_.info().vocab_size));
+    return static_cast<int32_t>((state >> 33) % static_cast<uint64_t>(loaded_.info().vocab_size));
   }
 
   // One step over all pending tokens of every sequence, its logits included. Returns seconds.

@@ -67,15 +67,16 @@ json::object report(const Options& options, const GenerateRequest& request,
   if (tokenizer != nullptr) out["generated_text"] = tokenizer->decode(ids, true);
   out["logprobs"] = std::move(logprobs);
   out["finish_reason"] = name_of(result.finish_reason);
-  const auto rate = [](double count, double seconds) { return seconds > 0 ? count / seconds : 0.0; };
-  out["timings"] = {
-      {"load_seconds", load_seconds},
-      {"prefill_seconds", timings.prefill_seconds},
-      {"prefill_tokens_per_second",
-       rate(static_cast<double>(request.prompt.size()), timings.prefill_seconds)},
-      {"decode_seconds", timings.decode_seconds},
-      {"decode_tokens_per_second",
-       rate(static_cast<double>(timings.decode_steps), timings.decode_seconds)}};
+  const auto rate = [](double count, double seconds) {
+    return seconds > 0 ? count / seconds : 0.0;
+  };
+  out["timings"] = {{"load_seconds", load_seconds},
+                    {"prefill_seconds", timings.prefill_seconds},
+                    {"prefill_tokens_per_second",
+                     rate(static_cast<double>(request.prompt.size()), timings.prefill_seconds)},
+                    {"decode_seconds", timings.decode_seconds},
+                    {"decode_tokens_per_second",
+                     rate(static_cast<double>(timings.decode_steps), timings.decode_seconds)}};
   return out;
 }
 

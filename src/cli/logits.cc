@@ -84,8 +84,7 @@ RunnerLimits limits_for_logits(const std::vector<Sequence>& sequences, int64_t c
     limits.max_length = std::max(limits.max_length, sequence.length());
     limits.kv_blocks += pages_for(sequence.length(), KvCache::kBlockSize);
   }
-  limits.max_logits_rows =
-      std::clamp(kHeadBytes / (4 * vocab_size), int64_t{1}, limits.max_tokens);
+  limits.max_logits_rows = std::clamp(kHeadBytes / (4 * vocab_size), int64_t{1}, limits.max_tokens);
   return limits;
 }
 
@@ -113,7 +112,8 @@ void run_steps(ModelRunner& runner, std::vector<Sequence>& sequences, int64_t ch
       for (int64_t done = 0; done < steps[s].tokens;) {
         const int64_t count = std::min(runner.limits().max_logits_rows, steps[s].tokens - done);
         const std::span<const float> logits = runner.logits(row, count);
-        writer.write(members[s], static_cast<uint64_t>((sequence.cached + done) * runner.vocab_size() * 4),
+        writer.write(members[s],
+                     static_cast<uint64_t>((sequence.cached + done) * runner.vocab_size() * 4),
                      logits.data(), logits.size_bytes());
         row += count;
         done += count;
@@ -133,8 +133,8 @@ void run(const Options& options) {
 
   std::vector<SafetensorsWriter::Declaration> tensors;
   for (size_t i = 0; i < sequences.size(); ++i) {
-    tensors.push_back({fmt::format("{}", i), DType::kFloat32,
-                       {sequences[i].length(), info.vocab_size}});
+    tensors.push_back(
+        {fmt::format("{}", i), DType::kFloat32, {sequences[i].length(), info.vocab_size}});
   }
   SafetensorsWriter writer(options.out, tensors);
   run_steps(runner, sequences, chunk, writer);

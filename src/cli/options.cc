@@ -72,8 +72,7 @@ void check_prompt(const std::vector<int32_t>& ids, int64_t to_generate, const Mo
   if (ids.empty()) fail("{} is empty; give at least one token", what);
   for (int32_t id : ids) {
     if (id < 0 || id >= info.vocab_size) {
-      fail("{} holds id {}; the model's vocabulary has ids 0 to {}", what, id,
-           info.vocab_size - 1);
+      fail("{} holds id {}; the model's vocabulary has ids 0 to {}", what, id, info.vocab_size - 1);
     }
   }
   const int64_t length = static_cast<int64_t>(ids.size());
@@ -82,10 +81,11 @@ void check_prompt(const std::vector<int32_t>& ids, int64_t to_generate, const Mo
          info.max_position_embeddings);
   }
   if (length + to_generate > info.max_position_embeddings) {
-    fail("{} has {} tokens and --max-new-tokens is {}; the model takes at most {} in all: shorten "
-         "the prompt or generate at most {}",
-         what, length, to_generate, info.max_position_embeddings,
-         info.max_position_embeddings - length);
+    fail(
+        "{} has {} tokens and --max-new-tokens is {}; the model takes at most {} in all: shorten "
+        "the prompt or generate at most {}",
+        what, length, to_generate, info.max_position_embeddings,
+        info.max_position_embeddings - length);
   }
 }
 

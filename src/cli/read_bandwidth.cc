@@ -15,8 +15,7 @@ double read_bandwidth(ThreadPool& pool, const void* data, size_t bytes) {
   pool.parallel_for(static_cast<int64_t>((bytes + kPiece - 1) / kPiece), [&](int64_t piece, int) {
     const size_t begin = static_cast<size_t>(piece) * kPiece;
     const size_t words = std::min(kPiece, bytes - begin) / sizeof(uint64_t);
-    const uint64_t* at =
-        reinterpret_cast<const uint64_t*>(static_cast<const char*>(data) + begin);
+    const uint64_t* at = reinterpret_cast<const uint64_t*>(static_cast<const char*>(data) + begin);
     uint64_t sums[kLanes] = {};
     for (size_t i = 0; i + kLanes <= words; i += kLanes) {
       for (size_t lane = 0; lane < kLanes; ++lane) sums[lane] ^= at[i + lane];

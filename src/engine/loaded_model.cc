@@ -40,19 +40,20 @@ LoadedModel::LoadedModel(std::unique_ptr<ModelDefinition> definition,
   device_ = make_device(options.device);
   const uint64_t available = device_->available_memory();
   if (total > available) {
-    fail("{}: the weights need {:.1f} GB in {} and {:.1f} GB of memory are free; use {}a machine "
-         "with more",
-         source_->describe(), static_cast<double>(total) * 1e-9, name_of(dtype),
-         static_cast<double>(available) * 1e-9,
-         dtype == DType::kFloat32 ? "--dtype bfloat16 or " : "");
+    fail(
+        "{}: the weights need {:.1f} GB in {} and {:.1f} GB of memory are free; use {}a machine "
+        "with more",
+        source_->describe(), static_cast<double>(total) * 1e-9, name_of(dtype),
+        static_cast<double>(available) * 1e-9,
+        dtype == DType::kFloat32 ? "--dtype bfloat16 or " : "");
   }
   WeightStore::Progress progress;
   if (options.progress) {
     progress = [&options, total](uint64_t done) { options.progress(done, total); };
   }
-  store_ = std::make_unique<WeightStore>(*device_, *source_, dtype, WeightStore::Mode::kLoad,
-                                         options.device.threads > 0 ? options.device.threads : usable_cores(),
-                                         std::move(progress));
+  store_ = std::make_unique<WeightStore>(
+      *device_, *source_, dtype, WeightStore::Mode::kLoad,
+      options.device.threads > 0 ? options.device.threads : usable_cores(), std::move(progress));
   model_ = definition_->build(*store_);
 }
 

@@ -48,8 +48,10 @@ class ModelRunner {
   const RunnerLimits& limits() const { return limits_; }
   int64_t vocab_size() const { return vocab_size_; }
   size_t workspace_bytes() const { return workspace_bytes_; }
-  size_t kv_bytes() const { return static_cast<size_t>(cache_.blocks() * KvCache::kBlockSize) *
-                                   model_.kv_shape().bytes_per_token(); }
+  size_t kv_bytes() const {
+    return static_cast<size_t>(cache_.blocks() * KvCache::kBlockSize) *
+           model_.kv_shape().bytes_per_token();
+  }
 
  private:
   // The step's inputs in host memory, filled anew in every step, and their device twins.

@@ -81,7 +81,8 @@ TEST(SamplerTest, RefusesBadParametersAndLogits) {
   Sampler sampler;
   EXPECT_THROW(sampler.sample(std::vector<float>{0.0f, std::nanf("")}, {}, 0), Error);
   const std::vector<float> with_infinity = {0.0f, -std::numeric_limits<float>::infinity()};
-  for (uint64_t step = 0; step < 50; ++step) EXPECT_EQ(sampler.sample(with_infinity, {}, step).id, 0);
+  for (uint64_t step = 0; step < 50; ++step)
+    EXPECT_EQ(sampler.sample(with_infinity, {}, step).id, 0);
 }
 
 }  // namespace

@@ -18,25 +18,25 @@ struct AdapterBatchData;
 
 // Lengths of the sequences of a step, on the device and on the host.
 struct Seqlen {
-  Tensor cu_seqlen_q;    // [B+1] int32: prefix sums of the rows of each sequence in this step
-  Tensor kv_lengths;     // [B] int32: cache_lengths + input_lengths
-  int max_q = 0;         // largest input length
+  Tensor cu_seqlen_q;  // [B+1] int32: prefix sums of the rows of each sequence in this step
+  Tensor kv_lengths;   // [B] int32: cache_lengths + input_lengths
+  int max_q = 0;       // largest input length
 };
 
 // The arguments of the reference's forward, by name and in order. "None" is a tensor of rank 0.
 struct ForwardBatch {
-  Tensor input_ids;                  // [T] int32
-  Tensor position_ids;               // [T] int32, absolute
-  Tensor cu_seqlen_prefill;          // [B+1] int32, or none in a pure decode step
-  std::span<const PagedKv> kv_cache; // one per layer
-  Tensor block_tables;               // [B, max_blocks] int32
-  Tensor slots;                      // [T] int64; -1: nowhere
+  Tensor input_ids;                   // [T] int32
+  Tensor position_ids;                // [T] int32, absolute
+  Tensor cu_seqlen_prefill;           // [B+1] int32, or none in a pure decode step
+  std::span<const PagedKv> kv_cache;  // one per layer
+  Tensor block_tables;                // [B, max_blocks] int32
+  Tensor slots;                       // [T] int64; -1: nowhere
   Seqlen seqlen;
-  int max_s = 0;                     // longest sequence: cached tokens + this step's
+  int max_s = 0;  // longest sequence: cached tokens + this step's
   const AdapterBatchData* adapter_data = nullptr;
-  Tensor prefill_cache_indices;      // [C] int32, or none: all. Rows written to the cache
-  Tensor lm_head_indices;            // [N] int32, or none: all. Rows taken to the head
-  bool skip_lm_head = false;         // return hidden states, not logits
+  Tensor prefill_cache_indices;  // [C] int32, or none: all. Rows written to the cache
+  Tensor lm_head_indices;        // [N] int32, or none: all. Rows taken to the head
+  bool skip_lm_head = false;     // return hidden states, not logits
 };
 
 struct ForwardOutput {

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <array>
 
+#include <fmt/ranges.h>
 #include <boost/json/serialize.hpp>
 #include <boost/json/value.hpp>
-#include <fmt/ranges.h>
 
 #include "base/error.h"
 #include "formats/json_file.h"

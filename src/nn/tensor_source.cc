@@ -42,9 +42,10 @@ void CheckpointSource::check(const std::string& name, std::span<const int64_t> s
          describe(), name);
   }
   if (!std::ranges::equal(tensor->shape, shape)) {
-    fail("{}: tensor {} has the shape [{}], but config.json asks for [{}]; they are of different "
-         "models",
-         describe(), name, fmt::join(tensor->shape, ", "), fmt::join(shape, ", "));
+    fail(
+        "{}: tensor {} has the shape [{}], but config.json asks for [{}]; they are of different "
+        "models",
+        describe(), name, fmt::join(tensor->shape, ", "), fmt::join(shape, ", "));
   }
   const bool readable = tensor->dtype == DType::kFloat32 || tensor->dtype == DType::kBFloat16 ||
                         tensor->dtype == DType::kFloat16;
@@ -91,8 +92,7 @@ void RandomSource::read(const std::string& name, int64_t first, int64_t count, D
       // Four 16-bit values of each hash.
       const uint64_t index = static_cast<uint64_t>(first + done + i);
       const uint64_t bits = mix(stream + (index >> 2)) >> (16 * (index & 3));
-      staging[static_cast<size_t>(i)] =
-          (static_cast<float>(bits & 0xffff) - 32767.5f) * scale;
+      staging[static_cast<size_t>(i)] = (static_cast<float>(bits & 0xffff) - 32767.5f) * scale;
     }
     convert(staging.data(), DType::kFloat32, out, dtype, static_cast<size_t>(n));
     out += static_cast<size_t>(n) * size_of(dtype);

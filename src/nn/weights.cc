@@ -130,10 +130,11 @@ void WeightStore::check_all_used() const {
   std::vector<std::string> unused = source_.names();
   std::erase_if(unused, [&](const std::string& name) { return used_.contains(name); });
   if (unused.empty()) return;
-  fail("{}: tensor {}{} is not part of this model; the checkpoint is of another architecture, or "
-       "its config.json is (num_hidden_layers, tie_word_embeddings)",
-       source_.describe(), unused.front(),
-       unused.size() > 1 ? fmt::format(" (and {} more)", unused.size() - 1) : "");
+  fail(
+      "{}: tensor {}{} is not part of this model; the checkpoint is of another architecture, or "
+      "its config.json is (num_hidden_layers, tie_word_embeddings)",
+      source_.describe(), unused.front(),
+      unused.size() > 1 ? fmt::format(" (and {} more)", unused.size() - 1) : "");
 }
 
 }  // namespace lorax

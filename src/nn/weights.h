@@ -2,7 +2,8 @@
 //
 //   WeightStore store(device, source, DType::kBFloat16);
 //   Weights w = store.root()["model"]["layers.0"];
-//   Tensor o = w["self_attn"].matrix("o_proj", D, H * d);   // model.layers.0.self_attn.o_proj.weight
+//   Tensor o = w["self_attn"].matrix("o_proj", D, H * d);   //
+//   model.layers.0.self_attn.o_proj.weight
 #pragma once
 
 #include <cstdint>

@@ -14,9 +14,9 @@ void check_norm(const Tensor& x, const Tensor& weight) {
 }
 
 void check_heads(const Tensor& x) {
-  LORAX_CHECK(x.rank == 3 && is_model_dtype(x.dtype) && has_dense_rows(x) &&
-                  x.stride(1) == x.dim(2),
-              "{}", x.describe());
+  LORAX_CHECK(
+      x.rank == 3 && is_model_dtype(x.dtype) && has_dense_rows(x) && x.stride(1) == x.dim(2), "{}",
+      x.describe());
 }
 
 }  // namespace
@@ -81,7 +81,8 @@ Tensor attention(Context& context, const Tensor& q, const PagedKv& kv, const Att
   LORAX_CHECK(kv.key.rank == 4 && q.dim(1) % kv.key.dim(2) == 0 && q.dim(2) == kv.key.dim(3) &&
                   q.dtype == kv.key.dtype,
               "{} over {}", q.describe(), kv.key.describe());
-  LORAX_CHECK(batch.block_tables.rank == 2 && batch.kv_lengths.has_shape({batch.block_tables.dim(0)}) &&
+  LORAX_CHECK(batch.block_tables.rank == 2 &&
+              batch.kv_lengths.has_shape({batch.block_tables.dim(0)}) &&
               batch.cu_seqlens_q.has_shape({batch.block_tables.dim(0) + 1}));
   Tensor out = context.workspace.take(q.dtype, {q.dim(0), q.dim(1), q.dim(2)});
   context.device.attention(q, kv, batch, options, out);

@@ -25,7 +25,8 @@ json::object old_config() {
     "num_hidden_layers": 26, "num_key_value_heads": 4, "pad_token_id": 0,
     "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-06, "rope_theta": 10000.0,
     "sliding_window": 4096, "torch_dtype": "float32", "use_cache": true,
-    "vocab_size": 256000})").get_object();
+    "vocab_size": 256000})")
+      .get_object();
 }
 
 std::string error_of(const json::object& config) {

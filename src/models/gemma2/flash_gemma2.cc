@@ -27,9 +27,10 @@ void check_tied_head(const Weights& root, const Gemma2Config& config) {
     source.read("model.embed_tokens.weight", row * config.hidden_size, config.hidden_size,
                 DType::kFloat32, b.data());
     if (a != b) {
-      fail("{}: tensor {} differs from model.embed_tokens.weight but config.json ties them; set "
-           "tie_word_embeddings to false to use it, or remove it",
-           source.describe(), head);
+      fail(
+          "{}: tensor {} differs from model.embed_tokens.weight but config.json ties them; set "
+          "tie_word_embeddings to false to use it, or remove it",
+          source.describe(), head);
     }
   }
   root.store().mark_used(head);
@@ -83,8 +84,8 @@ Tensor FlashGemma2Attention::forward(Context& context, const Tensor& hidden, con
   return ops::linear(context, attn_output, o_proj_, hidden.dtype);
 }
 
-void FlashGemma2Attention::write_cache(Context& context, const Tensor& key_value,
-                                       const PagedKv& kv, const Gemma2Step& step) const {
+void FlashGemma2Attention::write_cache(Context& context, const Tensor& key_value, const PagedKv& kv,
+                                       const Gemma2Step& step) const {
   Workspace::Scope scope(context.workspace);
   const Tensor rows = step.cache_indices.empty()
                           ? key_value
@@ -146,17 +147,17 @@ FlashGemma2Model::FlashGemma2Model(const Gemma2Config& config, const Weights& we
 
 Tensor FlashGemma2Model::forward(Context& context, const Tensor& inputs_embeds,
                                  const ForwardBatch& batch) const {
-  Gemma2Step step{.rotary = rotary_emb_,
-                  .position_ids = batch.position_ids,
-                  .attention = {.cu_seqlens_q = batch.cu_seqlen_prefill.empty()
-                                                    ? batch.seqlen.cu_seqlen_q
-                                                    : batch.cu_seqlen_prefill,
-                                .kv_lengths = batch.seqlen.kv_lengths,
-                                .block_tables = batch.block_tables,
-                                .max_q = batch.seqlen.max_q,
-                                .max_kv = batch.max_s},
-                  .slots = batch.slots,
-                  .cache_indices = batch.prefill_cache_indices};
+  Gemma2Step step{
+      .rotary = rotary_emb_,
+      .position_ids = batch.position_ids,
+      .attention = {.cu_seqlens_q = batch.cu_seqlen_prefill.empty() ? batch.seqlen.cu_seqlen_q
+                                                                    : batch.cu_seqlen_prefill,
+                    .kv_lengths = batch.seqlen.kv_lengths,
+                    .block_tables = batch.block_tables,
+                    .max_q = batch.seqlen.max_q,
+                    .max_kv = batch.max_s},
+      .slots = batch.slots,
+      .cache_indices = batch.prefill_cache_indices};
   if (!step.cache_indices.empty()) {
     const Tensor column = batch.slots.view({batch.slots.dim(0), 1});
     step.slots =
@@ -172,8 +173,8 @@ FlashGemma2ForCausalLM::FlashGemma2ForCausalLM(std::string_view prefix, const Ge
                                                const Weights& weights, bool causal)
     : kv_shape_(config.kv_shape(weights.store().dtype())),
       final_logit_softcapping_(config.final_logit_softcapping),
-      embed_scale_(rounded_to(weights.store().dtype(),
-                              std::sqrt(static_cast<float>(config.hidden_size)))),
+      embed_scale_(
+          rounded_to(weights.store().dtype(), std::sqrt(static_cast<float>(config.hidden_size)))),
       model_(config, prefix.empty() ? weights["model"] : weights[prefix]["model"]) {
   LORAX_CHECK(causal);
   if (config.tie_word_embeddings) {
