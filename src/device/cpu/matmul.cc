@@ -126,6 +126,29 @@ struct Matmul::Impl {
 
 namespace {
 
+// One job of few rows: all rows of x, columns [begin, end) of out.
+void stream_columns(const MatmulKernel& kernel, const PreparedRows& x, const Tensor& weight,
+                    const Tensor& out, int64_t begin, int64_t end, float* sums) {
+  const int64_t row_bytes = weight.dim(1) * static_cast<int64_t>(size_of(weight.dtype));
+  for (int64_t column = begin; column < end; column += kMaxBlockColumns) {
+    const int64_t columns = std::min(kMaxBlockColumns, end - column);
+    kernel.stream({.x = x.data,
+                   .x_stride = x.row_bytes(),
+                   .chunk_stride = x.rows * x.row_bytes(),
+                   .rows = x.rows,
+                   .weight = static_cast<const char*>(weight.data) + column * row_bytes,
+                   .weight_stride = row_bytes,
+                   .columns = columns,
+                   .count = weight.dim(1),
+                   .chunk = x.chunk,
+                   .sums = sums,
+                   .sums_stride = kMaxBlockColumns});
+    for (int64_t row = 0; row < x.rows; ++row) {
+      store_row(sums + row * kMaxBlockColumns, columns, out, row, column);
+    }
+  }
+}
+
 // One job: rows [first_row, first_row + out.dim(0)) of x, columns [begin, end) of out.
 void multiply_columns(const MatmulKernel& kernel, const PreparedRows& x, int64_t first_row,
                       const Tensor& weight, const Tensor& out, int64_t begin, int64_t end,
@@ -133,9 +156,7 @@ void multiply_columns(const MatmulKernel& kernel, const PreparedRows& x, int64_t
   const int64_t rows = out.dim(0);
   const int64_t n = weight.dim(1);
   const int64_t element = static_cast<int64_t>(size_of(weight.dtype));
-  const int64_t width = rows == 1          ? MatmulKernel::kColumns / 2
-                        : rows <= kFewRows ? MatmulKernel::kColumns
-                                           : kMaxBlockColumns;
+  const int64_t width = rows <= kFewRows ? MatmulKernel::kColumns : kMaxBlockColumns;
   const auto weights_at = [&](int64_t column, int64_t i) {
     return static_cast<const char*>(weight.data) + (column * n + i) * element;
   };
@@ -195,8 +216,15 @@ void Matmul::Impl::multiply(const MatmulKernel& kernel, const Tensor& x, const T
   const int64_t row_jobs = divide_up(rows.rows, job_rows);
   const int64_t m = weight.dim(0);
   const int64_t share = divide_up(m, kJobsPerThread * pool.size());
-  const int64_t unit = rows.rows == 1 ? MatmulKernel::kColumns / 2 : MatmulKernel::kColumns;
-  const int64_t job_columns = std::min(round_up(share, unit), kMaxJobColumns);
+  const int64_t job_columns = std::min(round_up(share, MatmulKernel::kColumns), kMaxJobColumns);
+  if (rows.rows <= MatmulKernel::kStreamRows) {
+    pool.parallel_for(divide_up(m, job_columns), [&](int64_t index, int worker) {
+      stream_columns(kernel, rows, weight, out, index * job_columns,
+                     std::min(m, (index + 1) * job_columns),
+                     sums[static_cast<size_t>(worker)].data());
+    });
+    return;
+  }
   // Jobs of the same columns follow each other, so that they find the weights in the last cache.
   pool.parallel_for(row_jobs * divide_up(m, job_columns), [&](int64_t index, int worker) {
     const int64_t row = index % row_jobs * job_rows;

@@ -151,6 +151,70 @@ void multiply(const MatmulBlock& block) {
   }
 }
 
+// Chunks whose sums wait to be added up together with those of the next columns.
+constexpr int kPending = 4;
+
+template <int kR, int kC>
+void stream_columns(const MatmulStream& product, int64_t column) {
+  const char* weight = static_cast<const char*>(product.weight) + column * product.weight_stride;
+  float* out = product.sums + column;
+  __m512 pending[kPending][kR][kC];
+  for (int64_t begin = 0; begin < product.count; begin += kPending * product.chunk) {
+    int chunks = 0;
+    for (int c = 0; c < kC; ++c) {
+      chunks = 0;
+      for (int64_t i = begin; i < product.count && chunks < kPending; i += product.chunk) {
+        const int64_t rest = product.count - i;
+        const int64_t count = rest < product.chunk ? rest : product.chunk;
+        const char* w = weight + c * product.weight_stride + i * kElement;
+        const char* x[kR];
+        __m512 sums[kR][1];
+        for (int r = 0; r < kR; ++r) {
+          x[r] = static_cast<const char*>(product.x) + i / product.chunk * product.chunk_stride +
+                 r * product.x_stride;
+          sums[r][0] = _mm512_setzero_ps();
+        }
+        int64_t j = 0;
+        for (; j + kLanes <= count; j += kLanes) {
+          add_products<kR, 1>(
+              x, j, [&](int) { return load(w + j * kElement); }, sums);
+        }
+        if (j < count) {
+          add_products<kR, 1>(
+              x, j, [&](int) { return load_part(w + j * kElement, count - j); }, sums);
+        }
+        for (int r = 0; r < kR; ++r) pending[chunks][r][c] = sums[r][0];
+        ++chunks;
+      }
+    }
+    for (int k = 0; k < chunks; ++k) {
+      for (int r = 0; r < kR; ++r) {
+        store_sums(pending[k][r], out + r * product.sums_stride, begin > 0 || k > 0);
+      }
+    }
+  }
+}
+
+template <int kR>
+void stream_rows(const MatmulStream& product) {
+  int64_t column = 0;
+  for (; column + 4 <= product.columns; column += 4) stream_columns<kR, 4>(product, column);
+  for (; column < product.columns; ++column) stream_columns<kR, 1>(product, column);
+}
+
+void stream(const MatmulStream& product) {
+  switch (product.rows) {
+    case 1:
+      return stream_rows<1>(product);
+    case 2:
+      return stream_rows<2>(product);
+    case 3:
+      return stream_rows<3>(product);
+    default:
+      return stream_rows<4>(product);
+  }
+}
+
 void prepare(const void* x, int64_t count, void* prepared) {
   const char* from = static_cast<const char*>(x);
   char* to = static_cast<char*>(prepared);
@@ -167,7 +231,7 @@ void prepare(const void* x, int64_t count, void* prepared) {
 }  // namespace
 
 extern constexpr MatmulKernel kAvx512Bf16MatmulKernel = {"AVX-512 BF16", DType::kBFloat16, kElement,
-                                                         prepare, multiply};
+                                                         prepare,        multiply,         stream};
 
 }  // namespace lorax::cpu
 #endif

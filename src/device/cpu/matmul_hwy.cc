@@ -215,6 +215,82 @@ void multiply(const MatmulBlock& block) {
   }
 }
 
+// Chunks whose sums wait to be added up together with those of the next columns.
+constexpr int kPending = 4;
+
+// sums[r] = x[r] . w over `count` elements.
+template <int kR, typename T>
+HWY_INLINE void multiply_column(const float* const (&x)[kR], const T* w, int64_t count,
+                                V (&sums)[kR][1]) {
+  const uint32_t* odd_elements = kOddElements.data();
+  for (int r = 0; r < kR; ++r) sums[r][0] = hn::Zero(D());
+  const int64_t whole = count / kPair * kPair;
+  const T* const columns[1] = {w};
+  for (int64_t i = 0; i < whole; i += kPair) {
+    add_products<0>(x, i, columns, i, odd_elements, sums);
+    add_products<1>(x, i, columns, i, odd_elements, sums);
+  }
+  if (whole < count) {
+    T rest[kPair] = {};
+    std::memcpy(rest, w + whole, static_cast<size_t>(count - whole) * sizeof(T));
+    const T* const rests[1] = {rest};
+    add_products<0>(x, whole, rests, 0, odd_elements, sums);
+    add_products<1>(x, whole, rests, 0, odd_elements, sums);
+  }
+}
+
+template <int kR, int kC, typename T>
+void stream_columns(const MatmulStream& product, int64_t column) {
+  const char* weight = static_cast<const char*>(product.weight) + column * product.weight_stride;
+  float* out = product.sums + column;
+  V pending[kPending][kR][kC];
+  for (int64_t begin = 0; begin < product.count; begin += kPending * product.chunk) {
+    int chunks = 0;
+    for (int c = 0; c < kC; ++c) {
+      const T* w = reinterpret_cast<const T*>(weight + c * product.weight_stride);
+      chunks = 0;
+      for (int64_t i = begin; i < product.count && chunks < kPending; i += product.chunk) {
+        const float* x[kR];
+        for (int r = 0; r < kR; ++r) {
+          x[r] = reinterpret_cast<const float*>(static_cast<const char*>(product.x) +
+                                                i / product.chunk * product.chunk_stride +
+                                                r * product.x_stride);
+        }
+        V sums[kR][1];
+        multiply_column(x, w + i, std::min(product.chunk, product.count - i), sums);
+        for (int r = 0; r < kR; ++r) pending[chunks][r][c] = sums[r][0];
+        ++chunks;
+      }
+    }
+    for (int k = 0; k < chunks; ++k) {
+      for (int r = 0; r < kR; ++r) {
+        store_sums(pending[k][r], out + r * product.sums_stride, begin > 0 || k > 0);
+      }
+    }
+  }
+}
+
+template <int kR, typename T>
+void stream_rows(const MatmulStream& product) {
+  int64_t column = 0;
+  for (; column + 4 <= product.columns; column += 4) stream_columns<kR, 4, T>(product, column);
+  for (; column < product.columns; ++column) stream_columns<kR, 1, T>(product, column);
+}
+
+template <typename T>
+void stream(const MatmulStream& product) {
+  switch (product.rows) {
+    case 1:
+      return stream_rows<1, T>(product);
+    case 2:
+      return stream_rows<2, T>(product);
+    case 3:
+      return stream_rows<3, T>(product);
+    default:
+      return stream_rows<4, T>(product);
+  }
+}
+
 template <typename T>
 void prepare(const void* x, int64_t count, void* prepared) {
   const T* from = static_cast<const T*>(x);
@@ -234,10 +310,15 @@ void prepare(const void* x, int64_t count, void* prepared) {
 }
 
 const MatmulKernel* kernel(DType dtype) {
-  static const MatmulKernel kFloat32 = {hwy::TargetName(HWY_TARGET), DType::kFloat32, 4,
-                                        prepare<float>, multiply<float>};
-  static const MatmulKernel kBFloat16 = {hwy::TargetName(HWY_TARGET), DType::kBFloat16, 4,
-                                         prepare<BFloat16>, multiply<BFloat16>};
+  static const MatmulKernel kFloat32 = {hwy::TargetName(HWY_TARGET),
+                                        DType::kFloat32,
+                                        4,
+                                        prepare<float>,
+                                        multiply<float>,
+                                        stream<float>};
+  static const MatmulKernel kBFloat16 = {
+      hwy::TargetName(HWY_TARGET), DType::kBFloat16,   4,
+      prepare<BFloat16>,           multiply<BFloat16>, stream<BFloat16>};
   return dtype == DType::kFloat32 ? &kFloat32 : &kBFloat16;
 }
 

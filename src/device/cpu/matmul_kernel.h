@@ -23,9 +23,25 @@ struct MatmulBlock {
   bool add;
 };
 
-// Each sum has one vector of accumulators, filled in ascending order and added up by one fixed
-// tree, however many rows and columns are computed beside it: that is what makes a row's bits
-// independent of its batch.
+// The whole product of few rows: the same sums as those of a MatmulBlock per chunk, in one call
+// that reads the weights from the first byte to the last, as the memory's own prefetch likes it.
+struct MatmulStream {
+  const void* x;         // prepared rows: [chunks, rows, chunk]
+  int64_t x_stride;      // bytes from row to row
+  int64_t chunk_stride;  // bytes from chunk to chunk
+  int64_t rows;          // 1 to MatmulKernel::kStreamRows
+  const void* weight;    // [columns, count] model dtype
+  int64_t weight_stride;
+  int64_t columns;
+  int64_t count;
+  int64_t chunk;  // elements
+  float* sums;
+  int64_t sums_stride;  // elements
+};
+
+// Each chunk of a sum has one vector of accumulators, filled in ascending order and added up by one
+// fixed tree, and chunks are added in ascending order, however many rows and columns are computed
+// beside it: that is what makes a row's bits independent of its batch.
 struct MatmulKernel {
   const char* instruction_set;
   DType dtype;      // of x and weight
@@ -33,12 +49,14 @@ struct MatmulKernel {
   // Writes x [count] in the form that multiply() reads, zeros up to the next multiple of kGroup.
   void (*prepare)(const void* x, int64_t count, void* prepared);
   void (*multiply)(const MatmulBlock& block);
+  void (*stream)(const MatmulStream& product);
 
   // Blocks begin at multiples of this many elements.
   static constexpr int64_t kGroup = 64;
-  // Every kernel's tiles divide blocks of a multiple of this many columns, and those of one row
-  // blocks of a multiple of half as many.
+  // Every kernel's tiles divide blocks of a multiple of this many columns.
   static constexpr int64_t kColumns = 24;
+  // Rows that stream() takes at most: beyond it, multiplying takes longer than reading.
+  static constexpr int64_t kStreamRows = 4;
 };
 
 // The fastest on this processor.
