@@ -23,6 +23,11 @@ namespace {
 namespace json = boost::json;
 using Clock = std::chrono::steady_clock;
 
+// Buffers that a probe of the bandwidth reads have at least these bytes.
+constexpr size_t kProbeBytes = size_t{64} << 10;
+// The bandwidth of a shared machine changes by the second, so it is measured between few steps.
+constexpr int64_t kStepsPerProbe = 4;
+
 struct Options {
   std::string shape = "gemma2-2b";
   std::vector<int64_t> prompts = {512};
@@ -41,7 +46,8 @@ struct Measurement {
   double tokens_per_second = 0.0;
   double weight_gb_per_second = 0.0;
   double tflop_per_second = 0.0;
-  double read_gb_per_second = 0.0;  // the machine's bandwidth, just before and after
+  double read_gb_per_second = 0.0;  // the machine's bandwidth in between
+  double ratio_to_read = 0.0;       // weight_gb_per_second over it, step by step
 };
 
 double median(std::vector<double> values) {
@@ -60,16 +66,7 @@ class Bench {
       : options_(options),
         loaded_(LoadedModel::with_random_weights(read_shape(options.shape),
                                                  options.device.load_options())),
-        pool_(options.device.threads > 0 ? options.device.threads : usable_cores()),
-        probe_(loaded_.device(), size_t{1} << 30) {
-    // Pages that were never written all map to one page of zeros.
-    std::vector<char> block(size_t{1} << 20, 1);
-    for (size_t at = 0; at < probe_.bytes(); at += block.size()) {
-      loaded_.device().copy_from_host(static_cast<char*>(probe_.data()) + at, block.data(),
-                                      block.size());
-    }
-    loaded_.device().synchronize();
-  }
+        pool_(options.device.threads > 0 ? options.device.threads : usable_cores()) {}
 
   std::vector<Measurement> run() {
     std::vector<Measurement> measurements;
@@ -87,9 +84,20 @@ class Bench {
   }
 
  private:
+  // Of the weights themselves: memory is not equally fast everywhere, so only where they lie tells
+  // what reading them can reach. 0 where the host cannot read them.
   double probe_bandwidth() {
-    const void* data = loaded_.device().host_pointer(probe_.data());
-    return data == nullptr ? 0.0 : read_bandwidth(pool_, data, probe_.bytes());
+    double seconds = 0.0;
+    double bytes = 0.0;
+    for (const Buffer& buffer : loaded_.weight_buffers()) {
+      const void* data = loaded_.device().host_pointer(buffer.data());
+      if (data == nullptr) return 0.0;
+      if (buffer.bytes() < kProbeBytes) continue;
+      bytes += static_cast<double>(buffer.bytes());
+      seconds +=
+          static_cast<double>(buffer.bytes()) * 1e-9 / read_bandwidth(pool_, data, buffer.bytes());
+    }
+    return seconds > 0.0 ? bytes / seconds * 1e-9 : 0.0;
   }
 
   std::vector<Sequence> make_sequences(int64_t batch, int64_t prompt) {
@@ -128,8 +136,30 @@ class Bench {
     return elapsed.count();
   }
 
+  // What the steps of one phase took, each beside the bandwidth just before and after.
+  struct Samples {
+    std::vector<double> seconds;
+    std::vector<double> bandwidths;
+    std::vector<double> ratios;
+  };
+
+  // `count` steps between two probes of the bandwidth. Returns the last one's seconds.
+  double timed_steps(ModelRunner& runner, std::vector<Sequence>& sequences, int64_t count,
+                     Samples& samples, bool keep) {
+    std::vector<double> seconds;
+    const double before = probe_bandwidth();
+    for (int64_t i = 0; i < count; ++i) seconds.push_back(timed_step(runner, sequences));
+    const double bandwidth = (before + probe_bandwidth()) / 2;
+    for (double time : keep ? seconds : std::vector<double>()) {
+      samples.seconds.push_back(time);
+      samples.bandwidths.push_back(bandwidth);
+      samples.ratios.push_back(bandwidth > 0.0 ? step_bytes() / time * 1e-9 / bandwidth : 0.0);
+    }
+    return seconds.back();
+  }
+
   Measurement measure(std::string phase, int64_t batch, int64_t prompt, int64_t tokens,
-                      double seconds, const std::vector<double>& bandwidths) const {
+                      const Samples& samples) const {
     const ModelInfo& info = loaded_.info();
     Measurement m{.phase = std::move(phase), .batch = batch, .prompt = prompt};
     // Only the last row of each sequence goes through the head.
@@ -137,11 +167,12 @@ class Bench {
     const double multiply_adds =
         (static_cast<double>(info.multiply_adds_per_token) - head) * static_cast<double>(tokens) +
         head * static_cast<double>(batch);
-    m.seconds = seconds;
-    m.tokens_per_second = static_cast<double>(tokens) / seconds;
-    m.weight_gb_per_second = step_bytes() / seconds * 1e-9;
-    m.tflop_per_second = 2.0 * multiply_adds / seconds * 1e-12;
-    m.read_gb_per_second = median(bandwidths);
+    m.seconds = median(samples.seconds);
+    m.tokens_per_second = static_cast<double>(tokens) / m.seconds;
+    m.weight_gb_per_second = step_bytes() / m.seconds * 1e-9;
+    m.tflop_per_second = 2.0 * multiply_adds / m.seconds * 1e-12;
+    m.read_gb_per_second = median(samples.bandwidths);
+    m.ratio_to_read = median(samples.ratios);
     return m;
   }
 
@@ -157,32 +188,25 @@ class Bench {
                         .max_length = length,
                         .max_logits_rows = batch,
                         .kv_blocks = batch * pages_for(length, KvCache::kBlockSize)});
-    std::vector<double> bandwidths;
-    std::vector<double> prefills;
-    std::vector<double> decodes;
+    Samples prefills;
+    Samples decodes;
     for (int round = -1; round < options_.repeat; ++round) {  // the first warms up
       std::vector<Sequence> sequences = make_sequences(batch, prompt);
-      for (int i = 0; i < 3; ++i) bandwidths.push_back(probe_bandwidth());
-      const double prefill = timed_step(runner, sequences);
-      if (round >= 0) prefills.push_back(prefill);
-      for (int64_t step = 1; step < options_.generate; ++step) {
-        const double decode = timed_step(runner, sequences);
-        if (round >= 0) decodes.push_back(decode);
+      const double prefill = timed_steps(runner, sequences, 1, prefills, round >= 0);
+      for (int64_t left = options_.generate - 1; left > 0; left -= kStepsPerProbe) {
+        timed_steps(runner, sequences, std::min(left, kStepsPerProbe), decodes, round >= 0);
       }
-      for (int i = 0; i < 3; ++i) bandwidths.push_back(probe_bandwidth());
       if (options_.repeat > 1 && round < 0 && prefill > 30.0) ++round;  // warm enough
     }
-    measurements.push_back(
-        measure("prefill", batch, prompt, batch * prompt, median(prefills), bandwidths));
-    if (!decodes.empty()) {
-      measurements.push_back(measure("decode", batch, prompt, batch, median(decodes), bandwidths));
+    measurements.push_back(measure("prefill", batch, prompt, batch * prompt, prefills));
+    if (!decodes.seconds.empty()) {
+      measurements.push_back(measure("decode", batch, prompt, batch, decodes));
     }
   }
 
   const Options& options_;
   LoadedModel loaded_;
-  ThreadPool pool_;
-  Buffer probe_;  // what the bandwidth is measured on
+  ThreadPool pool_;  // of the bandwidth's measurement
 };
 
 json::object to_json(const Measurement& m) {
@@ -193,7 +217,8 @@ json::object to_json(const Measurement& m) {
           {"tokens_per_s", m.tokens_per_second},
           {"weight_gb_per_s", m.weight_gb_per_second},
           {"tflop_per_s", m.tflop_per_second},
-          {"read_gb_per_s", m.read_gb_per_second}};
+          {"read_gb_per_s", m.read_gb_per_second},
+          {"ratio_to_read", m.ratio_to_read}};
 }
 
 void run(const Options& options) {
@@ -217,8 +242,7 @@ void run(const Options& options) {
   for (const Measurement& m : measurements) {
     fmt::print("{:8} {:>6} {:>7} {:>12.2f} {:>10.2f} {:>13.2f} {:>9.3f} {:>11.2f} {:>6.2f}\n",
                m.phase, m.batch, m.prompt, m.seconds * 1e3, m.tokens_per_second,
-               m.weight_gb_per_second, m.tflop_per_second, m.read_gb_per_second,
-               m.weight_gb_per_second / m.read_gb_per_second);
+               m.weight_gb_per_second, m.tflop_per_second, m.read_gb_per_second, m.ratio_to_read);
   }
 }
 

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 
 #include "device/device.h"
@@ -36,6 +37,7 @@ class LoadedModel {
   DType dtype() const { return store_->dtype(); }
   // Device bytes of all weights.
   uint64_t weight_bytes() const { return store_->bytes(); }
+  std::span<const Buffer> weight_buffers() const { return store_->buffers(); }
 
  private:
   LoadedModel(std::unique_ptr<ModelDefinition> definition,

@@ -68,6 +68,8 @@ class WeightStore {
   const TensorSource& source() const { return source_; }
   // Device bytes of everything loaded.
   uint64_t bytes() const { return bytes_; }
+  // Where they lie.
+  std::span<const Buffer> buffers() const { return buffers_; }
 
   // A float32 tensor computed by the host; copied to the device (kLoad) and owned here.
   Tensor add_float32(std::span<const float> values, std::initializer_list<int64_t> shape);

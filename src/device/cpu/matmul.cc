@@ -24,6 +24,10 @@ constexpr int64_t kFewRows = 64;
 constexpr int64_t kMaxJobColumns = 4 * MatmulKernel::kColumns;
 constexpr int64_t kJobsPerThread = 4;
 
+// Rows of x that pass by again for each column when few are multiplied: they stay in the first
+// cache.
+constexpr int64_t kStreamBytes = 24 << 10;
+
 constexpr int64_t divide_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit; }
 constexpr int64_t round_up(int64_t value, int64_t unit) { return divide_up(value, unit) * unit; }
 
@@ -79,10 +83,12 @@ void store_row(const float* sums, int64_t count, const Tensor& out, int64_t row,
 struct PreparedRows {
   const char* data;
   int64_t rows;
+  int64_t chunks;
   int64_t chunk;    // elements: depends on n alone, so that a sum is cut in the same places always
   int64_t element;  // bytes
 
   int64_t row_bytes() const { return chunk * element; }
+  int64_t bytes() const { return rows * chunks * row_bytes(); }
   const char* at(int64_t chunk_index, int64_t row) const {
     return data + (chunk_index * rows + row) * row_bytes();
   }
@@ -192,7 +198,7 @@ PreparedRows Matmul::Impl::prepare(const MatmulKernel& kernel, const Tensor& x) 
   const int64_t chunk = even_part(n, kMaxChunk, MatmulKernel::kGroup);
   const int64_t chunks = divide_up(n, chunk);
   char* data = prepared.ensure(static_cast<size_t>(x.dim(0) * chunks * chunk * kernel.element));
-  const PreparedRows rows = {data, x.dim(0), chunk, kernel.element};
+  const PreparedRows rows = {data, x.dim(0), chunks, chunk, kernel.element};
   const int64_t element = static_cast<int64_t>(size_of(x.dtype));
   const auto prepare_row = [&](int64_t row, int) {
     const char* from = static_cast<const char*>(x.data) + row * x.stride(0) * element;
@@ -217,7 +223,7 @@ void Matmul::Impl::multiply(const MatmulKernel& kernel, const Tensor& x, const T
   const int64_t m = weight.dim(0);
   const int64_t share = divide_up(m, kJobsPerThread * pool.size());
   const int64_t job_columns = std::min(round_up(share, MatmulKernel::kColumns), kMaxJobColumns);
-  if (rows.rows <= MatmulKernel::kStreamRows) {
+  if (rows.rows <= MatmulKernel::kStreamRows && rows.bytes() <= kStreamBytes) {
     pool.parallel_for(divide_up(m, job_columns), [&](int64_t index, int worker) {
       stream_columns(kernel, rows, weight, out, index * job_columns,
                      std::min(m, (index + 1) * job_columns),

@@ -151,55 +151,34 @@ void multiply(const MatmulBlock& block) {
   }
 }
 
-// Chunks whose sums wait to be added up together with those of the next columns.
-constexpr int kPending = 4;
-
-template <int kR, int kC>
-void stream_columns(const MatmulStream& product, int64_t column) {
-  const char* weight = static_cast<const char*>(product.weight) + column * product.weight_stride;
-  float* out = product.sums + column;
-  __m512 pending[kPending][kR][kC];
-  for (int64_t begin = 0; begin < product.count; begin += kPending * product.chunk) {
-    int chunks = 0;
-    for (int c = 0; c < kC; ++c) {
-      chunks = 0;
-      for (int64_t i = begin; i < product.count && chunks < kPending; i += product.chunk) {
-        const int64_t rest = product.count - i;
-        const int64_t count = rest < product.chunk ? rest : product.chunk;
-        const char* w = weight + c * product.weight_stride + i * kElement;
-        const char* x[kR];
-        __m512 sums[kR][1];
-        for (int r = 0; r < kR; ++r) {
-          x[r] = static_cast<const char*>(product.x) + i / product.chunk * product.chunk_stride +
-                 r * product.x_stride;
-          sums[r][0] = _mm512_setzero_ps();
-        }
-        int64_t j = 0;
-        for (; j + kLanes <= count; j += kLanes) {
-          add_products<kR, 1>(
-              x, j, [&](int) { return load(w + j * kElement); }, sums);
-        }
-        if (j < count) {
-          add_products<kR, 1>(
-              x, j, [&](int) { return load_part(w + j * kElement, count - j); }, sums);
-        }
-        for (int r = 0; r < kR; ++r) pending[chunks][r][c] = sums[r][0];
-        ++chunks;
-      }
-    }
-    for (int k = 0; k < chunks; ++k) {
-      for (int r = 0; r < kR; ++r) {
-        store_sums(pending[k][r], out + r * product.sums_stride, begin > 0 || k > 0);
-      }
-    }
-  }
-}
-
+// One column after the other, and of each one chunk after the other.
 template <int kR>
 void stream_rows(const MatmulStream& product) {
-  int64_t column = 0;
-  for (; column + 4 <= product.columns; column += 4) stream_columns<kR, 4>(product, column);
-  for (; column < product.columns; ++column) stream_columns<kR, 1>(product, column);
+  for (int64_t column = 0; column < product.columns; ++column) {
+    const char* w = static_cast<const char*>(product.weight) + column * product.weight_stride;
+    const char* x[kR];
+    for (int r = 0; r < kR; ++r) x[r] = static_cast<const char*>(product.x) + r * product.x_stride;
+    for (int64_t begin = 0; begin < product.count; begin += product.chunk) {
+      const int64_t rest = product.count - begin;
+      const int64_t count = rest < product.chunk ? rest : product.chunk;
+      __m512 sums[kR][1];
+      for (int r = 0; r < kR; ++r) sums[r][0] = _mm512_setzero_ps();
+      int64_t i = 0;
+      for (; i + kLanes <= count; i += kLanes) {
+        add_products<kR, 1>(
+            x, i, [&](int) { return load(w + i * kElement); }, sums);
+      }
+      if (i < count) {
+        add_products<kR, 1>(
+            x, i, [&](int) { return load_part(w + i * kElement, count - i); }, sums);
+      }
+      for (int r = 0; r < kR; ++r) {
+        store_sums(sums[r], product.sums + r * product.sums_stride + column, begin > 0);
+        x[r] += product.chunk_stride;
+      }
+      w += count * kElement;
+    }
+  }
 }
 
 void stream(const MatmulStream& product) {

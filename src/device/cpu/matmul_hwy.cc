@@ -215,9 +215,6 @@ void multiply(const MatmulBlock& block) {
   }
 }
 
-// Chunks whose sums wait to be added up together with those of the next columns.
-constexpr int kPending = 4;
-
 // sums[r] = x[r] . w over `count` elements.
 template <int kR, typename T>
 HWY_INLINE void multiply_column(const float* const (&x)[kR], const T* w, int64_t count,
@@ -239,42 +236,26 @@ HWY_INLINE void multiply_column(const float* const (&x)[kR], const T* w, int64_t
   }
 }
 
-template <int kR, int kC, typename T>
-void stream_columns(const MatmulStream& product, int64_t column) {
-  const char* weight = static_cast<const char*>(product.weight) + column * product.weight_stride;
-  float* out = product.sums + column;
-  V pending[kPending][kR][kC];
-  for (int64_t begin = 0; begin < product.count; begin += kPending * product.chunk) {
-    int chunks = 0;
-    for (int c = 0; c < kC; ++c) {
-      const T* w = reinterpret_cast<const T*>(weight + c * product.weight_stride);
-      chunks = 0;
-      for (int64_t i = begin; i < product.count && chunks < kPending; i += product.chunk) {
-        const float* x[kR];
-        for (int r = 0; r < kR; ++r) {
-          x[r] = reinterpret_cast<const float*>(static_cast<const char*>(product.x) +
-                                                i / product.chunk * product.chunk_stride +
-                                                r * product.x_stride);
-        }
-        V sums[kR][1];
-        multiply_column(x, w + i, std::min(product.chunk, product.count - i), sums);
-        for (int r = 0; r < kR; ++r) pending[chunks][r][c] = sums[r][0];
-        ++chunks;
-      }
-    }
-    for (int k = 0; k < chunks; ++k) {
-      for (int r = 0; r < kR; ++r) {
-        store_sums(pending[k][r], out + r * product.sums_stride, begin > 0 || k > 0);
-      }
-    }
-  }
-}
-
+// One column after the other, and of each one chunk after the other.
 template <int kR, typename T>
 void stream_rows(const MatmulStream& product) {
-  int64_t column = 0;
-  for (; column + 4 <= product.columns; column += 4) stream_columns<kR, 4, T>(product, column);
-  for (; column < product.columns; ++column) stream_columns<kR, 1, T>(product, column);
+  for (int64_t column = 0; column < product.columns; ++column) {
+    const T* w = reinterpret_cast<const T*>(static_cast<const char*>(product.weight) +
+                                            column * product.weight_stride);
+    const char* rows = static_cast<const char*>(product.x);
+    for (int64_t begin = 0; begin < product.count; begin += product.chunk) {
+      const float* x[kR];
+      for (int r = 0; r < kR; ++r) {
+        x[r] = reinterpret_cast<const float*>(rows + r * product.x_stride);
+      }
+      V sums[kR][1];
+      multiply_column(x, w + begin, std::min(product.chunk, product.count - begin), sums);
+      for (int r = 0; r < kR; ++r) {
+        store_sums(sums[r], product.sums + r * product.sums_stride + column, begin > 0);
+      }
+      rows += product.chunk_stride;
+    }
+  }
 }
 
 template <typename T>
