@@ -15,6 +15,7 @@
 #include <memory>
 #include <string>
 
+#include "device/lora.h"
 #include "device/tensor.h"
 
 namespace lorax {
@@ -100,6 +101,24 @@ class Device {
   // out = x * weight^T. x [T, n] and weight [m, n] contiguous rows, model dtype both;
   // out [T, m] float32 or model dtype, rounded once.
   virtual void linear(const Tensor& x, const Tensor& weight, const Tensor& out) = 0;
+
+  // For every row that has an adapter and every target that its adapter changes, LoraEntry's
+  // formula over the target's columns of `out`, which holds x * weight^T. A x and B (A x) are
+  // float32 sums over ascending indices; the result is rounded once to the dtype of out.
+  // x [T, n] model dtype; out [T, m] float32 or model dtype; rows of both may be strided.
+  virtual void lora(const Tensor& x, LoraTargets targets, const LoraRows& rows,
+                    const Tensor& out) = 0;
+
+  // The same for an embedding, whose A x is A's row of the token: out = gain * (out + multiplier *
+  // scale * B A[ids[t]]). ids [T] int32; out [T, D] float32, holding table[ids] * multiplier.
+  // Adapters of embeddings have no bias.
+  virtual void lora_embedding(const Tensor& ids, float multiplier, int64_t module,
+                              const LoraRows& rows, const Tensor& out) = 0;
+
+  // out = x + silu(h + bias), silu(z) = z / (1 + e^-z): a block of a Medusa head.
+  // x, h, out [T, D], whose rows may be strided; bias [D]; model dtype all.
+  virtual void add_silu(const Tensor& x, const Tensor& h, const Tensor& bias,
+                        const Tensor& out) = 0;
 
   // Rotates in place, halves paired (i, i + d/2): x1' = x1 cos - x2 sin, x2' = x2 cos + x1 sin.
   // x [T, heads, d] model dtype, rows may be strided; positions [T] int32;

@@ -21,6 +21,9 @@ class DryRunDevice final : public Device {
   void rms_norm(const Tensor&, const Tensor&, float, const Tensor&) override {}
   void rms_norm_add(const Tensor&, const Tensor&, float, const Tensor&) override {}
   void linear(const Tensor&, const Tensor&, const Tensor&) override {}
+  void lora(const Tensor&, LoraTargets, const LoraRows&, const Tensor&) override {}
+  void lora_embedding(const Tensor&, float, int64_t, const LoraRows&, const Tensor&) override {}
+  void add_silu(const Tensor&, const Tensor&, const Tensor&, const Tensor&) override {}
   void rotary(const Tensor&, const Tensor&, const Tensor&, const Tensor&) override {}
   void store_kv(const Tensor&, const Tensor&, const Tensor&, const PagedKv&) override {}
   void attention(const Tensor&, const PagedKv&, const AttentionBatch&, const AttentionOptions&,

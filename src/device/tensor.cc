@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 namespace lorax {
 
@@ -45,6 +46,22 @@ Tensor Tensor::slice(int axis, int64_t begin, int64_t end) const {
       static_cast<char*>(data) + begin * stride(axis) * static_cast<int64_t>(size_of(dtype));
   part.shape[static_cast<size_t>(axis)] = end - begin;
   return part;
+}
+
+Tensor Tensor::select(int axis, int64_t index) const {
+  Tensor part = slice(axis, index, index + 1);
+  const auto at = static_cast<size_t>(axis);
+  std::copy(part.shape.begin() + at + 1, part.shape.end(), part.shape.begin() + at);
+  std::copy(part.strides.begin() + at + 1, part.strides.end(), part.strides.begin() + at);
+  --part.rank;
+  return part;
+}
+
+Tensor Tensor::swap_axes(int a, int b) const {
+  Tensor swapped = *this;
+  std::swap(swapped.shape[static_cast<size_t>(a)], swapped.shape[static_cast<size_t>(b)]);
+  std::swap(swapped.strides[static_cast<size_t>(a)], swapped.strides[static_cast<size_t>(b)]);
+  return swapped;
 }
 
 Tensor Tensor::view(std::initializer_list<int64_t> new_shape) const {

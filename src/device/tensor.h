@@ -37,6 +37,9 @@ struct Tensor {
 
   // Elements [begin, end) of one axis; the other axes are whole. No copy.
   Tensor slice(int axis, int64_t begin, int64_t end) const;
+  // Element `index` of one axis, which goes away.
+  Tensor select(int axis, int64_t index) const;
+  Tensor swap_axes(int a, int b) const;
   // The same elements of a contiguous tensor under another shape of equal size.
   Tensor view(std::initializer_list<int64_t> new_shape) const;
   // Splits the last axis, which must be dense, into [outer, inner]; strides of the others stay.

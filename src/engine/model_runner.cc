@@ -6,10 +6,34 @@
 #include "device/dry_run.h"
 
 namespace lorax {
+namespace {
 
-ModelRunner::ModelRunner(Device& device, const FlashCausalLM& model, const RunnerLimits& limits)
+// Tables of one slot, which stands for the adapters that need most workspace: those with Medusa
+// heads. Nothing lies behind its tensors.
+AdapterTables widest_adapter(Device& dry_run, const FlashCausalLM& model, int64_t heads,
+                             int64_t hidden_size, int64_t vocab_size) {
+  const int64_t modules = static_cast<int64_t>(model.adapter_modules().size());
+  const DType dtype = model.kv_shape().dtype;
+  AdapterTables tables(dry_run, modules, 1, dtype);
+  AdapterSlot slot;
+  slot.lora.assign(static_cast<size_t>(modules), LoraEntry{.rank = 1});
+  const MedusaHead::Block block = {Tensor(nullptr, dtype, {hidden_size, hidden_size}),
+                                   Tensor(nullptr, dtype, {hidden_size})};
+  // Of a head's blocks, each needs the same room beside what the one before gave.
+  slot.medusa.assign(static_cast<size_t>(heads),
+                     {.blocks = std::vector<MedusaHead::Block>(kMaxMedusaLayers, block),
+                      .output = Tensor(nullptr, dtype, {vocab_size, hidden_size})});
+  tables.set(0, std::move(slot));
+  return tables;
+}
+
+}  // namespace
+
+ModelRunner::ModelRunner(Device& device, const FlashCausalLM& model, const RunnerLimits& limits,
+                         const AdapterTables* adapters)
     : device_(device),
       model_(model),
+      tables_(adapters),
       limits_(limits),
       blocks_per_sequence_(pages_for(limits.max_length, KvCache::kBlockSize)),
       workspace_bytes_(measure_workspace()),
@@ -24,6 +48,10 @@ ModelRunner::ModelRunner(Device& device, const FlashCausalLM& model, const Runne
   inputs_.cu_seqlens.reserve(sequences + 1);
   inputs_.kv_lengths.reserve(sequences);
   inputs_.block_tables.reserve(sequences * static_cast<size_t>(blocks_per_sequence_));
+  head_row_adapters_.reserve(tokens);
+  step_adapters_.metadata.reserve(limits.max_tokens);
+  head_adapters_.metadata.reserve(limits.max_logits_rows);
+  host_logits_.resize(static_cast<size_t>(limits.max_logits_rows * vocab_size_));
 }
 
 size_t ModelRunner::measure_workspace() {
@@ -48,8 +76,23 @@ size_t ModelRunner::measure_workspace() {
   batch.kv_cache = cache;
   batch.skip_lm_head = true;
   const Tensor hidden = model_.forward(context, batch).logits;
-  const Tensor logits = model_.lm_head(context, hidden.slice(0, 0, limits_.max_logits_rows));
-  vocab_size_ = logits.dim(1);
+  const Tensor head_rows = hidden.slice(0, 0, limits_.max_logits_rows);
+  {
+    const Workspace::Scope scope(workspace);
+    vocab_size_ = model_.lm_head(context, head_rows, nullptr).logits.dim(1);
+  }
+  if (tables_ == nullptr) return workspace.peak_bytes();
+
+  for (int64_t rows : {tokens, limits_.max_logits_rows}) {  // uploads of upload_adapters()
+    for (int64_t count : {rows, rows + 1, rows}) workspace.take(DType::kInt32, {count});
+  }
+  const AdapterTables widest =
+      widest_adapter(device, model_, limits_.max_speculative_heads, hidden.dim(1), vocab_size_);
+  AdapterBatchMetadata metadata;
+  metadata.append(0, limits_.max_logits_rows);
+  metadata.group();
+  const AdapterBatchData adapters(metadata, widest, LoraRows{});
+  model_.lm_head(context, head_rows, &adapters);
   return workspace.peak_bytes();
 }
 
@@ -65,6 +108,7 @@ void ModelRunner::fill_sequence(const SequenceStep& step) {
     inputs_.positions.push_back(static_cast<int32_t>(position));
     inputs_.slots.push_back(block * KvCache::kBlockSize + position % KvCache::kBlockSize);
   }
+  step_adapters_.metadata.append(sequence.adapter, step.tokens);
   const int32_t rows = static_cast<int32_t>(inputs_.ids.size());
   switch (step.output) {
     case SequenceStep::Output::kNone:
@@ -78,6 +122,7 @@ void ModelRunner::fill_sequence(const SequenceStep& step) {
       }
       break;
   }
+  head_row_adapters_.resize(inputs_.head_rows.size(), sequence.adapter);
   inputs_.cu_seqlens.push_back(rows);
   inputs_.kv_lengths.push_back(static_cast<int32_t>(end));
   const size_t used = std::min(sequence.blocks.size(), static_cast<size_t>(blocks_per_sequence_));
@@ -95,6 +140,8 @@ void ModelRunner::fill_inputs(std::span<const SequenceStep> steps) {
   inputs_.kv_lengths.clear();
   inputs_.block_tables.clear();
   inputs_.cu_seqlens.assign(1, 0);
+  step_adapters_.metadata.clear();
+  head_row_adapters_.clear();
   for (const SequenceStep& step : steps) fill_sequence(step);
 }
 
@@ -104,6 +151,21 @@ Tensor ModelRunner::upload(const std::vector<T>& host, std::initializer_list<int
   LORAX_CHECK(tensor.bytes() == host.size() * sizeof(T));
   device_.copy_from_host(tensor.data, host.data(), tensor.bytes());
   return tensor;
+}
+
+const AdapterBatchData* ModelRunner::upload_adapters(RowAdapters& adapters) {
+  AdapterBatchMetadata& metadata = adapters.metadata;
+  metadata.group();
+  adapters.data.reset();
+  if (!metadata.has_adapters()) return nullptr;
+  LORAX_CHECK(tables_ != nullptr);
+  const int64_t slots = static_cast<int64_t>(metadata.slots().size());
+  LoraRows rows;
+  rows.rows = upload(metadata.rows(), {static_cast<int64_t>(metadata.rows().size())});
+  rows.segments = upload(metadata.group_boundaries(), {slots + 1});
+  rows.slots = upload(metadata.slots(), {slots});
+  rows.table = tables_->device_table();
+  return &adapters.data.emplace(metadata, *tables_, rows);
 }
 
 ForwardBatch ModelRunner::upload_inputs(int64_t sequences) {
@@ -124,6 +186,7 @@ ForwardBatch ModelRunner::upload_inputs(int64_t sequences) {
         std::max(batch.seqlen.max_q, inputs_.cu_seqlens[i + 1] - inputs_.cu_seqlens[i]);
   }
   batch.kv_cache = cache_.layers();
+  batch.adapter_data = upload_adapters(step_adapters_);
   batch.skip_lm_head = true;
   return batch;
 }
@@ -132,6 +195,7 @@ int64_t ModelRunner::step(std::span<const SequenceStep> steps) {
   LORAX_CHECK(!steps.empty() && static_cast<int64_t>(steps.size()) <= limits_.max_sequences);
   fill_inputs(steps);
   LORAX_CHECK(static_cast<int64_t>(inputs_.ids.size()) <= limits_.max_tokens);
+  head_scope_.reset();
   step_scope_.reset();
   step_scope_.emplace(workspace_);
   Context context{device_, workspace_};
@@ -141,12 +205,29 @@ int64_t ModelRunner::step(std::span<const SequenceStep> steps) {
 
 std::span<const float> ModelRunner::logits(int64_t first, int64_t count) {
   LORAX_CHECK(count <= limits_.max_logits_rows);
-  Workspace::Scope scope(workspace_);
+  head_scope_.reset();
+  head_scope_.emplace(workspace_);
+  head_adapters_.metadata.clear();
+  for (int64_t row = first; row < first + count; ++row) {
+    head_adapters_.metadata.append(head_row_adapters_[static_cast<size_t>(row)], 1);
+  }
   Context context{device_, workspace_};
-  const Tensor logits = model_.lm_head(context, hidden_.slice(0, first, first + count));
-  host_logits_.resize(static_cast<size_t>(limits_.max_logits_rows * vocab_size_));
-  device_.copy_to_host(host_logits_.data(), logits.data, logits.bytes());
+  const ForwardOutput output = model_.lm_head(context, hidden_.slice(0, first, first + count),
+                                              upload_adapters(head_adapters_));
+  speculative_ = output.speculative_logits;
+  device_.copy_to_host(host_logits_.data(), output.logits.data, output.logits.bytes());
   return {host_logits_.data(), static_cast<size_t>(count * vocab_size_)};
+}
+
+int64_t ModelRunner::speculative_heads() const {
+  return speculative_.empty() ? 0 : speculative_.dim(1);
+}
+
+std::span<const float> ModelRunner::speculative_logits(int64_t head) {
+  const Tensor logits = speculative_.select(1, head);  // [rows, V]
+  LORAX_CHECK(logits.is_contiguous());
+  device_.copy_to_host(host_logits_.data(), logits.data, logits.bytes());
+  return {host_logits_.data(), static_cast<size_t>(logits.numel())};
 }
 
 }  // namespace lorax

@@ -11,6 +11,7 @@ struct Sequence {
   std::vector<int32_t> tokens;  // prompt, then what was generated
   int64_t cached = 0;           // tokens whose keys and values are in the cache
   std::vector<int32_t> blocks;  // pages, in order
+  int32_t adapter = -1;         // its adapter's slot; -1: none
 
   int64_t length() const { return static_cast<int64_t>(tokens.size()); }
   int64_t pending() const { return length() - cached; }

@@ -126,6 +126,11 @@ Tensor WeightStore::add_float32(std::span<const float> values,
   return tensor;
 }
 
+int64_t WeightStore::add_module(AdapterModule module) {
+  modules_.push_back(std::move(module));
+  return static_cast<int64_t>(modules_.size()) - 1;
+}
+
 void WeightStore::check_all_used() const {
   std::vector<std::string> unused = source_.names();
   std::erase_if(unused, [&](const std::string& name) { return used_.contains(name); });

@@ -16,6 +16,7 @@
 
 #include "base/thread_pool.h"
 #include "device/device.h"
+#include "nn/adapter_module.h"
 #include "nn/tensor_source.h"
 
 namespace lorax {
@@ -39,11 +40,12 @@ class Weights {
   Tensor vector_float32(std::string_view name, int64_t size, float offset) const;
 
   WeightStore& store() const { return *store_; }
+  // "<prefix>.<name>": the module's name, as PEFT knows it too.
+  std::string full_name(std::string_view name) const;
 
  private:
   friend class WeightStore;
   Weights(WeightStore& store, std::string prefix) : store_(&store), prefix_(std::move(prefix)) {}
-  std::string full_name(std::string_view name) const;
 
   WeightStore* store_;
   std::string prefix_;
@@ -74,6 +76,11 @@ class WeightStore {
   // A float32 tensor computed by the host; copied to the device (kLoad) and owned here.
   Tensor add_float32(std::span<const float> values, std::initializer_list<int64_t> shape);
 
+  // Makes a module known to adapters. Returns its index.
+  int64_t add_module(AdapterModule module);
+  // All of them, in the order of their indices.
+  const std::vector<AdapterModule>& modules() const { return modules_; }
+
   // A tensor that the model knows and does not need.
   void mark_used(const std::string& name) { used_.insert(name); }
   // Throws Error if the source has tensors that nobody loaded: weights of another architecture.
@@ -100,6 +107,7 @@ class WeightStore {
   uint64_t read_bytes_ = 0;
   std::vector<Buffer> buffers_;
   std::set<std::string> used_;
+  std::vector<AdapterModule> modules_;
 };
 
 }  // namespace lorax

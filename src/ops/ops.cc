@@ -19,22 +19,40 @@ void check_heads(const Tensor& x) {
       x.describe());
 }
 
+void check_lora_rows(const LoraRows& rows) {
+  LORAX_CHECK(rows.rows.dtype == DType::kInt32 && rows.segments.dtype == DType::kInt32 &&
+              rows.slots.dtype == DType::kInt32 &&
+              rows.segments.has_shape({rows.slots.dim(0) + 1}));
+}
+
 }  // namespace
 
 Tensor embedding(Context& context, const Tensor& ids, const Tensor& table, float scale) {
+  const Tensor out = context.workspace.take(DType::kFloat32, {ids.dim(0), table.dim(1)});
+  embedding_into(context, ids, table, scale, out);
+  return out;
+}
+
+void embedding_into(Context& context, const Tensor& ids, const Tensor& table, float scale,
+                    const Tensor& out) {
   LORAX_CHECK(ids.rank == 1 && ids.dtype == DType::kInt32);
   LORAX_CHECK(table.rank == 2 && is_model_dtype(table.dtype) && table.is_contiguous());
-  Tensor out = context.workspace.take(DType::kFloat32, {ids.dim(0), table.dim(1)});
+  LORAX_CHECK(out.dtype == DType::kFloat32 && out.has_shape({ids.dim(0), table.dim(1)}));
   context.device.embedding(ids, table, scale, out);
-  return out;
 }
 
 Tensor rms_norm(Context& context, const Tensor& x, const Tensor& weight, float eps,
                 DType out_dtype) {
-  check_norm(x, weight);
-  Tensor out = context.workspace.take(out_dtype, {x.dim(0), x.dim(1)});
-  context.device.rms_norm(x, weight, eps, out);
+  const Tensor out = context.workspace.take(out_dtype, {x.dim(0), x.dim(1)});
+  rms_norm_into(context, x, weight, eps, out);
   return out;
+}
+
+void rms_norm_into(Context& context, const Tensor& x, const Tensor& weight, float eps,
+                   const Tensor& out) {
+  check_norm(x, weight);
+  LORAX_CHECK(is_model_dtype(out.dtype) && out.has_shape({x.dim(0), x.dim(1)}));
+  context.device.rms_norm(x, weight, eps, out);
 }
 
 void rms_norm_add(Context& context, const Tensor& x, const Tensor& weight, float eps,
@@ -45,13 +63,48 @@ void rms_norm_add(Context& context, const Tensor& x, const Tensor& weight, float
 }
 
 Tensor linear(Context& context, const Tensor& x, const Tensor& weight, DType out_dtype) {
+  const Tensor out = context.workspace.take(out_dtype, {x.dim(0), weight.dim(0)});
+  linear_into(context, x, weight, out);
+  return out;
+}
+
+void linear_into(Context& context, const Tensor& x, const Tensor& weight, const Tensor& out) {
   LORAX_CHECK(x.rank == 2 && weight.rank == 2 && x.dim(1) == weight.dim(1) &&
                   x.dtype == weight.dtype && is_model_dtype(x.dtype),
               "{} times {}", x.describe(), weight.describe());
-  LORAX_CHECK(out_dtype == DType::kFloat32 || out_dtype == x.dtype);
-  LORAX_CHECK(has_dense_rows(x) && weight.is_contiguous());
-  Tensor out = context.workspace.take(out_dtype, {x.dim(0), weight.dim(0)});
+  LORAX_CHECK(out.has_shape({x.dim(0), weight.dim(0)}) &&
+                  (out.dtype == DType::kFloat32 || out.dtype == x.dtype),
+              "{} times {} into {}", x.describe(), weight.describe(), out.describe());
+  LORAX_CHECK(has_dense_rows(x) && has_dense_rows(out) && weight.is_contiguous());
   context.device.linear(x, weight, out);
+}
+
+void lora(Context& context, const Tensor& x, LoraTargets targets, const LoraRows& rows,
+          const Tensor& out) {
+  LORAX_CHECK(x.rank == 2 && out.rank == 2 && x.dim(0) == out.dim(0) && has_dense_rows(x) &&
+                  has_dense_rows(out) && x.dtype == rows.table.dtype,
+              "{} to {}", x.describe(), out.describe());
+  check_lora_rows(rows);
+  for (const LoraTarget& target : targets) {
+    LORAX_CHECK(target.column + target.columns <= out.dim(1) && target.module < rows.table.modules);
+  }
+  context.device.lora(x, targets, rows, out);
+}
+
+void lora_embedding(Context& context, const Tensor& ids, float multiplier, int64_t module,
+                    const LoraRows& rows, const Tensor& out) {
+  LORAX_CHECK(ids.dtype == DType::kInt32 && ids.has_shape({out.dim(0)}) &&
+              out.dtype == DType::kFloat32 && module < rows.table.modules);
+  check_lora_rows(rows);
+  context.device.lora_embedding(ids, multiplier, module, rows, out);
+}
+
+Tensor add_silu(Context& context, const Tensor& x, const Tensor& h, const Tensor& bias) {
+  LORAX_CHECK(x.rank == 2 && h.has_shape({x.dim(0), x.dim(1)}) && bias.has_shape({x.dim(1)}) &&
+                  x.dtype == h.dtype && x.dtype == bias.dtype && has_dense_rows(x),
+              "{} and {}", x.describe(), h.describe());
+  const Tensor out = context.workspace.take(x.dtype, {x.dim(0), x.dim(1)});
+  context.device.add_silu(x, h, bias, out);
   return out;
 }
 

@@ -18,10 +18,14 @@ namespace ops {
 
 // ids [T] int32, table [V, D] -> [T, D] float32.
 Tensor embedding(Context& context, const Tensor& ids, const Tensor& table, float scale);
+void embedding_into(Context& context, const Tensor& ids, const Tensor& table, float scale,
+                    const Tensor& out);
 
 // x [T, D], weight [D] float32 -> [T, D] of `out_dtype`.
 Tensor rms_norm(Context& context, const Tensor& x, const Tensor& weight, float eps,
                 DType out_dtype);
+void rms_norm_into(Context& context, const Tensor& x, const Tensor& weight, float eps,
+                   const Tensor& out);
 
 // residual [T, D] float32 += rms_norm(x [T, D]).
 void rms_norm_add(Context& context, const Tensor& x, const Tensor& weight, float eps,
@@ -29,6 +33,17 @@ void rms_norm_add(Context& context, const Tensor& x, const Tensor& weight, float
 
 // x [T, n], weight [m, n] -> [T, m] of `out_dtype` (float32 or the dtype of x).
 Tensor linear(Context& context, const Tensor& x, const Tensor& weight, DType out_dtype);
+void linear_into(Context& context, const Tensor& x, const Tensor& weight, const Tensor& out);
+
+// The low-rank parts of the rows' adapters: x [T, n], out [T, m] in place, after linear.
+void lora(Context& context, const Tensor& x, LoraTargets targets, const LoraRows& rows,
+          const Tensor& out);
+// ids [T] int32, out [T, D] float32 in place, after embedding.
+void lora_embedding(Context& context, const Tensor& ids, float multiplier, int64_t module,
+                    const LoraRows& rows, const Tensor& out);
+
+// x, h [T, D], bias [D] -> x + silu(h + bias) [T, D].
+Tensor add_silu(Context& context, const Tensor& x, const Tensor& h, const Tensor& bias);
 
 // x [T, heads, d] in place; positions [T] int32; cos, sin [P, d/2] float32.
 void rotary(Context& context, const Tensor& x, const Tensor& positions, const Tensor& cos,

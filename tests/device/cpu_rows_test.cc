@@ -11,6 +11,7 @@
 
 #include "attention_case.h"
 #include "device_tensor.h"
+#include "lora_case.h"
 
 // Counts the allocations of the whole program.
 static std::atomic<int64_t> allocations{0};
@@ -104,6 +105,37 @@ std::vector<RowOperation> row_operations(DType dtype) {
          const DeviceTensor weight = random_rows(device, dtype, 0, kRows, kWidth, 2);
          const DeviceTensor out(device, f32, {end - begin, kRows});
          device.linear(x, weight, out);
+         return out.bytes();
+       }},
+      {"lora",
+       [=](Device& device, int64_t begin, int64_t end) {
+         LoraCase adapters(device, dtype, kWidth, {{.columns = 100}, {.columns = 30}},
+                           {{16, 3}, {0, 33}, {70, 5}}, 1);
+         std::vector<int> slots;
+         for (int64_t row = begin; row < end; ++row) slots.push_back(static_cast<int>(row % 4) - 1);
+         const DeviceTensor x = random_rows(device, dtype, begin, end, kWidth, 1);
+         const DeviceTensor out = random_rows(device, dtype, begin, end, 130, 2);
+         device.lora(x, adapters.targets(), adapters.rows(slots), out);
+         return out.bytes();
+       }},
+      {"lora_embedding",
+       [=](Device& device, int64_t begin, int64_t end) {
+         LoraCase adapters(device, dtype, kRows, {{.columns = kWidth, .embedding = true}},
+                           {{16}, {0}, {7}}, 1);
+         std::vector<int> slots;
+         for (int64_t row = begin; row < end; ++row) slots.push_back(static_cast<int>(row % 4) - 1);
+         const DeviceTensor out = random_rows(device, f32, begin, end, kWidth, 2);
+         device.lora_embedding(row_numbers(device, DType::kInt32, begin, end), 1.7f, 0,
+                               adapters.rows(slots), out);
+         return out.bytes();
+       }},
+      {"add_silu",
+       [=](Device& device, int64_t begin, int64_t end) {
+         const DeviceTensor x = random_rows(device, dtype, begin, end, kWidth, 1);
+         const DeviceTensor h = random_rows(device, dtype, begin, end, kWidth, 2);
+         const DeviceTensor bias = random_rows(device, dtype, 0, 1, kWidth, 3);
+         const DeviceTensor out(device, dtype, {end - begin, kWidth});
+         device.add_silu(x, h, bias.tensor().view({kWidth}), out);
          return out.bytes();
        }},
       {"rotary",
@@ -293,11 +325,19 @@ TEST(CpuRowsTest, WarmOperationsAllocateNothing) {
                  heads = out.tensor().view({kT, kH, kD / kH});
     const Tensor kv_rows = x.tensor().slice(1, 0, kD / 2).split_last(kK, kD / kH);
 
+    LoraCase adapters(*device, dtype, kD, {{.columns = kD}}, {{16}, {40}}, 1);
+    std::vector<int> slots_of_rows(kT, 0);
+    for (int64_t row = 0; row < kT; row += 3) slots_of_rows[static_cast<size_t>(row)] = 1;
+    const LoraRows lora_rows = adapters.rows(slots_of_rows);
+    const std::vector<LoraTarget> targets = adapters.targets();
+
     auto step = [&] {
       device->embedding(ids, table, 1.0f, residual);
       device->rms_norm(residual, weight, 1e-6f, out);
       device->rms_norm_add(x, weight, 1e-6f, residual);
       device->linear(x, table, out);
+      device->lora(x, targets, lora_rows, out);
+      device->add_silu(x, out, x.tensor().select(0, 0), out);
       device->rotary(q, ids, angles, angles);
       device->store_kv(kv_rows, kv_rows, slots, {keys, values});
       for (const DeviceTensor* rows : {&prefill, &decode}) {

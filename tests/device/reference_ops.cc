@@ -42,6 +42,36 @@ Values linear(const Values& x, const Values& weight, int64_t n) {
   return out;
 }
 
+void add_low_rank(const Values& x, int64_t n, const LowRank& factors, const std::vector<bool>& has,
+                  int64_t m, Values& y) {
+  const size_t width = static_cast<size_t>(n), outputs = static_cast<size_t>(m);
+  const size_t rank = factors.a.size() / width;
+  for (size_t row = 0; row < has.size(); ++row) {
+    if (!has[row]) continue;
+    for (size_t j = 0; j < outputs; ++j) {
+      double delta = 0.0;
+      for (size_t k = 0; k < rank; ++k) {
+        double h = 0.0;
+        for (size_t i = 0; i < width; ++i) h += factors.a[k * width + i] * x[row * width + i];
+        delta += factors.b[j * rank + k] * h * factors.scale;
+      }
+      double& value = y[row * outputs + j];
+      value += delta;
+      if (!factors.bias.empty()) value += factors.bias[j];
+      if (!factors.gain.empty()) value *= factors.gain[j];
+    }
+  }
+}
+
+Values add_silu(const Values& x, const Values& h, const Values& bias) {
+  Values out(x.size());
+  for (size_t i = 0; i < x.size(); ++i) {
+    const double z = h[i] + bias[i % bias.size()];
+    out[i] = x[i] + z / (1.0 + std::exp(-z));
+  }
+  return out;
+}
+
 Values rotary(const Values& x, const std::vector<int>& positions, const Values& cos,
               const Values& sin, int64_t heads, int64_t head_size) {
   Values out(x.size());

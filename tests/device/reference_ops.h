@@ -17,6 +17,20 @@ Values rms_norm(const Values& x, const Values& weight, double eps);
 // x [T, n], weight [m, n].
 Values linear(const Values& x, const Values& weight, int64_t n);
 
+// y [T, m] += h [T, rank] b^T (b [m, rank]) and bias [m] if any, then times gain [m] if any.
+struct LowRank {
+  Values a;  // [rank, n]
+  Values b;  // [m, rank]
+  Values bias, gain;
+  double scale = 1.0;
+};
+// The rows of y for which `has` is true, where x [T, n].
+void add_low_rank(const Values& x, int64_t n, const LowRank& factors, const std::vector<bool>& has,
+                  int64_t m, Values& y);
+
+// x, h [T, D], bias [D].
+Values add_silu(const Values& x, const Values& h, const Values& bias);
+
 // x [T, heads, d], cos and sin [max_position, d/2].
 Values rotary(const Values& x, const std::vector<int>& positions, const Values& cos,
               const Values& sin, int64_t heads, int64_t head_size);

@@ -232,7 +232,7 @@ TEST_P(ContractTest, HeadIndicesAndSkippingTheHead) {
   const ForwardOutput hidden = loaded.model().forward(context, batch);
   ASSERT_TRUE(hidden.logits.has_shape({3, 72}));
   EXPECT_EQ(hidden.logits.dtype, GetParam());
-  EXPECT_EQ(copy(loaded.model().lm_head(context, hidden.logits)), copy(some.logits));
+  EXPECT_EQ(copy(loaded.model().lm_head(context, hidden.logits, nullptr).logits), copy(some.logits));
 }
 
 TEST_P(ContractTest, RowsOutsidePrefillCacheIndicesAreNotWritten) {

@@ -81,6 +81,20 @@ void CpuDevice::linear(const Tensor& x, const Tensor& weight, const Tensor& out)
   matmul_(x, weight, out);
 }
 
+void CpuDevice::lora(const Tensor& x, LoraTargets targets, const LoraRows& rows,
+                     const Tensor& out) {
+  lora_.linear(x, targets, rows, out);
+}
+
+void CpuDevice::lora_embedding(const Tensor& ids, float multiplier, int64_t module,
+                               const LoraRows& rows, const Tensor& out) {
+  lora_.embedding(ids, multiplier, module, rows, out);
+}
+
+void CpuDevice::add_silu(const Tensor& x, const Tensor& h, const Tensor& bias, const Tensor& out) {
+  for_rows(out.dim(0), out.dim(1), [&](int64_t row) { cpu::add_silu(x, h, bias, out, row); });
+}
+
 void CpuDevice::rotary(const Tensor& x, const Tensor& positions, const Tensor& cos,
                        const Tensor& sin) {
   for_rows(x.dim(0), x.dim(1) * x.dim(2),

@@ -5,6 +5,7 @@
 
 #include "base/thread_pool.h"
 #include "device/cpu/attention.h"
+#include "device/cpu/lora.h"
 #include "device/cpu/matmul.h"
 #include "device/device.h"
 
@@ -13,7 +14,8 @@ namespace lorax::cpu {
 // Calls come from one thread at a time. Kernels have finished when they return.
 class CpuDevice final : public Device {
  public:
-  explicit CpuDevice(int threads) : pool_(threads), matmul_(pool_), attention_(pool_) {}
+  explicit CpuDevice(int threads)
+      : pool_(threads), matmul_(pool_), lora_(pool_), attention_(pool_) {}
 
   std::string describe() const override;
 
@@ -30,6 +32,10 @@ class CpuDevice final : public Device {
   void rms_norm_add(const Tensor& x, const Tensor& weight, float eps,
                     const Tensor& residual) override;
   void linear(const Tensor& x, const Tensor& weight, const Tensor& out) override;
+  void lora(const Tensor& x, LoraTargets targets, const LoraRows& rows, const Tensor& out) override;
+  void lora_embedding(const Tensor& ids, float multiplier, int64_t module, const LoraRows& rows,
+                      const Tensor& out) override;
+  void add_silu(const Tensor& x, const Tensor& h, const Tensor& bias, const Tensor& out) override;
   void rotary(const Tensor& x, const Tensor& positions, const Tensor& cos,
               const Tensor& sin) override;
   void store_kv(const Tensor& k, const Tensor& v, const Tensor& slots, const PagedKv& kv) override;
@@ -46,6 +52,7 @@ class CpuDevice final : public Device {
 
   ThreadPool pool_;
   Matmul matmul_;
+  Lora lora_;
   Attention attention_;
 };
 

@@ -89,6 +89,21 @@ void rms_norm_add_row(const Tensor& x, const Tensor& weight, float eps, const Te
   });
 }
 
+void add_silu_row(const Tensor& x, const Tensor& h, const Tensor& bias, const Tensor& out,
+                  int64_t row) {
+  visit_model_dtype(x.dtype, [&]<typename T>(std::type_identity<T>) HWY_ATTR {
+    const T* from = row_of<T>(x, row);
+    const T* inner = row_of<T>(h, row);
+    const T* b = bias.as<T>();
+    T* to = row_of<T>(out, row);
+    for_each_vector(0, out.dim(1), [&](auto d, int64_t i) HWY_ATTR {
+      const auto z = hn::Add(load(d, inner + i), load(d, b + i));
+      const auto silu = hn::Div(z, hn::Add(hn::Set(d, 1.0f), hn::Exp(d, hn::Neg(z))));
+      store(d, hn::Add(load(d, from + i), silu), to + i);
+    });
+  });
+}
+
 void rotary_row(const Tensor& x, const Tensor& positions, const Tensor& cos, const Tensor& sin,
                 int64_t row) {
   const int64_t half = x.dim(2) / 2;
@@ -146,6 +161,7 @@ namespace lorax::cpu {
 HWY_EXPORT(embedding_row);
 HWY_EXPORT(rms_norm_row);
 HWY_EXPORT(rms_norm_add_row);
+HWY_EXPORT(add_silu_row);
 HWY_EXPORT(rotary_row);
 HWY_EXPORT(gelu_tanh_mul_columns);
 HWY_EXPORT(softcap_elements);
@@ -162,6 +178,11 @@ void rms_norm(const Tensor& x, const Tensor& weight, float eps, const Tensor& ou
 void rms_norm_add(const Tensor& x, const Tensor& weight, float eps, const Tensor& residual,
                   int64_t row) {
   HWY_DYNAMIC_DISPATCH(rms_norm_add_row)(x, weight, eps, residual, row);
+}
+
+void add_silu(const Tensor& x, const Tensor& h, const Tensor& bias, const Tensor& out,
+              int64_t row) {
+  HWY_DYNAMIC_DISPATCH(add_silu_row)(x, h, bias, out, row);
 }
 
 void rotary(const Tensor& x, const Tensor& positions, const Tensor& cos, const Tensor& sin,

@@ -14,6 +14,7 @@ void embedding(const Tensor& ids, const Tensor& table, float scale, const Tensor
 void rms_norm(const Tensor& x, const Tensor& weight, float eps, const Tensor& out, int64_t row);
 void rms_norm_add(const Tensor& x, const Tensor& weight, float eps, const Tensor& residual,
                   int64_t row);
+void add_silu(const Tensor& x, const Tensor& h, const Tensor& bias, const Tensor& out, int64_t row);
 void rotary(const Tensor& x, const Tensor& positions, const Tensor& cos, const Tensor& sin,
             int64_t row);
 

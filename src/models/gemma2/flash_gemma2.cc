@@ -15,17 +15,17 @@ float rounded_to(DType dtype, float value) {
 
 // A tied checkpoint may still carry a copy of the head. A head that differs would be dropped in
 // silence by tying, so it is refused.
-void check_tied_head(const Weights& root, const Gemma2Config& config) {
-  const TensorSource& source = root.store().source();
-  const std::string head = "lm_head.weight";
+void check_tied_head(const Weights& weights, const Gemma2Config& config) {
+  const TensorSource& source = weights.store().source();
+  const std::string head = weights.full_name("lm_head.weight");
+  const std::string table = weights.full_name("model.embed_tokens.weight");
   if (!source.contains(head)) return;
   source.check(head, std::array{config.vocab_size, config.hidden_size});
   std::vector<float> a(static_cast<size_t>(config.hidden_size));
   std::vector<float> b(a.size());
   for (int64_t row = 0; row < config.vocab_size; ++row) {
     source.read(head, row * config.hidden_size, config.hidden_size, DType::kFloat32, a.data());
-    source.read("model.embed_tokens.weight", row * config.hidden_size, config.hidden_size,
-                DType::kFloat32, b.data());
+    source.read(table, row * config.hidden_size, config.hidden_size, DType::kFloat32, b.data());
     if (a != b) {
       fail(
           "{}: tensor {} differs from model.embed_tokens.weight but config.json ties them; set "
@@ -33,44 +33,85 @@ void check_tied_head(const Weights& root, const Gemma2Config& config) {
           source.describe(), head);
     }
   }
-  root.store().mark_used(head);
+  weights.store().mark_used(head);
+}
+
+Tensor head_weight(const Gemma2Config& config, const Weights& weights, const Tensor& embed_tokens) {
+  if (!config.tie_word_embeddings) {
+    return weights.matrix("lm_head", config.vocab_size, config.hidden_size);
+  }
+  check_tied_head(weights, config);
+  return embed_tokens;
+}
+
+// The modules that one product computes.
+std::array<Weights::Part, 3> query_key_value_parts(const Gemma2Config& config) {
+  const int64_t kv_size = config.num_key_value_heads * config.head_dim;
+  return {{{"q_proj", config.num_attention_heads * config.head_dim},
+           {"k_proj", kv_size},
+           {"v_proj", kv_size}}};
+}
+
+std::array<Weights::Part, 2> gate_up_parts(const Gemma2Config& config) {
+  return {{{"gate_proj", config.intermediate_size}, {"up_proj", config.intermediate_size}}};
 }
 
 }  // namespace
 
 Gemma2FastRMSNorm::Gemma2FastRMSNorm(const Weights& weights, std::string_view name, int64_t size,
                                      float eps)
-    : weight_(weights.vector_float32(name, size, 1.0f)), eps_(eps) {}
+    : weight_(weights.vector_float32(name, size, 1.0f)),
+      module_(weights.store().add_module({.name = weights.full_name(name),
+                                          .kind = AdapterModule::Kind::kNorm,
+                                          .in = 0,
+                                          .out = size,
+                                          .weight = weight_})),
+      eps_(eps) {}
 
-Tensor Gemma2FastRMSNorm::operator()(Context& context, const Tensor& x, DType out_dtype) const {
-  return ops::rms_norm(context, x, weight_, eps_, out_dtype);
+template <typename Norm>
+void Gemma2FastRMSNorm::for_each_weight(int64_t rows, const AdapterBatchData* adapters,
+                                        const Norm& norm) const {
+  if (adapters == nullptr || !adapters->has_replacement(module_)) return norm(0, rows, weight_);
+  adapters->for_each_run([&](int64_t begin, int64_t end, const AdapterSlot* slot) {
+    const Tensor* own = slot != nullptr ? slot->replacement(module_) : nullptr;
+    norm(begin, end, own != nullptr ? *own : weight_);
+  });
 }
 
-void Gemma2FastRMSNorm::add_to(Context& context, const Tensor& x, const Tensor& residual) const {
-  ops::rms_norm_add(context, x, weight_, eps_, residual);
+Tensor Gemma2FastRMSNorm::operator()(Context& context, const Tensor& x, DType out_dtype,
+                                     const AdapterBatchData* adapters) const {
+  const Tensor out = context.workspace.take(out_dtype, {x.dim(0), x.dim(1)});
+  for_each_weight(x.dim(0), adapters, [&](int64_t begin, int64_t end, const Tensor& weight) {
+    ops::rms_norm_into(context, x.slice(0, begin, end), weight, eps_, out.slice(0, begin, end));
+  });
+  return out;
+}
+
+void Gemma2FastRMSNorm::add_to(Context& context, const Tensor& x, const Tensor& residual,
+                               const AdapterBatchData* adapters) const {
+  for_each_weight(x.dim(0), adapters, [&](int64_t begin, int64_t end, const Tensor& weight) {
+    ops::rms_norm_add(context, x.slice(0, begin, end), weight, eps_, residual.slice(0, begin, end));
+  });
 }
 
 FlashGemma2Attention::FlashGemma2Attention(const Gemma2Config& config, const Weights& weights,
                                            int64_t layer)
     : num_heads_(config.num_attention_heads),
       num_key_value_heads_(config.num_key_value_heads),
-      head_dim_(config.head_dim) {
+      head_dim_(config.head_dim),
+      query_key_value_(weights, query_key_value_parts(config), config.hidden_size),
+      o_proj_(weights, "o_proj", config.hidden_size, num_heads_ * head_dim_) {
   options_.scale = 1.0f / std::sqrt(config.query_pre_attn_scalar);
   options_.softcap = config.attn_logit_softcapping;
   options_.window = config.layer_is_sliding[static_cast<size_t>(layer)]
                         ? static_cast<int>(config.sliding_window)
                         : 0;
-  const Weights::Part parts[] = {{"q_proj", num_heads_ * head_dim_},
-                                 {"k_proj", num_key_value_heads_ * head_dim_},
-                                 {"v_proj", num_key_value_heads_ * head_dim_}};
-  query_key_value_ = weights.stacked(parts, config.hidden_size);
-  o_proj_ = weights.matrix("o_proj", config.hidden_size, num_heads_ * head_dim_);
 }
 
 Tensor FlashGemma2Attention::forward(Context& context, const Tensor& hidden, const PagedKv& kv,
                                      const Gemma2Step& step) const {
   const int64_t q_size = num_heads_ * head_dim_;
-  const Tensor qkv = ops::linear(context, hidden, query_key_value_, hidden.dtype);
+  const Tensor qkv = query_key_value_(context, hidden, step.adapters);
   const Tensor query = qkv.slice(1, 0, q_size).split_last(num_heads_, head_dim_);  // [T, H, d]
   const Tensor key_value = qkv.slice(1, q_size, qkv.dim(1));                       // [T, 2 K d]
   const Tensor key = key_value.slice(1, 0, num_key_value_heads_ * head_dim_)
@@ -81,7 +122,7 @@ Tensor FlashGemma2Attention::forward(Context& context, const Tensor& hidden, con
   write_cache(context, key_value, kv, step);
 
   const Tensor attn_output = ops::attention(context, query, kv, step.attention, options_);
-  return ops::linear(context, attn_output, o_proj_, hidden.dtype);
+  return o_proj_(context, attn_output, step.adapters);
 }
 
 void FlashGemma2Attention::write_cache(Context& context, const Tensor& key_value, const PagedKv& kv,
@@ -95,17 +136,15 @@ void FlashGemma2Attention::write_cache(Context& context, const Tensor& key_value
                 heads.slice(1, num_key_value_heads_, 2 * num_key_value_heads_), step.slots, kv);
 }
 
-Gemma2MLP::Gemma2MLP(const Gemma2Config& config, const Weights& weights) {
-  const Weights::Part parts[] = {{"gate_proj", config.intermediate_size},
-                                 {"up_proj", config.intermediate_size}};
-  gate_up_proj_ = weights.stacked(parts, config.hidden_size);
-  down_proj_ = weights.matrix("down_proj", config.hidden_size, config.intermediate_size);
-}
+Gemma2MLP::Gemma2MLP(const Gemma2Config& config, const Weights& weights)
+    : gate_up_proj_(weights, gate_up_parts(config), config.hidden_size),
+      down_proj_(weights, "down_proj", config.hidden_size, config.intermediate_size) {}
 
-Tensor Gemma2MLP::forward(Context& context, const Tensor& hidden) const {
-  const Tensor gate_up = ops::linear(context, hidden, gate_up_proj_, hidden.dtype);  // [T, 2F]
-  const Tensor product = ops::gelu_tanh_mul(context, gate_up);                       // [T, F]
-  return ops::linear(context, product, down_proj_, hidden.dtype);
+Tensor Gemma2MLP::forward(Context& context, const Tensor& hidden,
+                          const AdapterBatchData* adapters) const {
+  const Tensor gate_up = gate_up_proj_(context, hidden, adapters);  // [T, 2F]
+  const Tensor product = ops::gelu_tanh_mul(context, gate_up);      // [T, F]
+  return down_proj_(context, product, adapters);
 }
 
 FlashGemma2Layer::FlashGemma2Layer(const Gemma2Config& config, const Weights& weights,
@@ -124,18 +163,18 @@ FlashGemma2Layer::FlashGemma2Layer(const Gemma2Config& config, const Weights& we
 void FlashGemma2Layer::forward(Context& context, const Tensor& residual, const PagedKv& kv,
                                const Gemma2Step& step) const {
   Workspace::Scope scope(context.workspace);
-  const Tensor normed_hidden = input_layernorm_(context, residual, dtype_);
+  const Tensor normed_hidden = input_layernorm_(context, residual, dtype_, step.adapters);
   const Tensor attn_output = self_attn_.forward(context, normed_hidden, kv, step);
-  post_attention_layernorm_.add_to(context, attn_output, residual);
+  post_attention_layernorm_.add_to(context, attn_output, residual, step.adapters);
 
-  const Tensor normed_attn = pre_feedforward_layernorm_(context, residual, dtype_);
-  const Tensor mlp_output = mlp_.forward(context, normed_attn);
-  post_feedforward_layernorm_.add_to(context, mlp_output, residual);
+  const Tensor normed_attn = pre_feedforward_layernorm_(context, residual, dtype_, step.adapters);
+  const Tensor mlp_output = mlp_.forward(context, normed_attn, step.adapters);
+  post_feedforward_layernorm_.add_to(context, mlp_output, residual, step.adapters);
 }
 
 FlashGemma2Model::FlashGemma2Model(const Gemma2Config& config, const Weights& weights)
     : dtype_(weights.store().dtype()),
-      embed_tokens_(weights.matrix("embed_tokens", config.vocab_size, config.hidden_size)),
+      embed_tokens_(weights, "embed_tokens", config.vocab_size, config.hidden_size),
       rotary_emb_(weights.store(), config.head_dim, config.rope_theta,
                   config.max_position_embeddings),
       norm_(weights, "norm", config.hidden_size, config.rms_norm_eps) {
@@ -157,7 +196,8 @@ Tensor FlashGemma2Model::forward(Context& context, const Tensor& inputs_embeds,
                     .max_q = batch.seqlen.max_q,
                     .max_kv = batch.max_s},
       .slots = batch.slots,
-      .cache_indices = batch.prefill_cache_indices};
+      .cache_indices = batch.prefill_cache_indices,
+      .adapters = batch.adapter_data};
   if (!step.cache_indices.empty()) {
     const Tensor column = batch.slots.view({batch.slots.dim(0), 1});
     step.slots =
@@ -166,41 +206,39 @@ Tensor FlashGemma2Model::forward(Context& context, const Tensor& inputs_embeds,
   for (size_t layer = 0; layer < layers_.size(); ++layer) {
     layers_[layer].forward(context, inputs_embeds, batch.kv_cache[layer], step);
   }
-  return norm_(context, inputs_embeds, dtype_);
+  return norm_(context, inputs_embeds, dtype_, batch.adapter_data);
 }
 
 FlashGemma2ForCausalLM::FlashGemma2ForCausalLM(std::string_view prefix, const Gemma2Config& config,
-                                               const Weights& weights, bool causal)
+                                               const Weights& root, bool causal)
+    : FlashGemma2ForCausalLM(config, prefix.empty() ? root : root[prefix]) {
+  LORAX_CHECK(causal);
+}
+
+FlashGemma2ForCausalLM::FlashGemma2ForCausalLM(const Gemma2Config& config, const Weights& weights)
     : kv_shape_(config.kv_shape(weights.store().dtype())),
-      final_logit_softcapping_(config.final_logit_softcapping),
       embed_scale_(
           rounded_to(weights.store().dtype(), std::sqrt(static_cast<float>(config.hidden_size)))),
-      model_(config, prefix.empty() ? weights["model"] : weights[prefix]["model"]) {
-  LORAX_CHECK(causal);
-  if (config.tie_word_embeddings) {
-    check_tied_head(weights, config);
-    lm_head_ = model_.embed_tokens();
-  } else {
-    lm_head_ = (prefix.empty() ? weights : weights[prefix])
-                   .matrix("lm_head", config.vocab_size, config.hidden_size);
-  }
-}
+      model_(config, weights["model"]),
+      lm_head_(weights, "lm_head", head_weight(config, weights, model_.embed_tokens().weight()),
+               config.final_logit_softcapping),
+      modules_(weights.store().modules()) {}
 
 ForwardOutput FlashGemma2ForCausalLM::forward(Context& context, const ForwardBatch& batch) const {
   const Tensor inputs_embeds =
-      ops::embedding(context, batch.input_ids, model_.embed_tokens(), embed_scale_);
+      model_.embed_tokens()(context, batch.input_ids, embed_scale_, batch.adapter_data);
   Tensor hidden_states = model_.forward(context, inputs_embeds, batch);
   if (!batch.lm_head_indices.empty()) {
     hidden_states = ops::gather_rows(context, hidden_states, batch.lm_head_indices);
   }
   if (batch.skip_lm_head) return {.logits = hidden_states, .speculative_logits = {}};
-  return {.logits = lm_head(context, hidden_states), .speculative_logits = {}};
+  return lm_head(context, hidden_states, batch.head_adapter_data);
 }
 
-Tensor FlashGemma2ForCausalLM::lm_head(Context& context, const Tensor& hidden) const {
-  const Tensor logits = ops::linear(context, hidden, lm_head_, DType::kFloat32);
-  ops::softcap(context, logits, final_logit_softcapping_);
-  return logits;
+ForwardOutput FlashGemma2ForCausalLM::lm_head(Context& context, const Tensor& hidden,
+                                              const AdapterBatchData* adapters) const {
+  const MultiAdapterHead::Output output = lm_head_(context, hidden, adapters);
+  return {.logits = output.logits, .speculative_logits = output.speculative_logits};
 }
 
 }  // namespace lorax

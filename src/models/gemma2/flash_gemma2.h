@@ -9,6 +9,8 @@
 
 #include "models/causal_lm.h"
 #include "models/gemma2/config.h"
+#include "nn/adapter_embedding.h"
+#include "nn/adapter_linear.h"
 #include "nn/rotary.h"
 
 namespace lorax {
@@ -18,13 +20,20 @@ class Gemma2FastRMSNorm {
   // Folds Gemma's 1 + w into the weight, in float32.
   Gemma2FastRMSNorm(const Weights& weights, std::string_view name, int64_t size, float eps);
 
-  // x [T, D] -> [T, D] of `out_dtype`.
-  Tensor operator()(Context& context, const Tensor& x, DType out_dtype) const;
+  // x [T, D] -> [T, D] of `out_dtype`. Adapters may have norms of their own; null: none.
+  Tensor operator()(Context& context, const Tensor& x, DType out_dtype,
+                    const AdapterBatchData* adapters) const;
   // residual += norm(x), in float32.
-  void add_to(Context& context, const Tensor& x, const Tensor& residual) const;
+  void add_to(Context& context, const Tensor& x, const Tensor& residual,
+              const AdapterBatchData* adapters) const;
 
  private:
+  // Calls norm(begin, end, weight) for rows that share a weight.
+  template <typename Norm>
+  void for_each_weight(int64_t rows, const AdapterBatchData* adapters, const Norm& norm) const;
+
   Tensor weight_;  // [D] float32
+  int64_t module_;
   float eps_;
 };
 
@@ -35,6 +44,7 @@ struct Gemma2Step {
   AttentionBatch attention;
   Tensor slots;          // [T] int64, or [C] with cache_indices
   Tensor cache_indices;  // [C] int32 or none
+  const AdapterBatchData* adapters;
 };
 
 class FlashGemma2Attention {
@@ -53,8 +63,8 @@ class FlashGemma2Attention {
   int64_t num_key_value_heads_;
   int64_t head_dim_;
   AttentionOptions options_;
-  Tensor query_key_value_;  // [(H + 2K) d, D]: q | k | v
-  Tensor o_proj_;           // [D, H d]
+  TensorParallelMultiAdapterLinear query_key_value_;  // [(H + 2K) d, D]: q | k | v
+  TensorParallelAdapterRowLinear o_proj_;             // [D, H d]
 };
 
 class Gemma2MLP {
@@ -62,11 +72,11 @@ class Gemma2MLP {
   Gemma2MLP(const Gemma2Config& config, const Weights& weights);
 
   // hidden [T, D] -> [T, D], model dtype.
-  Tensor forward(Context& context, const Tensor& hidden) const;
+  Tensor forward(Context& context, const Tensor& hidden, const AdapterBatchData* adapters) const;
 
  private:
-  Tensor gate_up_proj_;  // [2F, D]: gate | up
-  Tensor down_proj_;     // [D, F]
+  TensorParallelMultiAdapterLinear gate_up_proj_;  // [2F, D]: gate | up
+  TensorParallelAdapterRowLinear down_proj_;       // [D, F]
 };
 
 class FlashGemma2Layer {
@@ -94,12 +104,11 @@ class FlashGemma2Model {
   // Embedded tokens [T, D] float32 (overwritten) -> normalised hidden states [T, D], model dtype.
   Tensor forward(Context& context, const Tensor& inputs_embeds, const ForwardBatch& batch) const;
 
-  // The table, not scaled: [V, D].
-  const Tensor& embed_tokens() const { return embed_tokens_; }
+  const MultiAdapterEmbedding& embed_tokens() const { return embed_tokens_; }
 
  private:
   DType dtype_;
-  Tensor embed_tokens_;
+  MultiAdapterEmbedding embed_tokens_;
   RotaryEmbedding rotary_emb_;
   std::vector<FlashGemma2Layer> layers_;
   Gemma2FastRMSNorm norm_;
@@ -109,19 +118,23 @@ class FlashGemma2ForCausalLM final : public FlashCausalLM {
  public:
   // `prefix`: what stands before "model." in the names; "" for a plain checkpoint.
   // Gemma 2 is always causal, so the reference's fourth argument must be true.
-  FlashGemma2ForCausalLM(std::string_view prefix, const Gemma2Config& config,
-                         const Weights& weights, bool causal = true);
+  FlashGemma2ForCausalLM(std::string_view prefix, const Gemma2Config& config, const Weights& root,
+                         bool causal = true);
 
   ForwardOutput forward(Context& context, const ForwardBatch& batch) const override;
-  Tensor lm_head(Context& context, const Tensor& hidden) const override;
+  ForwardOutput lm_head(Context& context, const Tensor& hidden,
+                        const AdapterBatchData* adapters) const override;
   const KvShape& kv_shape() const override { return kv_shape_; }
+  const std::vector<AdapterModule>& adapter_modules() const override { return modules_; }
 
  private:
+  FlashGemma2ForCausalLM(const Gemma2Config& config, const Weights& weights);
+
   KvShape kv_shape_;
-  float final_logit_softcapping_;
   float embed_scale_;  // sqrt(D) rounded to the model dtype
   FlashGemma2Model model_;
-  Tensor lm_head_;  // [V, D]: the embedding table itself if tied
+  MultiAdapterHead lm_head_;  // [V, D]: the embedding table itself if tied
+  std::vector<AdapterModule> modules_;
 };
 
 }  // namespace lorax

@@ -1,0 +1,98 @@
+#include "nn/adapter_batch.h"
+
+#include <algorithm>
+
+namespace lorax {
+
+void AdapterSegments::clear() {
+  boundaries_.assign(1, 0);
+  indices_.clear();
+}
+
+void AdapterSegments::reserve(size_t runs) {
+  boundaries_.reserve(runs + 1);
+  indices_.reserve(runs);
+}
+
+void AdapterSegments::append(int32_t adapter, int64_t rows) {
+  if (rows == 0) return;
+  const int32_t end = boundaries_.back() + static_cast<int32_t>(rows);
+  if (!indices_.empty() && indices_.back() == adapter) {
+    boundaries_.back() = end;
+  } else {
+    boundaries_.push_back(end);
+    indices_.push_back(adapter);
+  }
+}
+
+void AdapterSegments::append(const AdapterSegments& other) {
+  for (size_t run = 0; run < other.indices_.size(); ++run) {
+    append(other.indices_[run], other.boundaries_[run + 1] - other.boundaries_[run]);
+  }
+}
+
+AdapterSegments find_segments(std::span<const int32_t> adapter_indices) {
+  AdapterSegments segments;
+  for (int32_t adapter : adapter_indices) segments.append(adapter, 1);
+  return segments;
+}
+
+void AdapterBatchMetadata::reserve(int64_t rows) {
+  const size_t count = static_cast<size_t>(rows);
+  segments_.reserve(count);
+  rows_.reserve(count);
+  group_boundaries_.reserve(count + 1);
+  slots_.reserve(count);
+}
+
+void AdapterBatchMetadata::clear() {
+  segments_.clear();
+  rows_.clear();
+  group_boundaries_.clear();
+  slots_.clear();
+}
+
+void AdapterBatchMetadata::append(int32_t adapter, int64_t rows) {
+  segments_.append(adapter, rows);
+}
+
+void AdapterBatchMetadata::group() {
+  slots_.assign(segments_.indices().begin(), segments_.indices().end());
+  std::ranges::sort(slots_);
+  slots_.erase(std::ranges::unique(slots_).begin(), slots_.end());
+  std::erase(slots_, kNoAdapter);
+  rows_.clear();
+  group_boundaries_.assign(1, 0);
+  for (int32_t slot : slots_) {
+    for (size_t run = 0; run < segments_.indices().size(); ++run) {
+      if (segments_.indices()[run] != slot) continue;
+      for (int32_t row = segments_.boundaries()[run]; row < segments_.boundaries()[run + 1];
+           ++row) {
+        rows_.push_back(row);
+      }
+    }
+    group_boundaries_.push_back(static_cast<int32_t>(rows_.size()));
+  }
+}
+
+bool AdapterBatchData::has_lora(int64_t module) const {
+  return std::ranges::any_of(metadata_.slots(), [&](int32_t slot) {
+    return tables_.slot(slot).lora[static_cast<size_t>(module)].rank > 0;
+  });
+}
+
+bool AdapterBatchData::has_replacement(int64_t module) const {
+  return std::ranges::any_of(metadata_.slots(), [&](int32_t slot) {
+    return tables_.slot(slot).replacement(module) != nullptr;
+  });
+}
+
+int64_t AdapterBatchData::speculative_heads() const {
+  int64_t heads = 0;
+  for (int32_t slot : metadata_.slots()) {
+    heads = std::max(heads, static_cast<int64_t>(tables_.slot(slot).medusa.size()));
+  }
+  return heads;
+}
+
+}  // namespace lorax

@@ -1,0 +1,115 @@
+#include "nn/adapter_linear.h"
+
+namespace lorax {
+namespace {
+
+// out = x * weight^T with each row's own weight where its adapter has one, then the low-rank parts.
+void multiply(Context& context, const Tensor& x, const Tensor& weight, LoraTargets targets,
+              const AdapterBatchData* adapters, const Tensor& out) {
+  ops::linear_into(context, x, weight, out);
+  if (adapters == nullptr) return;
+  bool has_lora = false;
+  for (const LoraTarget& target : targets) {
+    has_lora = has_lora || adapters->has_lora(target.module);
+    if (!adapters->has_replacement(target.module)) continue;
+    adapters->for_each_run([&](int64_t begin, int64_t end, const AdapterSlot* slot) {
+      const Tensor* own = slot != nullptr ? slot->replacement(target.module) : nullptr;
+      if (own == nullptr) return;
+      ops::linear_into(
+          context, x.slice(0, begin, end), *own,
+          out.slice(0, begin, end).slice(1, target.column, target.column + target.columns));
+    });
+  }
+  if (has_lora) ops::lora(context, x, targets, adapters->rows(), out);
+}
+
+// Registers rows [column, column + rows) of a weight as a module that adapters may change.
+LoraTarget add_module(const Weights& weights, std::string_view name, const Tensor& weight,
+                      int64_t column, int64_t rows) {
+  const int64_t module =
+      weights.store().add_module({.name = weights.full_name(name),
+                                  .kind = AdapterModule::Kind::kLinear,
+                                  .in = weight.dim(1),
+                                  .out = rows,
+                                  .weight = weight.slice(0, column, column + rows)});
+  return {module, column, rows};
+}
+
+}  // namespace
+
+TensorParallelMultiAdapterLinear::TensorParallelMultiAdapterLinear(
+    const Weights& weights, std::span<const Weights::Part> parts, int64_t columns)
+    : weight_(weights.stacked(parts, columns)) {
+  int64_t row = 0;
+  for (const Weights::Part& part : parts) {
+    targets_.push_back(add_module(weights, part.name, weight_, row, part.rows));
+    row += part.rows;
+  }
+}
+
+Tensor TensorParallelMultiAdapterLinear::operator()(Context& context, const Tensor& x,
+                                                    const AdapterBatchData* adapters) const {
+  const Tensor out = context.workspace.take(x.dtype, {x.dim(0), weight_.dim(0)});
+  multiply(context, x, weight_, targets_, adapters, out);
+  return out;
+}
+
+TensorParallelAdapterRowLinear::TensorParallelAdapterRowLinear(const Weights& weights,
+                                                               std::string_view name, int64_t rows,
+                                                               int64_t columns)
+    : weight_(weights.matrix(name, rows, columns)),
+      target_(add_module(weights, name, weight_, 0, rows)) {}
+
+Tensor TensorParallelAdapterRowLinear::operator()(Context& context, const Tensor& x,
+                                                  const AdapterBatchData* adapters) const {
+  const Tensor out = context.workspace.take(x.dtype, {x.dim(0), weight_.dim(0)});
+  multiply(context, x, weight_, {&target_, 1}, adapters, out);
+  return out;
+}
+
+MultiAdapterHead::MultiAdapterHead(const Weights& weights, std::string_view name,
+                                   const Tensor& weight, float softcap)
+    : weight_(weight),
+      target_(add_module(weights, name, weight, 0, weight.dim(0))),
+      softcap_(softcap) {}
+
+MultiAdapterHead::Output MultiAdapterHead::operator()(Context& context, const Tensor& x,
+                                                      const AdapterBatchData* adapters) const {
+  Output output;
+  output.logits = context.workspace.take(DType::kFloat32, {x.dim(0), weight_.dim(0)});
+  multiply(context, x, weight_, {&target_, 1}, adapters, output.logits);
+  ops::softcap(context, output.logits, softcap_);
+  if (adapters != nullptr && adapters->speculative_heads() > 0) {
+    output.speculative_logits = speculate(context, x, *adapters);
+  }
+  return output;
+}
+
+Tensor MultiAdapterHead::speculate(Context& context, const Tensor& x,
+                                   const AdapterBatchData& adapters) const {
+  const int64_t heads = adapters.speculative_heads();
+  // One head after the other, so that each one's logits are contiguous.
+  const Tensor out = context.workspace.take(DType::kFloat32, {heads, x.dim(0), weight_.dim(0)});
+  adapters.for_each_run([&](int64_t begin, int64_t end, const AdapterSlot* slot) {
+    if (slot == nullptr) return;
+    for (size_t i = 0; i < slot->medusa.size(); ++i) {
+      const Tensor logits = out.select(0, static_cast<int64_t>(i)).slice(0, begin, end);
+      speculate_run(context, x.slice(0, begin, end), slot->medusa[i], logits);
+    }
+  });
+  return out.swap_axes(0, 1);
+}
+
+void MultiAdapterHead::speculate_run(Context& context, const Tensor& x, const MedusaHead& head,
+                                     const Tensor& logits) const {
+  const Workspace::Scope scope(context.workspace);
+  Tensor y = x;
+  for (const MedusaHead::Block& block : head.blocks) {
+    const Tensor inner = ops::linear(context, y, block.weight, y.dtype);
+    y = ops::add_silu(context, y, inner, block.bias);
+  }
+  ops::linear_into(context, y, head.output.empty() ? weight_ : head.output, logits);
+  if (head.output.empty()) ops::softcap(context, logits, softcap_);
+}
+
+}  // namespace lorax
