@@ -47,9 +47,9 @@ uint64_t Adapter::bytes() const {
   }
   for (const auto& [index, weight] : replaced) add(weight);
   if (medusa) {
-    for (const MedusaHead& head : medusa->heads) {
+    for (const MedusaHeadWeights& head : medusa->heads) {
       add(head.output);
-      for (const MedusaHead::Block& block : head.blocks) {
+      for (const MedusaHeadWeights::Block& block : head.blocks) {
         add(block.weight);
         add(block.bias);
       }

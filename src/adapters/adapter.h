@@ -33,7 +33,7 @@ struct LoraWeights {
 };
 
 // One head: `blocks` of x + SiLU(W x + b), then `output`, or the base's head where that is null.
-struct MedusaHead {
+struct MedusaHeadWeights {
   struct Block {
     HostTensor weight;  // [D, D]
     HostTensor bias;    // [D]
@@ -44,7 +44,7 @@ struct MedusaHead {
 
 struct MedusaWeights {
   int version = 2;  // 1: heads have outputs of their own; 2: one block each, and the base's head
-  std::vector<MedusaHead> heads;
+  std::vector<MedusaHeadWeights> heads;
 };
 
 // Immutable once read, so that threads can share it. Module indices are places in the list of

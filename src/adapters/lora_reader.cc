@@ -52,7 +52,7 @@ void LoraReader::plan(std::string_view config_text, TensorPlan& tensors, Adapter
         fmt::format("{}: base_model_name_or_path is \"{}\" and \"{}\" is served; the shapes fit",
                     origin, printable(config.base_model_name_or_path), printable(base_.name)));
   }
-  for (const LoraTarget& target : targets.lora) {
+  for (const TargetedModule& target : targets.lora) {
     LoraWeights& weights = adapter.lora[target.module];
     weights.rank = target.rank;
     weights.scale = target.scale;

@@ -53,7 +53,7 @@ void plan_medusa(const MedusaConfig& config, int64_t hidden_size, int64_t vocab_
   medusa.version = has_outputs ? 1 : 2;
   medusa.heads.resize(static_cast<size_t>(config.heads));
   for (size_t i = 0; i < medusa.heads.size(); ++i) {
-    MedusaHead& head = medusa.heads[i];
+    MedusaHeadWeights& head = medusa.heads[i];
     const std::string owner = fmt::format("Medusa head {}", i);
     head.blocks.resize(static_cast<size_t>(config.blocks));
     for (size_t j = 0; j < head.blocks.size(); ++j) {

@@ -129,7 +129,7 @@ class Merger {
         seed_(leading_bits(digest)) {}
 
   // The merged weights of one module that the merged config targets.
-  LoraWeights merge(const LoraTarget& target, const AdapterModule& module) {
+  LoraWeights merge(const TargetedModule& target, const AdapterModule& module) {
     std::vector<float> weights_a, weights_b;
     std::vector<const LoraWeights*> parts;
     for (size_t i = 0; i < members_.size(); ++i) {
@@ -273,7 +273,7 @@ Adapter merge_adapters(const MergeParameters& parameters, std::span<const MergeM
   merged.config = merged_config(members, modules);
   const PeftTargets targets = resolve_peft_targets(*merged.config, modules, kOrigin);
   Merger merger(parameters, members, merged.digest);
-  for (const LoraTarget& target : targets.lora) {
+  for (const TargetedModule& target : targets.lora) {
     merged.lora.emplace(target.module, merger.merge(target, modules[target.module]));
   }
   warn_of_dropped(members, modules, merged);

@@ -255,7 +255,8 @@ class Resolver {
       saved = selector_.saves(std::string_view(name).substr(0, end));
     }
     if (!saved) return;
-    if (std::ranges::any_of(result_.lora, [&](const LoraTarget& t) { return t.module == index; })) {
+    if (std::ranges::any_of(result_.lora,
+                            [&](const TargetedModule& t) { return t.module == index; })) {
       fail("{}: {} is taken in by both target_modules and modules_to_save", origin_, name);
     }
     result_.saved.push_back(index);

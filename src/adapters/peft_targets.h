@@ -12,15 +12,15 @@
 
 namespace lorax {
 
-struct LoraTarget {
+struct TargetedModule {
   size_t module = 0;  // index in the model's modules
   int64_t rank = 0;
   float scale = 0.0f;  // alpha / rank, or alpha / sqrt(rank) with rsLoRA
 };
 
 struct PeftTargets {
-  std::vector<LoraTarget> lora;  // in the order of the modules; never empty
-  std::vector<size_t> saved;     // modules that modules_to_save replaces as a whole
+  std::vector<TargetedModule> lora;  // in the order of the modules; never empty
+  std::vector<size_t> saved;         // modules that modules_to_save replaces as a whole
   std::vector<std::string> warnings;
 };
 
