@@ -13,6 +13,7 @@
 #include "base/core_count.h"
 #include "base/error.h"
 #include "cli/commands.h"
+#include "cli/device_rates.h"
 #include "cli/options.h"
 #include "cli/read_bandwidth.h"
 #include "engine/model_runner.h"
@@ -41,7 +42,8 @@ struct Measurement {
   double tokens_per_second = 0.0;
   double weight_gb_per_second = 0.0;
   double tflop_per_second = 0.0;
-  double read_gb_per_second = 0.0;  // the machine's bandwidth, just before and after
+  double read_gb_per_second = 0.0;  // the machine's bandwidth, just before and after; of a GPU the
+                                    // bandwidth of copying, reads and writes counted
 };
 
 double median(std::vector<double> values) {
@@ -80,6 +82,8 @@ class Bench {
   }
 
   LoadedModel& loaded() { return loaded_; }
+  // Whether the device's memory is the host's own.
+  bool on_host() { return loaded_.device().host_pointer(probe_.data()) != nullptr; }
   // Bytes of weights that one step reads: every product's matrix once.
   double step_bytes() const {
     return static_cast<double>(loaded_.info().multiply_adds_per_token) *
@@ -88,8 +92,12 @@ class Bench {
 
  private:
   double probe_bandwidth() {
-    const void* data = loaded_.device().host_pointer(probe_.data());
-    return data == nullptr ? 0.0 : read_bandwidth(pool_, data, probe_.bytes());
+    if (on_host()) {
+      return read_bandwidth(pool_, loaded_.device().host_pointer(probe_.data()), probe_.bytes());
+    }
+    const size_t half = probe_.bytes() / 2;
+    char* data = static_cast<char*>(probe_.data());
+    return copy_rate(loaded_.device(), data, data + half, half);
   }
 
   std::vector<Sequence> make_sequences(int64_t batch, int64_t prompt) {
@@ -203,11 +211,16 @@ void run(const Options& options) {
   if (options.as_json) {
     json::array results;
     for (const Measurement& m : measurements) results.push_back(to_json(m));
-    fmt::print("{}\n", json::serialize(json::object{{"shape", options.shape},
-                                                    {"dtype", name_of(bench.loaded().dtype())},
-                                                    {"device", device},
-                                                    {"weight_bytes", bench.loaded().weight_bytes()},
-                                                    {"results", results}}));
+    json::object report{{"shape", options.shape},
+                        {"dtype", name_of(bench.loaded().dtype())},
+                        {"device", device},
+                        {"weight_bytes", bench.loaded().weight_bytes()}};
+    if (!bench.on_host()) {
+      report["copy_gb_per_s"] = measurements.front().read_gb_per_second;    // C
+      report["matmul_tflop_per_s"] = matmul_rate(bench.loaded().device());  // P
+    }
+    report["results"] = std::move(results);
+    fmt::print("{}\n", json::serialize(report));
     return;
   }
   fmt::print("{} {} on {}, {:.2f} GB of weights\n", options.shape, name_of(bench.loaded().dtype()),

@@ -89,8 +89,9 @@ void* CudaDevice::allocate(size_t bytes) {
 }
 
 void CudaDevice::deallocate(void* data, size_t) {
-  // Called by destructors: no throwing. cudaFree waits for the kernels that use the memory.
+  // Called by destructors: no throwing. Kernels that use the memory may still be under way.
   cudaSetDevice(index_);
+  cudaStreamSynchronize(stream_);
   cudaFree(data);
 }
 
