@@ -62,13 +62,11 @@ class DeviceOpsTest : public ::testing::TestWithParam<std::tuple<std::string, DT
     return DeviceTensor(device_, dtype, shape);
   }
 
-  // Of a sum of n products of size 1 that may cancel. Tensor cores cut off what is below the last
-  // place of a partial sum instead of rounding it.
+  // Of a sum of n products of size 1 that may cancel. A GPU adds many of them one after the other,
+  // and its tensor cores cut off what is below the last place of a partial sum.
   Tolerance of_sum(DType out_dtype, int64_t n) const {
-    const double size = std::sqrt(static_cast<double>(n));
-    const bool cuts_off = !on_cpu() && dtype_ == DType::kBFloat16;
-    const double absolute = cuts_off ? std::max(32.0, static_cast<double>(n) / 12.0) : 32.0;
-    return rounding(out_dtype, 0.0, absolute * size * kUnit);
+    const double terms = on_cpu() ? 32.0 : std::max(32.0, static_cast<double>(n) / 12.0);
+    return rounding(out_dtype, 0.0, terms * std::sqrt(static_cast<double>(n)) * kUnit);
   }
   bool on_cpu() const { return std::get<0>(GetParam()) == "cpu"; }
 
