@@ -70,8 +70,15 @@ def make_model(config, seed, device):
 
 
 def write_checkpoint(model, config, folder):
-    saved = json.loads(config.to_json_string(use_diff=False))
-    saved["torch_dtype"] = saved["dtype"] = "bfloat16"
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+             "num_attention_heads", "num_key_value_heads", "head_dim", "query_pre_attn_scalar",
+             "max_position_embeddings", "sliding_window", "attn_logit_softcapping",
+             "final_logit_softcapping", "rms_norm_eps", "tie_word_embeddings",
+             "hidden_activation", "layer_types")
+    saved = {name: getattr(config, name) for name in names}
+    saved.update(model_type="gemma2", architectures=["Gemma2ForCausalLM"], attention_bias=False,
+                 dtype="bfloat16", bos_token_id=2, eos_token_id=1, pad_token_id=0,
+                 rope_parameters={"rope_type": "default", "rope_theta": 10000.0})
     (folder / "config.json").write_text(json.dumps(saved))
     shards, size = [{}], 0
     for name, weight in model.named_parameters():
