@@ -13,6 +13,7 @@
 #include "base/core_count.h"
 #include "base/error.h"
 #include "cli/commands.h"
+#include "cli/device_rates.h"
 #include "cli/options.h"
 #include "cli/read_bandwidth.h"
 #include "engine/model_runner.h"
@@ -46,8 +47,9 @@ struct Measurement {
   double tokens_per_second = 0.0;
   double weight_gb_per_second = 0.0;
   double tflop_per_second = 0.0;
-  double read_gb_per_second = 0.0;  // the machine's bandwidth in between
-  double ratio_to_read = 0.0;       // weight_gb_per_second over it, step by step
+  // The machine's bandwidth in between; of a GPU that of copying, reads and writes counted.
+  double read_gb_per_second = 0.0;
+  double ratio_to_read = 0.0;  // weight_gb_per_second over it, step by step
 };
 
 double median(std::vector<double> values) {
@@ -77,6 +79,10 @@ class Bench {
   }
 
   LoadedModel& loaded() { return loaded_; }
+  // Whether the device's memory is the host's own.
+  bool on_host() {
+    return loaded_.device().host_pointer(loaded_.weight_buffers().front().data()) != nullptr;
+  }
   // Bytes of weights that one step reads: every product's matrix once.
   double step_bytes() const {
     return static_cast<double>(loaded_.info().multiply_adds_per_token) *
@@ -91,13 +97,22 @@ class Bench {
     double bytes = 0.0;
     for (const Buffer& buffer : loaded_.weight_buffers()) {
       const void* data = loaded_.device().host_pointer(buffer.data());
-      if (data == nullptr) return 0.0;
+      if (data == nullptr) return copy_bandwidth();
       if (buffer.bytes() < kProbeBytes) continue;
       bytes += static_cast<double>(buffer.bytes());
       seconds +=
           static_cast<double>(buffer.bytes()) * 1e-9 / read_bandwidth(pool_, data, buffer.bytes());
     }
-    return seconds > 0.0 ? bytes / seconds * 1e-9 : 0.0;
+    return bytes / seconds * 1e-9;
+  }
+
+  // Where the host cannot read them: that of copying the largest.
+  double copy_bandwidth() {
+    const Buffer& largest = *std::ranges::max_element(loaded_.weight_buffers(), {}, &Buffer::bytes);
+    if (copy_.data() == nullptr) {
+      copy_ = Buffer(loaded_.device(), std::min(largest.bytes(), size_t{1} << 30));
+    }
+    return copy_rate(loaded_.device(), copy_.data(), largest.data(), copy_.bytes());
   }
 
   std::vector<Sequence> make_sequences(int64_t batch, int64_t prompt) {
@@ -207,6 +222,7 @@ class Bench {
   const Options& options_;
   LoadedModel loaded_;
   ThreadPool pool_;  // of the bandwidth's measurement
+  Buffer copy_;      // likewise
 };
 
 json::object to_json(const Measurement& m) {
@@ -228,11 +244,16 @@ void run(const Options& options) {
   if (options.as_json) {
     json::array results;
     for (const Measurement& m : measurements) results.push_back(to_json(m));
-    fmt::print("{}\n", json::serialize(json::object{{"shape", options.shape},
-                                                    {"dtype", name_of(bench.loaded().dtype())},
-                                                    {"device", device},
-                                                    {"weight_bytes", bench.loaded().weight_bytes()},
-                                                    {"results", results}}));
+    json::object report{{"shape", options.shape},
+                        {"dtype", name_of(bench.loaded().dtype())},
+                        {"device", device},
+                        {"weight_bytes", bench.loaded().weight_bytes()}};
+    if (!bench.on_host()) {
+      report["copy_gb_per_s"] = measurements.front().read_gb_per_second;    // C
+      report["matmul_tflop_per_s"] = matmul_rate(bench.loaded().device());  // P
+    }
+    report["results"] = std::move(results);
+    fmt::print("{}\n", json::serialize(report));
     return;
   }
   fmt::print("{} {} on {}, {:.2f} GB of weights\n", options.shape, name_of(bench.loaded().dtype()),

@@ -26,6 +26,7 @@ struct Options {
   std::string requests;
   std::string out;
   int64_t chunk = 0;
+  int64_t last = 0;
   DeviceFlags device;
 };
 
@@ -88,9 +89,14 @@ RunnerLimits limits_for_logits(const std::vector<Sequence>& sequences, int64_t c
   return limits;
 }
 
+// How many positions of a sequence are written: its last `last`, or all (0).
+int64_t rows_to_write(const Sequence& sequence, int64_t last) {
+  return last > 0 ? std::min(last, sequence.length()) : sequence.length();
+}
+
 // Logits come step by step, each with rows of every sequence; the file wants them sequence by
 // sequence. They are written straight to their places.
-void run_steps(ModelRunner& runner, std::vector<Sequence>& sequences, int64_t chunk,
+void run_steps(ModelRunner& runner, std::vector<Sequence>& sequences, int64_t chunk, int64_t last,
                SafetensorsWriter& writer) {
   std::vector<SequenceStep> steps;
   std::vector<size_t> members;
@@ -109,15 +115,17 @@ void run_steps(ModelRunner& runner, std::vector<Sequence>& sequences, int64_t ch
     int64_t row = 0;
     for (size_t s = 0; s < steps.size(); ++s) {
       Sequence& sequence = sequences[members[s]];
-      for (int64_t done = 0; done < steps[s].tokens;) {
+      const int64_t first = sequence.length() - rows_to_write(sequence, last);
+      for (int64_t done = std::clamp(first - sequence.cached, int64_t{0}, steps[s].tokens);
+           done < steps[s].tokens;) {
         const int64_t count = std::min(runner.limits().max_logits_rows, steps[s].tokens - done);
-        const std::span<const float> logits = runner.logits(row, count);
-        writer.write(members[s],
-                     static_cast<uint64_t>((sequence.cached + done) * runner.vocab_size() * 4),
-                     logits.data(), logits.size_bytes());
-        row += count;
+        const std::span<const float> logits = runner.logits(row + done, count);
+        const int64_t to = sequence.cached + done - first;
+        writer.write(members[s], static_cast<uint64_t>(to * runner.vocab_size() * 4), logits.data(),
+                     logits.size_bytes());
         done += count;
       }
+      row += steps[s].tokens;
       sequence.cached += steps[s].tokens;
     }
   }
@@ -133,11 +141,12 @@ void run(const Options& options) {
 
   std::vector<SafetensorsWriter::Declaration> tensors;
   for (size_t i = 0; i < sequences.size(); ++i) {
-    tensors.push_back(
-        {fmt::format("{}", i), DType::kFloat32, {sequences[i].length(), info.vocab_size}});
+    tensors.push_back({fmt::format("{}", i),
+                       DType::kFloat32,
+                       {rows_to_write(sequences[i], options.last), info.vocab_size}});
   }
   SafetensorsWriter writer(options.out, tensors);
-  run_steps(runner, sequences, chunk, writer);
+  run_steps(runner, sequences, chunk, options.last, writer);
   writer.finish();
 }
 
@@ -155,11 +164,15 @@ void add_logits_command(CLI::App& app) {
       ->required();
   command
       ->add_option("--out", options->out,
-                   "safetensors file to write: tensor \"i\" is [length, vocabulary] float32")
+                   "safetensors file to write: tensor \"i\" is [positions, vocabulary] float32")
       ->required();
   command
       ->add_option("--chunk", options->chunk,
                    "Tokens of each request per step (default: all at once)")
+      ->check(CLI::PositiveNumber);
+  command
+      ->add_option("--last", options->last,
+                   "Write only this many last positions of each request (default: all)")
       ->check(CLI::PositiveNumber);
   options->device.add_to(*command);
   command->callback([options] { run(*options); });

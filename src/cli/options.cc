@@ -14,7 +14,8 @@ constexpr uint64_t kLargeModel = uint64_t{512} << 20;
 }  // namespace
 
 void DeviceFlags::add_to(CLI::App& command) {
-  command.add_option("--device", device, "Where to run: cpu")->capture_default_str();
+  command.add_option("--device", device, "Where to run: cpu, cuda or cuda:<index>")
+      ->capture_default_str();
   command.add_option("--dtype", dtype,
                      "float32 or bfloat16 (default: float32 for a float32 checkpoint, bfloat16 "
                      "otherwise)");

@@ -80,6 +80,8 @@ class Device {
   // finished when it returns; copy_from_host may still read `from` until synchronize().
   virtual void copy_from_host(void* to, const void* from, size_t bytes) = 0;
   virtual void copy_to_host(void* to, const void* from, size_t bytes) = 0;
+  // Within the device, contiguous bytes that do not overlap; ordered with its kernels.
+  virtual void copy(void* to, const void* from, size_t bytes) = 0;
   virtual void synchronize() = 0;
   // Where host code may write weights directly: `data` itself on the CPU, nullptr otherwise.
   virtual void* host_pointer(void* data) = 0;

@@ -14,6 +14,7 @@ class DryRunDevice final : public Device {
   void deallocate(void*, size_t) override {}
   void copy_from_host(void*, const void*, size_t) override {}
   void copy_to_host(void*, const void*, size_t) override {}
+  void copy(void*, const void*, size_t) override {}
   void synchronize() override {}
   void* host_pointer(void*) override { return nullptr; }
 

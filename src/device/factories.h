@@ -10,4 +10,7 @@ namespace lorax {
 // threads 0: one per core this process may run on.
 std::unique_ptr<Device> make_cpu_device(int threads);
 
+// The GPU of that index. Defined only in builds with CUDA (kHasCuda, device/has_cuda.h).
+std::unique_ptr<Device> make_cuda_device(int index);
+
 }  // namespace lorax

@@ -186,6 +186,12 @@ class LogitsTest(Base):
             lorax("logits", "--model-id", case, "--dtype", "float32", "--requests",
                   case / "requests.json", "--out", chunked, "--chunk", chunk)
             self.assertEqual(chunked.read_bytes(), out.read_bytes())
+            last = self.dir / f"last{chunk}.safetensors"
+            lorax("logits", "--model-id", case, "--dtype", "float32", "--requests",
+                  case / "requests.json", "--out", last, "--chunk", chunk, "--last", 20)
+            for name, ((rows, vocab), values) in read_safetensors(last).items():
+                self.assertEqual(rows, min(20, ours[name][0][0]))
+                self.assertEqual(list(values), list(ours[name][1])[-rows * vocab:])
 
     def test_bad_requests(self):
         out = self.dir / "out.safetensors"
@@ -319,7 +325,8 @@ class BadCheckpointTest(Base):
         self.assert_error((*run, "--prompt", "a", "--temperature", "-1"), "temperature")
         self.assert_error((*run, "--prompt", "a", "--top-p", "0"), "top_p")
         self.assert_error((*run, "--prompt", "a", "--dtype", "int8"), "--dtype")
-        self.assert_error((*run, "--prompt", "a", "--device", "tpu"), "--device")
+        for device in ("tpu", "cuda:", "cuda:x", "cuda:99", "cudax", "gpu"):
+            self.assert_error((*run, "--prompt", "a", "--device", device), f"--device {device}")
         self.assert_error((*run, "--prompt", "a", "--nonsense"), "nonsense")
         path = self.copy_tiny()
         (path / "tokenizer.json").unlink()

@@ -1,13 +1,15 @@
-// The model against Hugging Face: every case of tests/golden/data (tools/make_goldens.py) and the
-// shipped models/tiny-gemma2.
+// The model against Hugging Face, on every device of this build and machine: every case of
+// tests/golden/data (tools/make_goldens.py) and the shipped models/tiny-gemma2.
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <filesystem>
+#include <tuple>
 #include <vector>
 
 #include <boost/json/value.hpp>
 
+#include "device_tensor.h"
 #include "engine/generator.h"
 #include "engine/loaded_model.h"
 #include "formats/json_file.h"
@@ -37,8 +39,9 @@ std::vector<fs::path> cases() {
   return paths;
 }
 
-LoadedModel load(const fs::path& path, DType dtype) {
-  return LoadedModel::from_checkpoint(path, {.device = {.threads = 2}, .dtype = dtype});
+LoadedModel load(const std::string& device, const fs::path& path, DType dtype) {
+  return LoadedModel::from_checkpoint(path,
+                                      {.device = {.name = device, .threads = 2}, .dtype = dtype});
 }
 
 // Logits of all prompts of a case as one packed batch, one vector per prompt.
@@ -91,13 +94,18 @@ std::vector<float> reference_logits(const SafetensorsFile& file, size_t request)
   return logits;
 }
 
-class GoldenTest : public testing::TestWithParam<fs::path> {};
+class GoldenTest : public ::testing::TestWithParam<std::tuple<std::string, fs::path>> {
+ protected:
+  LoadedModel load_case(DType dtype) const { return load(std::get<0>(GetParam()), path_, dtype); }
+
+  const fs::path path_ = std::get<1>(GetParam());
+};
 
 TEST_P(GoldenTest, LogitsAreThoseOfHuggingFaceInFloat32) {
-  LoadedModel loaded = load(GetParam(), DType::kFloat32);
-  const auto prompts = prompts_of(GetParam());
+  LoadedModel loaded = load_case(DType::kFloat32);
+  const auto prompts = prompts_of(path_);
   const auto logits = packed_logits(loaded, prompts);
-  const SafetensorsFile file = SafetensorsFile::open(GetParam() / "logits.safetensors");
+  const SafetensorsFile file = SafetensorsFile::open(path_ / "logits.safetensors");
   double worst = 0.0;
   for (size_t i = 0; i < prompts.size(); ++i) {
     const std::vector<float> expected = reference_logits(file, i);
@@ -114,11 +122,11 @@ TEST_P(GoldenTest, LogitsAreThoseOfHuggingFaceInFloat32) {
 // In bfloat16 we may differ from float32 Hugging Face by no more than Hugging Face itself does
 // when it computes in bfloat16.
 TEST_P(GoldenTest, BFloat16IsAsNearAsHuggingFaceInBFloat16) {
-  LoadedModel loaded = load(GetParam(), DType::kBFloat16);
-  const auto prompts = prompts_of(GetParam());
+  LoadedModel loaded = load_case(DType::kBFloat16);
+  const auto prompts = prompts_of(path_);
   const auto logits = packed_logits(loaded, prompts);
-  const SafetensorsFile file = SafetensorsFile::open(GetParam() / "logits.safetensors");
-  const json::value stats = read_json_file(GetParam() / "greedy.json");
+  const SafetensorsFile file = SafetensorsFile::open(path_ / "logits.safetensors");
+  const json::value stats = read_json_file(path_ / "greedy.json");
   const json::array& requests = stats.at("requests").as_array();
   double ours = 0.0;
   double theirs = 0.0;
@@ -138,8 +146,8 @@ TEST_P(GoldenTest, BFloat16IsAsNearAsHuggingFaceInBFloat16) {
 }
 
 TEST_P(GoldenTest, GreedyIdsAreThoseOfHuggingFace) {
-  LoadedModel loaded = load(GetParam(), DType::kFloat32);
-  const json::value greedy = read_json_file(GetParam() / "greedy.json");
+  LoadedModel loaded = load_case(DType::kFloat32);
+  const json::value greedy = read_json_file(path_ / "greedy.json");
   std::vector<GenerateRequest> requests;
   std::vector<std::vector<int32_t>> expected;
   for (const json::value& request : greedy.at("requests").as_array()) {
@@ -158,14 +166,23 @@ TEST_P(GoldenTest, GreedyIdsAreThoseOfHuggingFace) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Cases, GoldenTest, testing::ValuesIn(cases()), [](const auto& info) {
-  std::string name = info.param.filename().string();
-  std::ranges::replace(name, '-', '_');
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(Cases, GoldenTest,
+                         ::testing::Combine(::testing::ValuesIn(testing::available_devices()),
+                                            ::testing::ValuesIn(cases())),
+                         [](const auto& info) {
+                           std::string name = std::get<0>(info.param) + "_" +
+                                              std::get<1>(info.param).filename().string();
+                           std::ranges::replace(name, '-', '_');
+                           return name;
+                         });
 
-TEST(TinyGemma2Test, GreedyIdsAreThoseOfHuggingFace) {
-  LoadedModel loaded = load(kTinyGemma2, DType::kFloat32);
+class TinyGemma2Test : public ::testing::TestWithParam<std::string> {};
+
+INSTANTIATE_TEST_SUITE_P(Devices, TinyGemma2Test, ::testing::ValuesIn(testing::available_devices()),
+                         [](const auto& info) { return info.param; });
+
+TEST_P(TinyGemma2Test, GreedyIdsAreThoseOfHuggingFace) {
+  LoadedModel loaded = load(GetParam(), kTinyGemma2, DType::kFloat32);
   const json::value expected = read_json_file(kTinyGemma2 / "expected.json");
   for (const json::value& prompt : expected.at("prompts").as_array()) {
     const std::vector<int32_t> generated = ids_of(prompt.at("generated_ids"));

@@ -18,6 +18,7 @@ namespace {
 // written, and where each costs a tanh.
 constexpr int64_t kPlainElements = 8192;
 constexpr int64_t kTanhElements = 2048;
+constexpr int64_t kCopyBytes = int64_t{1} << 20;
 
 int64_t divide_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit; }
 
@@ -60,6 +61,15 @@ void CpuDevice::copy_from_host(void* to, const void* from, size_t bytes) {
 
 void CpuDevice::copy_to_host(void* to, const void* from, size_t bytes) {
   if (bytes > 0) std::memcpy(to, from, bytes);
+}
+
+void CpuDevice::copy(void* to, const void* from, size_t bytes) {
+  const int64_t pieces = divide_up(static_cast<int64_t>(bytes), kCopyBytes);
+  pool_.parallel_for(pieces, [&](int64_t piece, int) {
+    const size_t begin = static_cast<size_t>(piece * kCopyBytes);
+    std::memcpy(static_cast<char*>(to) + begin, static_cast<const char*>(from) + begin,
+                std::min(static_cast<size_t>(kCopyBytes), bytes - begin));
+  });
 }
 
 void CpuDevice::embedding(const Tensor& ids, const Tensor& table, float scale, const Tensor& out) {

@@ -24,6 +24,7 @@ class CpuDevice final : public Device {
   void deallocate(void* data, size_t bytes) override;
   void copy_from_host(void* to, const void* from, size_t bytes) override;
   void copy_to_host(void* to, const void* from, size_t bytes) override;
+  void copy(void* to, const void* from, size_t bytes) override;
   void synchronize() override {}
   void* host_pointer(void* data) override { return data; }
 

@@ -1,0 +1,378 @@
+// Attention of sequences with one query row: bound by reading their keys and values, each once.
+//
+// The query heads that share a key/value head (up to 16 per block) form the rows of one tile, so
+// that a page is read for all of them. The keys that the row sees are cut into `splits` parts, one
+// block each; the two warps of a block take turns over tiles of 16 keys, each with buffers of its
+// own (one tile in use, the next on its way), and never wait for each other before the end. A part
+// leaves its sums in scratch, and a second kernel merges them. The number of parts follows from the
+// batch's bounds alone, so that a captured graph stays valid while sequences grow below them.
+#include <algorithm>
+
+#include "device/cuda/attention_tile.cuh"
+#include "device/cuda/kernels.h"
+
+namespace lorax::cuda {
+namespace {
+
+constexpr int kWarps = 2;
+constexpr int kKeys = 16;   // of a tile
+constexpr int kHeads = 16;  // of a block
+constexpr int kMaxSplits = 128;
+
+template <int kD>
+constexpr int kTileBytes = 16 * kD * 2;  // of queries, keys or values
+template <int kD>
+constexpr int kWarpBytes = 4 * kTileBytes<kD>;  // two tiles of keys, two of values
+template <int kD>
+constexpr int kSharedBytes = kTileBytes<kD> + kWarps* kWarpBytes<kD>;
+
+// The sums of all parts: of part s of query head h of sequence b at [(b * heads + h) * splits + s].
+struct Scratch {
+  float* tops;    // the largest score, in units of log2
+  float* sums;    // of the weights relative to it; 0: the part has no keys, and no values
+  float* values;  // [.., d] weighted
+  int splits;
+};
+
+Scratch scratch_at(void* memory, const AttentionArgs& args, int splits) {
+  const int64_t parts = int64_t{args.sequences} * args.heads * splits;
+  float* floats = static_cast<float*>(memory);
+  return {floats, floats + parts, floats + 2 * parts, splits};
+}
+
+// Sums of 16 rows (heads) as the lanes of a warp hold them.
+template <int kD>
+struct Sums {
+  float values[kD / 8][4] = {};
+  RunningRow rows[2];
+};
+
+// Takes keys [first_key, min(first_key + 16, end)) into the sums.
+template <int kD>
+__device__ void attend(Sums<kD>& sums, uint32_t query_tile, uint32_t key_tile, uint32_t value_tile,
+                       int first_key, int end, const ScoreTransform& transform) {
+  // Even and odd steps apart: two shorter chains of dependent products.
+  float products[2][2][4] = {};
+#pragma unroll
+  for (int step = 0; step < kD / 16; ++step) {
+    uint32_t a[4], b[4];
+    load_a<kD>(a, query_tile, step);
+    load_keys<kD>(b, key_tile, step);
+    mma(products[step % 2][0], a, b[0], b[1]);
+    mma(products[step % 2][1], a, b[2], b[3]);
+  }
+  const int t = threadIdx.x % 4;
+  float scores[2][4];
+  float tops[2] = {-INFINITY, -INFINITY};
+#pragma unroll
+  for (int j = 0; j < 2; ++j) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const bool seen = first_key + j * 8 + t * 2 + i % 2 < end;
+      scores[j][i] = seen ? transform(products[0][j][i] + products[1][j][i]) : -INFINITY;
+      tops[i / 2] = fmaxf(tops[i / 2], scores[j][i]);
+    }
+  }
+  float bases[2], rescales[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) rescales[i] = raise(sums.rows[i], row_max(tops[i]), bases[i]);
+  if (__any_sync(0xffffffffu, rescales[0] != 1.0f || rescales[1] != 1.0f)) {
+#pragma unroll
+    for (int chunk = 0; chunk < kD / 8; ++chunk) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums.values[chunk][i] *= rescales[i / 2];
+    }
+  }
+#pragma unroll
+  for (int j = 0; j < 2; ++j) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      scores[j][i] = exp2_fast(scores[j][i] - bases[i / 2]);
+      sums.rows[i / 2].sum += scores[j][i];
+    }
+  }
+  const uint32_t a[4] = {
+      pack_bfloat16(scores[0][0], scores[0][1]), pack_bfloat16(scores[0][2], scores[0][3]),
+      pack_bfloat16(scores[1][0], scores[1][1]), pack_bfloat16(scores[1][2], scores[1][3])};
+#pragma unroll
+  for (int chunk = 0; chunk < kD / 8; chunk += 2) {
+    uint32_t b[4];
+    load_values<kD>(b, value_tile, chunk);
+    mma(sums.values[chunk], a, b[0], b[1]);
+    mma(sums.values[chunk + 1], a, b[2], b[3]);
+  }
+}
+
+// Adds the sums of warp 1 to those of warp 0 through shared memory; called by all warps.
+template <int kD>
+__device__ void merge_warps(Sums<kD>& sums, float* buffer) {
+  const int lane = threadIdx.x % 32;
+  constexpr int kValues = kD / 2;  // of a lane
+#pragma unroll
+  for (RunningRow& row : sums.rows) row.sum = row_sum(row.sum);
+  __syncthreads();  // nobody reads tiles any more
+  if (threadIdx.x >= 32) {
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) buffer[i * 32 + lane] = sums.values[i / 4][i % 4];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      buffer[(kValues + 2 * i) * 32 + lane] = sums.rows[i].top;
+      buffer[(kValues + 2 * i + 1) * 32 + lane] = sums.rows[i].sum;
+    }
+  }
+  __syncthreads();
+  if (threadIdx.x >= 32) return;
+  float own[2], other[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    RunningRow& row = sums.rows[i];
+    const float other_top = buffer[(kValues + 2 * i) * 32 + lane];
+    const float top = fmaxf(row.top, other_top);
+    own[i] = exp2_fast(row.top - top);
+    other[i] = exp2_fast(other_top - top);
+    row.top = top;
+    row.sum = row.sum * own[i] + buffer[(kValues + 2 * i + 1) * 32 + lane] * other[i];
+  }
+#pragma unroll
+  for (int i = 0; i < kValues; ++i) {
+    const int half = i % 4 / 2;
+    sums.values[i / 4][i % 4] =
+        sums.values[i / 4][i % 4] * own[half] + buffer[i * 32 + lane] * other[half];
+  }
+}
+
+// Writes the rows that are heads [first_head, first_head + heads) of the sequence: as the output if
+// there is one part only, else to scratch.
+template <int kD>
+__device__ void write_sums(const Sums<kD>& sums, const AttentionArgs& args, const Scratch& scratch,
+                           int sequence, int split, int64_t token, int first_head, int heads) {
+  const int lane = threadIdx.x % 32;
+  const int t = lane % 4;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int row = lane / 4 + 8 * half;
+    if (row >= heads) continue;
+    const int head = first_head + row;
+    if (scratch.splits == 1) {
+      const float inverse = 1.0f / sums.rows[half].sum;
+      __nv_bfloat16* to = static_cast<__nv_bfloat16*>(args.out) +
+                          (token * args.heads + head) * args.head_size + t * 2;
+#pragma unroll
+      for (int chunk = 0; chunk < kD / 8; ++chunk) {
+        if (chunk * 8 >= args.head_size) break;
+        *reinterpret_cast<uint32_t*>(to + chunk * 8) = pack_bfloat16(
+            sums.values[chunk][2 * half] * inverse, sums.values[chunk][2 * half + 1] * inverse);
+      }
+    } else {
+      const int64_t part = (int64_t{sequence} * args.heads + head) * scratch.splits + split;
+      if (t == 0) {
+        scratch.tops[part] = sums.rows[half].top;
+        scratch.sums[part] = sums.rows[half].sum;
+      }
+      float* to = scratch.values + part * args.head_size + t * 2;
+#pragma unroll
+      for (int chunk = 0; chunk < kD / 8; ++chunk) {
+        if (chunk * 8 >= args.head_size) break;
+        *reinterpret_cast<float2*>(to + chunk * 8) =
+            make_float2(sums.values[chunk][2 * half], sums.values[chunk][2 * half + 1]);
+      }
+    }
+  }
+}
+
+template <int kD>
+__global__ void __launch_bounds__(kWarps * 32)
+    decode_kernel(const __grid_constant__ AttentionArgs args,
+                  const __grid_constant__ Scratch scratch) {
+  extern __shared__ __align__(128) unsigned char shared[];
+  const int split = blockIdx.x;
+  const int sequence = blockIdx.z;
+  const int warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
+  const int64_t token = args.cu_seqlens_q[sequence];
+  if (args.cu_seqlens_q[sequence + 1] - token != 1) return;
+
+  const int group = args.heads / args.kv_heads;
+  const int head_tiles = (group + kHeads - 1) / kHeads;
+  const int kv_head = blockIdx.y / head_tiles;
+  const int head_in_group = static_cast<int>(blockIdx.y) % head_tiles * kHeads;
+  const int first_head = kv_head * group + head_in_group;
+  const int heads = min(kHeads, group - head_in_group);
+
+  const int length = args.kv_lengths[sequence];
+  const int first_seen = args.window > 0 ? max(0, length - args.window) : 0;
+  const int per_split = (length - first_seen + scratch.splits - 1) / scratch.splits;
+  const int span = (per_split + kWarps * kKeys - 1) / (kWarps * kKeys) * (kWarps * kKeys);
+  const int begin = first_seen + split * span;
+  const int end = min(begin + span, length);
+  if (begin >= end) {
+    if (threadIdx.x < heads) {
+      const int64_t head = first_head + threadIdx.x;
+      scratch.sums[(int64_t{sequence} * args.heads + head) * scratch.splits + split] = 0.0f;
+    }
+    return;
+  }
+
+  const uint32_t query_tile = shared_address(shared);
+  const uint32_t warp_tiles = query_tile + kTileBytes<kD> + warp * kWarpBytes<kD>;
+  const int32_t* block_table = args.block_tables + int64_t{sequence} * args.max_blocks;
+  const int64_t slot_stride = int64_t{args.kv_heads} * args.head_size;
+  const HeadPages keys{static_cast<const __nv_bfloat16*>(args.key) + kv_head * args.head_size,
+                       slot_stride, args.head_size};
+  const HeadPages values{static_cast<const __nv_bfloat16*>(args.value) + kv_head * args.head_size,
+                         slot_stride, args.head_size};
+  auto first_key = [&](int tile) { return begin + (tile * kWarps + warp) * kKeys; };
+  auto start_copies = [&](int tile) {
+    if (first_key(tile) < end) {
+      const int key = first_key(tile) + lane % kKeys;
+      const int slot = key < end ? slot_of(block_table, args.block_size, key) : -1;
+      const uint32_t to = warp_tiles + tile % 2 * (2 * kTileBytes<kD>);
+      load_16_rows<kD>(to, keys, slot);
+      load_16_rows<kD>(to + kTileBytes<kD>, values, slot);
+    }
+    commit_copies();  // also an empty group: the count of groups is the count of tiles
+  };
+
+  constexpr int kChunks = kD / 8;
+  for (int i = threadIdx.x; i < kHeads * kChunks; i += kWarps * 32) {
+    const int row = i / kChunks;
+    const int chunk = i % kChunks;
+    const bool wanted = row < heads && chunk * 8 < args.head_size;
+    const __nv_bfloat16* from = static_cast<const __nv_bfloat16*>(args.q);
+    if (wanted) from += token * args.q_stride + (first_head + row) * args.head_size + chunk * 8;
+    copy_async(query_tile + tile_offset<kD>(row, chunk), from, wanted);
+  }
+  start_copies(0);
+  start_copies(1);
+  wait_copies<1>();
+  __syncthreads();  // the queries, which all threads have copied
+
+  const ScoreTransform transform(args.scale, args.softcap);
+  Sums<kD> sums;
+  for (int tile = 0; first_key(tile) < end; ++tile) {
+    wait_copies<1>();
+    __syncwarp();
+    const uint32_t key_tile = warp_tiles + tile % 2 * (2 * kTileBytes<kD>);
+    attend<kD>(sums, query_tile, key_tile, key_tile + kTileBytes<kD>, first_key(tile), end,
+               transform);
+    __syncwarp();
+    start_copies(tile + 2);
+  }
+  merge_warps<kD>(sums, reinterpret_cast<float*>(shared + kTileBytes<kD>));
+  if (warp == 0) {
+    write_sums<kD>(sums, args, scratch, sequence, split, token, first_head, heads);
+  }
+}
+
+// One block per query head and sequence; thread s weighs part s.
+__global__ void __launch_bounds__(kMaxSplits)
+    merge_kernel(const __grid_constant__ AttentionArgs args,
+                 const __grid_constant__ Scratch scratch) {
+  __shared__ float weights[kMaxSplits];
+  __shared__ float warp_tops[kMaxSplits / 32];
+  __shared__ float warp_sums[kMaxSplits / 32];
+  const int head = blockIdx.x;
+  const int sequence = blockIdx.y;
+  const int warp = threadIdx.x / 32;
+  const int64_t token = args.cu_seqlens_q[sequence];
+  if (args.cu_seqlens_q[sequence + 1] - token != 1) return;
+
+  const int64_t first_part = (int64_t{sequence} * args.heads + head) * scratch.splits;
+  const bool exists = static_cast<int>(threadIdx.x) < scratch.splits;
+  const float sum = exists ? scratch.sums[first_part + threadIdx.x] : 0.0f;
+  const bool empty = sum == 0.0f;  // then nothing else of it was written
+  const float own_top = empty ? -INFINITY : scratch.tops[first_part + threadIdx.x];
+  float top = own_top;
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) {
+    top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, offset));
+  }
+  if (threadIdx.x % 32 == 0) warp_tops[warp] = top;
+  __syncthreads();
+#pragma unroll
+  for (float warp_top : warp_tops) top = fmaxf(top, warp_top);
+  const float weight = empty ? 0.0f : exp2_fast(own_top - top);
+  weights[threadIdx.x] = weight;
+  float total = empty ? 0.0f : weight * sum;
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) {
+    total += __shfl_xor_sync(0xffffffffu, total, offset);
+  }
+  if (threadIdx.x % 32 == 0) warp_sums[warp] = total;
+  __syncthreads();
+  total = 0.0f;
+#pragma unroll
+  for (float warp_sum : warp_sums) total += warp_sum;
+
+  const float inverse = 1.0f / total;
+  __nv_bfloat16* out =
+      static_cast<__nv_bfloat16*>(args.out) + (token * args.heads + head) * args.head_size;
+  for (int column = threadIdx.x; column < args.head_size; column += kMaxSplits) {
+    const float* values = scratch.values + first_part * args.head_size + column;
+    float value = 0.0f;
+    for (int split = 0; split < scratch.splits; ++split) {
+      const float split_weight = weights[split];
+      if (split_weight > 0.0f) value += split_weight * values[int64_t{split} * args.head_size];
+    }
+    out[column] = __float2bfloat16_rn(value * inverse);
+  }
+}
+
+int head_tiles(const AttentionArgs& args) {
+  return (args.heads / args.kv_heads + kHeads - 1) / kHeads;
+}
+
+template <int kD>
+void launch(cudaStream_t stream, const AttentionArgs& args, const Scratch& scratch) {
+  const dim3 grid(static_cast<unsigned>(scratch.splits),
+                  static_cast<unsigned>(args.kv_heads * head_tiles(args)),
+                  static_cast<unsigned>(args.sequences));
+  decode_kernel<kD><<<grid, kWarps * 32, kSharedBytes<kD>, stream>>>(args, scratch);
+}
+
+template <int kD>
+cudaError_t prepare() {
+  return cudaFuncSetAttribute(decode_kernel<kD>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              kSharedBytes<kD>);
+}
+
+}  // namespace
+
+int decode_splits(const AttentionArgs& args, int multiprocessors, size_t scratch_bytes) {
+  // Several blocks per multiprocessor, so that the last ones to end leave little idle.
+  constexpr int64_t kBlocksPerMultiprocessor = 8;
+  constexpr int64_t kMinKeys = 64;  // of a part
+  const int64_t blocks = int64_t{args.sequences} * args.kv_heads * head_tiles(args);
+  const int64_t keys = args.window > 0 ? std::min(args.window, args.max_kv) : args.max_kv;
+  const int64_t wanted = (kBlocksPerMultiprocessor * multiprocessors + blocks - 1) / blocks;
+  const int64_t useful = (keys + kMinKeys - 1) / kMinKeys;
+  const int64_t part_bytes = int64_t{args.sequences} * args.heads * (args.head_size + 2) *
+                             static_cast<int64_t>(sizeof(float));
+  const int64_t room = static_cast<int64_t>(scratch_bytes) / part_bytes;
+  const int64_t splits = std::min({wanted, useful, room, int64_t{kMaxSplits}});
+  return static_cast<int>(std::max<int64_t>(splits, 1));
+}
+
+void attention_decode(cudaStream_t stream, const AttentionArgs& args, int splits, void* memory) {
+  const Scratch scratch = scratch_at(memory, args, splits);
+  if (args.head_size <= 64) {
+    launch<64>(stream, args, scratch);
+  } else if (args.head_size <= 128) {
+    launch<128>(stream, args, scratch);
+  } else {
+    launch<256>(stream, args, scratch);
+  }
+  if (splits > 1) {
+    const dim3 grid(static_cast<unsigned>(args.heads), static_cast<unsigned>(args.sequences));
+    merge_kernel<<<grid, kMaxSplits, 0, stream>>>(args, scratch);
+  }
+}
+
+cudaError_t prepare_decode() {
+  for (cudaError_t (*prepare_size)() : {prepare<64>, prepare<128>, prepare<256>}) {
+    if (const cudaError_t status = prepare_size(); status != cudaSuccess) return status;
+  }
+  return cudaSuccess;
+}
+
+}  // namespace lorax::cuda

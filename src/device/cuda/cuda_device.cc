@@ -1,0 +1,245 @@
+#include "device/cuda/cuda_device.h"
+
+#include <fmt/format.h>
+
+#include "device/cuda/cuda_error.h"
+#include "device/factories.h"
+
+namespace lorax::cuda {
+namespace {
+
+// What cuBLASLt's fastest algorithms on Hopper ask for.
+constexpr size_t kScratchBytes = size_t{32} << 20;
+
+Rows rows_of(const Tensor& x) { return {x.data, x.dtype, x.stride(0)}; }
+
+// After a launch: whether it was accepted. What goes wrong while the kernel runs is reported by a
+// later call.
+void check_launch(const char* kernel) { check(cudaGetLastError(), kernel); }
+
+int count_of_gpus() {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status != cudaSuccess || count == 0) {
+    fail("--device cuda: this machine has no usable NVIDIA GPU ({})",
+         status == cudaSuccess ? "none found" : cudaGetErrorString(status));
+  }
+  return count;
+}
+
+}  // namespace
+
+CudaDevice::CudaDevice(int index) : index_(index) {
+  const int count = count_of_gpus();
+  if (index >= count) {
+    fail("--device cuda:{}: this machine has {} GPU{}: give cuda:0{}", index, count,
+         count == 1 ? "" : "s", count == 1 ? "" : fmt::format(" to cuda:{}", count - 1));
+  }
+  check(cudaGetDeviceProperties(&properties_, index), "cudaGetDeviceProperties");
+  if (properties_.major < 8) {
+    fail("--device cuda:{}: {} has compute capability {}.{}; 8.0 or newer is needed", index,
+         properties_.name, properties_.major, properties_.minor);
+  }
+  use();
+  check(prepare_prefill(), "setting the shared memory of prefill attention");
+  check(prepare_decode(), "setting the shared memory of decode attention");
+  check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+  scratch_ = allocate(kScratchBytes);
+  linear_ = std::make_unique<Linear>(stream_, scratch_, kScratchBytes);
+}
+
+CudaDevice::~CudaDevice() {
+  // Nothing to report to: after a failure of the GPU these calls fail as well.
+  cudaSetDevice(index_);
+  cudaStreamSynchronize(stream_);
+  linear_.reset();
+  cudaFree(scratch_);
+  cudaStreamDestroy(stream_);
+}
+
+void CudaDevice::use() const { check(cudaSetDevice(index_), "cudaSetDevice"); }
+
+std::string CudaDevice::describe() const {
+  return fmt::format("cuda:{}, {}, compute capability {}.{}, {:.0f} GB", index_, properties_.name,
+                     properties_.major, properties_.minor,
+                     static_cast<double>(properties_.totalGlobalMem) * 1e-9);
+}
+
+uint64_t CudaDevice::available_memory() const {
+  use();
+  size_t free = 0;
+  size_t total = 0;
+  check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+  return free;
+}
+
+void* CudaDevice::allocate(size_t bytes) {
+  use();
+  void* data = nullptr;
+  const cudaError_t status = cudaMalloc(&data, bytes);
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();  // it is told here, not again by the next launch
+    const double free = static_cast<double>(available_memory()) * 1e-9;
+    fail("cuda:{}: out of memory: {:.2f} GB asked for, {:.2f} GB of {:.2f} GB free", index_,
+         static_cast<double>(bytes) * 1e-9, free,
+         static_cast<double>(properties_.totalGlobalMem) * 1e-9);
+  }
+  check(status, "cudaMalloc");
+  return data;
+}
+
+void CudaDevice::deallocate(void* data, size_t) {
+  // Called by destructors: no throwing. Kernels that use the memory may still be under way.
+  cudaSetDevice(index_);
+  cudaStreamSynchronize(stream_);
+  cudaFree(data);
+}
+
+void CudaDevice::copy_from_host(void* to, const void* from, size_t bytes) {
+  if (bytes == 0) return;
+  use();
+  // Pageable memory: CUDA has taken its bytes when the call returns, or reads them before the
+  // stream goes on; either is within the contract.
+  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream_), "copy to the GPU");
+}
+
+void CudaDevice::copy_to_host(void* to, const void* from, size_t bytes) {
+  if (bytes == 0) return;
+  use();
+  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_), "copy from the GPU");
+  check(cudaStreamSynchronize(stream_), "copy from the GPU");
+}
+
+void CudaDevice::copy(void* to, const void* from, size_t bytes) {
+  if (bytes == 0) return;
+  use();
+  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_), "copy on the GPU");
+}
+
+void CudaDevice::synchronize() {
+  use();
+  check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+}
+
+void CudaDevice::embedding(const Tensor& ids, const Tensor& table, float scale, const Tensor& out) {
+  use();
+  cuda::embedding(stream_, ids.as<int32_t>(), rows_of(table), out.dim(0), out.dim(1), scale,
+                  rows_of(out));
+  check_launch("embedding");
+}
+
+void CudaDevice::rms_norm(const Tensor& x, const Tensor& weight, float eps, const Tensor& out) {
+  use();
+  cuda::rms_norm(stream_, rows_of(x), weight.as<float>(), x.dim(0), x.dim(1), eps, rows_of(out),
+                 false);
+  check_launch("rms_norm");
+}
+
+void CudaDevice::rms_norm_add(const Tensor& x, const Tensor& weight, float eps,
+                              const Tensor& residual) {
+  use();
+  cuda::rms_norm(stream_, rows_of(x), weight.as<float>(), x.dim(0), x.dim(1), eps,
+                 rows_of(residual), true);
+  check_launch("rms_norm_add");
+}
+
+void CudaDevice::linear(const Tensor& x, const Tensor& weight, const Tensor& out) {
+  use();
+  (*linear_)({.x = rows_of(x),
+              .weight = weight.data,
+              .out = rows_of(out),
+              .rows = x.dim(0),
+              .m = weight.dim(0),
+              .n = weight.dim(1)});
+}
+
+void CudaDevice::rotary(const Tensor& x, const Tensor& positions, const Tensor& cos,
+                        const Tensor& sin) {
+  use();
+  cuda::rotary(stream_, rows_of(x), x.dim(0), x.dim(1), x.dim(2), positions.as<int32_t>(),
+               cos.as<float>(), sin.as<float>());
+  check_launch("rotary");
+}
+
+void CudaDevice::store_kv(const Tensor& k, const Tensor& v, const Tensor& slots,
+                          const PagedKv& kv) {
+  use();
+  const int64_t size = static_cast<int64_t>(size_of(k.dtype));
+  const int64_t row_bytes = k.dim(1) * k.dim(2) * size;
+  cuda::scatter_rows(stream_, k.data, k.stride(0) * size, slots.as<int64_t>(), k.dim(0), row_bytes,
+                     kv.key.data);
+  check_launch("store_kv (keys)");
+  cuda::scatter_rows(stream_, v.data, v.stride(0) * size, slots.as<int64_t>(), v.dim(0), row_bytes,
+                     kv.value.data);
+  check_launch("store_kv (values)");
+}
+
+void CudaDevice::attention(const Tensor& q, const PagedKv& kv, const AttentionBatch& batch,
+                           const AttentionOptions& options, const Tensor& out) {
+  use();
+  const AttentionArgs args{.q = q.data,
+                           .q_stride = q.stride(0),
+                           .key = kv.key.data,
+                           .value = kv.value.data,
+                           .out = out.data,
+                           .cu_seqlens_q = batch.cu_seqlens_q.as<int32_t>(),
+                           .kv_lengths = batch.kv_lengths.as<int32_t>(),
+                           .block_tables = batch.block_tables.as<int32_t>(),
+                           .max_blocks = static_cast<int>(batch.block_tables.dim(1)),
+                           .block_size = static_cast<int>(kv.key.dim(1)),
+                           .sequences = static_cast<int>(batch.block_tables.dim(0)),
+                           .tokens = q.dim(0),
+                           .heads = static_cast<int>(q.dim(1)),
+                           .kv_heads = static_cast<int>(kv.key.dim(2)),
+                           .head_size = static_cast<int>(q.dim(2)),
+                           .max_q = batch.max_q,
+                           .max_kv = batch.max_kv,
+                           .scale = options.scale,
+                           .softcap = options.softcap,
+                           .window = options.window};
+  if (q.dtype == DType::kFloat32) {
+    attention_float32(stream_, args);
+    check_launch("attention_float32");
+    return;
+  }
+  if (batch.max_q > 1) {
+    attention_prefill(stream_, args);
+    check_launch("attention_prefill");
+  }
+  // A step of several sequences may hold some of one row, whatever its longest is.
+  if (batch.max_q == 1 || args.sequences > 1) {
+    attention_decode(stream_, args,
+                     decode_splits(args, properties_.multiProcessorCount, kScratchBytes), scratch_);
+    check_launch("attention_decode");
+  }
+}
+
+void CudaDevice::gelu_tanh_mul(const Tensor& gate_up, const Tensor& out) {
+  use();
+  cuda::gelu_tanh_mul(stream_, rows_of(gate_up), rows_of(out), out.dim(0), out.dim(1));
+  check_launch("gelu_tanh_mul");
+}
+
+void CudaDevice::softcap(const Tensor& x, float cap) {
+  use();
+  cuda::softcap(stream_, x.as<float>(), x.numel(), cap);
+  check_launch("softcap");
+}
+
+void CudaDevice::gather_rows(const Tensor& x, const Tensor& indices, const Tensor& out) {
+  use();
+  const int64_t size = static_cast<int64_t>(size_of(x.dtype));
+  cuda::gather_rows(stream_, x.data, x.stride(0) * size, indices.as<int32_t>(), out.dim(0),
+                    x.dim(1) * size, out.data, out.stride(0) * size);
+  check_launch("gather_rows");
+}
+
+}  // namespace lorax::cuda
+
+namespace lorax {
+
+std::unique_ptr<Device> make_cuda_device(int index) {
+  return std::make_unique<cuda::CudaDevice>(index);
+}
+
+}  // namespace lorax

@@ -1,0 +1,64 @@
+// The Device of one NVIDIA GPU of compute capability 8.0 or newer.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <memory>
+#include <string>
+
+#include "device/cuda/kernels.h"
+#include "device/cuda/linear.h"
+#include "device/device.h"
+
+namespace lorax::cuda {
+
+// Kernels and copies run on one stream, in the order of the calls. Kernels are launched by one
+// thread at a time; memory and copies may be asked for by any. All calls throw Error if the GPU
+// fails.
+class CudaDevice final : public Device {
+ public:
+  // Throws Error if there is no such GPU or it is too old.
+  explicit CudaDevice(int index);
+  ~CudaDevice() override;
+  CudaDevice(const CudaDevice&) = delete;
+  CudaDevice& operator=(const CudaDevice&) = delete;
+
+  std::string describe() const override;
+
+  uint64_t available_memory() const override;
+  void* allocate(size_t bytes) override;
+  void deallocate(void* data, size_t bytes) override;
+  void copy_from_host(void* to, const void* from, size_t bytes) override;
+  void copy_to_host(void* to, const void* from, size_t bytes) override;
+  void copy(void* to, const void* from, size_t bytes) override;
+  void synchronize() override;
+  void* host_pointer(void*) override { return nullptr; }
+
+  void embedding(const Tensor& ids, const Tensor& table, float scale, const Tensor& out) override;
+  void rms_norm(const Tensor& x, const Tensor& weight, float eps, const Tensor& out) override;
+  void rms_norm_add(const Tensor& x, const Tensor& weight, float eps,
+                    const Tensor& residual) override;
+  void linear(const Tensor& x, const Tensor& weight, const Tensor& out) override;
+  void rotary(const Tensor& x, const Tensor& positions, const Tensor& cos,
+              const Tensor& sin) override;
+  void store_kv(const Tensor& k, const Tensor& v, const Tensor& slots, const PagedKv& kv) override;
+  void attention(const Tensor& q, const PagedKv& kv, const AttentionBatch& batch,
+                 const AttentionOptions& options, const Tensor& out) override;
+  void gelu_tanh_mul(const Tensor& gate_up, const Tensor& out) override;
+  void softcap(const Tensor& x, float cap) override;
+  void gather_rows(const Tensor& x, const Tensor& indices, const Tensor& out) override;
+
+ private:
+  // CUDA's current device belongs to the thread.
+  void use() const;
+
+  int index_;
+  cudaDeviceProp properties_{};
+  cudaStream_t stream_ = nullptr;
+  // For cuBLASLt's partial sums and attention's: never in use by both, as the stream runs one
+  // kernel after the other.
+  void* scratch_ = nullptr;
+  std::unique_ptr<Linear> linear_;
+};
+
+}  // namespace lorax::cuda

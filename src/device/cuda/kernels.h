@@ -1,0 +1,100 @@
+// The launches of all kernels: raw pointers, sizes and a stream, nothing of the host's types. Sizes
+// and strides are in elements. A launch reports nothing; CudaDevice asks for the error after it.
+// Formulas: device/device.h.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "base/dtype.h"
+
+namespace lorax::cuda {
+
+// Rows of a matrix; `stride` apart.
+struct Rows {
+  void* data = nullptr;
+  DType dtype = DType::kFloat32;
+  int64_t stride = 0;
+};
+
+// ---- elementwise.cu, norm.cu ------------------------------------------------------------------
+
+void embedding(cudaStream_t stream, const int32_t* ids, Rows table, int64_t rows, int64_t width,
+               float scale, Rows out);
+// residual false: out = norm(x); true: out (float32) += norm(x).
+void rms_norm(cudaStream_t stream, Rows x, const float* weight, int64_t rows, int64_t width,
+              float eps, Rows out, bool add);
+void rotary(cudaStream_t stream, Rows x, int64_t rows, int64_t heads, int64_t head_size,
+            const int32_t* positions, const float* cos, const float* sin);
+void gelu_tanh_mul(cudaStream_t stream, Rows gate_up, Rows out, int64_t rows, int64_t width);
+void softcap(cudaStream_t stream, float* x, int64_t n, float cap);
+// Copies `row_bytes` of row t of `from` (rows from_stride bytes apart) to row slots[t] of `to`
+// (dense rows); a negative slot is skipped.
+void scatter_rows(cudaStream_t stream, const void* from, int64_t from_stride, const int64_t* slots,
+                  int64_t rows, int64_t row_bytes, void* to);
+// Copies row indices[i] of `from` to row i of `to`; strides in bytes.
+void gather_rows(cudaStream_t stream, const void* from, int64_t from_stride, const int32_t* indices,
+                 int64_t rows, int64_t row_bytes, void* to, int64_t to_stride);
+
+// ---- skinny_linear.cu, general_linear.cu ------------------------------------------------------
+
+struct LinearArgs {
+  Rows x;                        // [rows, n]
+  const void* weight = nullptr;  // [m, n] dense, dtype of x
+  Rows out;                      // [rows, m]
+  int64_t rows = 0;
+  int64_t m = 0;
+  int64_t n = 0;
+};
+
+// A product that streams the weights once, for bfloat16 of at most kSkinnyRows rows, n a multiple
+// of 8, x and weight rows aligned to 16 bytes. A row's result does not depend on the other rows.
+inline constexpr int64_t kSkinnyRows = 32;
+void skinny_linear(cudaStream_t stream, const LinearArgs& args);
+
+// Any shape, stride and alignment; slow.
+void general_linear(cudaStream_t stream, const LinearArgs& args);
+
+// ---- attention_*.cu ---------------------------------------------------------------------------
+
+struct AttentionArgs {
+  const void* q = nullptr;  // [T, heads, d], rows q_stride apart
+  int64_t q_stride = 0;
+  const void* key = nullptr;  // pages [blocks, block_size, kv_heads, d]
+  const void* value = nullptr;
+  void* out = nullptr;  // [T, heads, d] dense
+  const int32_t* cu_seqlens_q = nullptr;
+  const int32_t* kv_lengths = nullptr;
+  const int32_t* block_tables = nullptr;
+  int max_blocks = 0;  // columns of block_tables
+  int block_size = 0;
+  int sequences = 0;
+  int64_t tokens = 0;  // T
+  int heads = 0;
+  int kv_heads = 0;
+  int head_size = 0;
+  int max_q = 0;
+  int max_kv = 0;
+  float scale = 1.0f;
+  float softcap = 0.0f;
+  int window = 0;
+};
+
+// float32, any shape.
+void attention_float32(cudaStream_t stream, const AttentionArgs& args);
+
+// bfloat16: the sequences of more than one query row.
+void attention_prefill(cudaStream_t stream, const AttentionArgs& args);
+
+// bfloat16: the sequences of exactly one query row. Their keys are cut into `splits` parts, whose
+// results lie in `scratch` (decode_scratch_bytes) until they are merged.
+int decode_splits(const AttentionArgs& args, int multiprocessors, size_t scratch_bytes);
+void attention_decode(cudaStream_t stream, const AttentionArgs& args, int splits, void* scratch);
+
+// Let the kernels above use the shared memory they need on the current device. Once per device.
+cudaError_t prepare_prefill();
+cudaError_t prepare_decode();
+
+}  // namespace lorax::cuda

@@ -1,0 +1,55 @@
+// Products on the GPU: which kernel takes which shape, and cuBLASLt with its algorithms remembered.
+#pragma once
+
+#include <cublasLt.h>
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <unordered_map>
+
+#include "device/cuda/kernels.h"
+
+namespace lorax::cuda {
+
+// Not copyable; one call at a time, on the device that was current when it was made.
+class Linear {
+ public:
+  // Kernels run on `stream` and use `workspace` (aligned to 256 bytes) until they end.
+  Linear(cudaStream_t stream, void* workspace, size_t workspace_bytes);
+  ~Linear();
+  Linear(const Linear&) = delete;
+  Linear& operator=(const Linear&) = delete;
+
+  // The contract of Device::linear. The first call of a shape looks for an algorithm on the host
+  // (some ten microseconds) and remembers it.
+  void operator()(const LinearArgs& args);
+
+ private:
+  struct Shape {
+    int64_t rows, m, n, x_stride, out_stride;
+    DType dtype, out_dtype;
+
+    bool operator==(const Shape&) const = default;
+  };
+  struct ShapeHash {
+    size_t operator()(const Shape& shape) const;
+  };
+  // All that a call needs; no memory of its own.
+  struct Plan {
+    cublasLtMatmulDescOpaque_t operation;
+    cublasLtMatrixLayoutOpaque_t weight, x, out;
+    cublasLtMatmulAlgo_t algorithm;
+    bool usable;  // cuBLASLt has an algorithm for the shape
+  };
+
+  Plan make_plan(const Shape& shape) const;
+
+  cudaStream_t stream_;
+  void* workspace_;
+  size_t workspace_bytes_;
+  cublasLtHandle_t handle_ = nullptr;
+  std::unordered_map<Shape, Plan, ShapeHash> plans_;
+};
+
+}  // namespace lorax::cuda
