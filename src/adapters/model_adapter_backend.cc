@@ -1,0 +1,134 @@
+#include "adapters/model_adapter_backend.h"
+
+#include <filesystem>
+#include <utility>
+
+#include "adapters/adapter_reader.h"
+#include "base/error.h"
+
+namespace lorax {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Room for what comes with an adapter beside its tensors.
+constexpr uint64_t kOverhead = uint64_t{1} << 20;
+
+class ModelHostAdapter final : public HostAdapter {
+ public:
+  ModelHostAdapter(std::string digest, PackedAdapter packed, bool is_unified)
+      : digest_(std::move(digest)), packed_(std::move(packed)), is_unified_(is_unified) {}
+
+  const std::string& digest() const override { return digest_; }
+  uint64_t host_bytes() const override { return packed_.bytes(); }
+  uint64_t device_bytes() const override { return is_unified_ ? 0 : packed_.bytes(); }
+  const PackedAdapter& packed() const { return packed_; }
+
+ private:
+  std::string digest_;
+  PackedAdapter packed_;
+  bool is_unified_;
+};
+
+// Adds the directory's files to the probe: their names, sizes and times.
+uint64_t add_files(const fs::path& directory, std::string& fingerprint) {
+  std::error_code error;
+  std::vector<std::string> files;
+  uint64_t bytes = 0;
+  for (fs::directory_iterator entry(directory, error), end; !error && entry != end;
+       entry.increment(error)) {
+    std::error_code vanished;
+    const uint64_t size = entry->is_regular_file(vanished) ? entry->file_size(vanished) : 0;
+    const auto time = entry->last_write_time(vanished).time_since_epoch().count();
+    if (vanished) continue;
+    files.push_back(fmt::format("{} {} {};", entry->path().filename().string(), size, time));
+    if (entry->path().extension() == ".safetensors") bytes += size;
+  }
+  if (error) {
+    fail("{}: cannot be read: {}; an adapter is a directory with adapter_config.json and "
+         "adapter_model.safetensors",
+         directory.string(), error.message());
+  }
+  std::ranges::sort(files);
+  for (const std::string& file : files) fingerprint += file;
+  return bytes;
+}
+
+}  // namespace
+
+ModelAdapter::ModelAdapter(AdapterTables& tables, int slot, const PackedAdapter& packed,
+                           Buffer block)
+    : tables_(tables), slot_(slot), block_(std::move(block)) {
+  AdapterSlot content = packed.at(block_.data() != nullptr ? block_.data() : packed.data());
+  speculative_heads_ = static_cast<int64_t>(content.medusa.size());
+  tables_.set(slot_, std::move(content));
+}
+
+ModelAdapter::~ModelAdapter() { tables_.clear(slot_); }
+
+ModelAdapterBackend::ModelAdapterBackend(Device& device, std::span<const AdapterModule> modules,
+                                         AdapterTables& tables, std::string base_name)
+    : device_(device),
+      modules_(modules),
+      tables_(tables),
+      base_name_(std::move(base_name)),
+      base_weights_(device, modules) {
+  if (device.host_pointer(modules.front().weight.data) == nullptr) {
+    host_memory_ = make_device({.name = "cpu", .threads = 1});
+  }
+}
+
+ModelAdapterBackend::~ModelAdapterBackend() = default;
+
+AdapterProbe ModelAdapterBackend::probe(const std::string& id) {
+  AdapterProbe probe;
+  uint64_t bytes = 0;
+  if (const std::optional<MergeRecipe> recipe = parse_merge_id(id)) {
+    // Beside its members a merged adapter is held in float32.
+    for (const std::string& member : recipe->ids) bytes += 3 * add_files(member, probe.fingerprint);
+  } else {
+    bytes = add_files(id, probe.fingerprint);
+  }
+  // The tensors as read, of at least two bytes a value, and packed; panels are filled up.
+  const uint64_t panels = modules_.size() * uint64_t{kLoraPanel} * PeftConfig::kMaxRank;
+  probe.host_bytes = bytes + bytes / 2 * size_of(tables_.dtype()) +
+                     std::min(bytes * kLoraPanel, panels * size_of(tables_.dtype())) + kOverhead;
+  return probe;
+}
+
+Adapter ModelAdapterBackend::read(const std::string& id) const {
+  const BaseModel base = {modules_, &base_weights_, base_name_};
+  const std::optional<MergeRecipe> recipe = parse_merge_id(id);
+  if (!recipe) return read_adapter(id, base);
+  check_merge_parameters(recipe->parameters, recipe->ids.size());
+  std::vector<Adapter> adapters;
+  for (const std::string& member : recipe->ids) adapters.push_back(read_adapter(member, base));
+  std::vector<MergeMember> members;
+  for (size_t i = 0; i < adapters.size(); ++i) members.push_back({&adapters[i], recipe->ids[i]});
+  return merge_adapters(recipe->parameters, members, modules_);
+}
+
+std::unique_ptr<HostAdapter> ModelAdapterBackend::load(const std::string& id,
+                                                       const AdapterProbe& probe) {
+  const Adapter adapter = read(id);
+  const uint64_t packed_bytes = PackedAdapter::bytes_for(adapter, modules_, tables_.dtype());
+  if (adapter.bytes() + packed_bytes > probe.host_bytes) {
+    fail("{}: the adapter grew while it was read; try again", id);
+  }
+  PackedAdapter packed(adapter, modules_, base_weights_, tables_.dtype(),
+                       is_unified() ? device_ : *host_memory_);
+  return std::make_unique<ModelHostAdapter>(adapter.digest, std::move(packed), is_unified());
+}
+
+std::unique_ptr<ResidentAdapter> ModelAdapterBackend::upload(const HostAdapter& adapter, int slot) {
+  const PackedAdapter& packed = static_cast<const ModelHostAdapter&>(adapter).packed();
+  Buffer block;
+  if (!is_unified()) {
+    block = Buffer(device_, packed.bytes());
+    device_.copy_from_host(block.data(), packed.data(), packed.bytes());
+    device_.synchronize();
+  }
+  return std::make_unique<ModelAdapter>(tables_, slot, packed, std::move(block));
+}
+
+}  // namespace lorax

@@ -1,0 +1,60 @@
+// The AdapterBackend of a model on a device: reads PEFT and Medusa adapters and merges of them, and
+// brings them into the form that the model's kernels read.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "adapters/adapter_backend.h"
+#include "adapters/device_base_weights.h"
+#include "adapters/merge_recipe.h"
+#include "adapters/packed_adapter.h"
+#include "nn/adapter_tables.h"
+
+namespace lorax {
+
+// An adapter of the model on the device.
+class ModelAdapter final : public ResidentAdapter {
+ public:
+  // `block` holds the packed adapter's bytes on the device, or is empty where the packed adapter
+  // itself lies there.
+  ModelAdapter(AdapterTables& tables, int slot, const PackedAdapter& packed, Buffer block);
+  ~ModelAdapter() override;
+
+  int64_t speculative_heads() const { return speculative_heads_; }
+
+ private:
+  AdapterTables& tables_;
+  int slot_;
+  Buffer block_;
+  int64_t speculative_heads_;
+};
+
+// Ids are directories, or what id_of(MergeRecipe) gives.
+class ModelAdapterBackend final : public AdapterBackend {
+ public:
+  // All must outlive this. `base_name`: what adapters may call the model, for a warning.
+  ModelAdapterBackend(Device& device, std::span<const AdapterModule> modules,
+                      AdapterTables& tables, std::string base_name);
+  ~ModelAdapterBackend() override;
+
+  AdapterProbe probe(const std::string& id) override;
+  std::unique_ptr<HostAdapter> load(const std::string& id, const AdapterProbe& probe) override;
+  std::unique_ptr<ResidentAdapter> upload(const HostAdapter& adapter, int slot) override;
+
+  // What load() reads, before it is packed.
+  Adapter read(const std::string& id) const;
+  // Whether host and device memory are one.
+  bool is_unified() const { return host_memory_ == nullptr; }
+
+ private:
+  Device& device_;
+  std::span<const AdapterModule> modules_;
+  AdapterTables& tables_;
+  std::string base_name_;
+  DeviceBaseWeights base_weights_;
+  std::unique_ptr<Device> host_memory_;  // null where the device's memory is the host's
+};
+
+}  // namespace lorax
