@@ -176,6 +176,7 @@ void AdapterCatalog::read(AdapterLoad& load, std::unique_ptr<HostAdapter>& host,
     host_.add(entry, entry.host_place, bytes);
   } else {
     ++stats_.host.dropped;
+    ++in_threads_;
   }
   publish_name(load, entry, now);
   if (load.tickets == 0) {
@@ -186,6 +187,11 @@ void AdapterCatalog::read(AdapterLoad& load, std::unique_ptr<HostAdapter>& host,
   } else {
     to_device(load, entry);
   }
+}
+
+void AdapterCatalog::spare_destroyed(uint64_t bytes) {
+  --in_threads_;
+  host_.release(bytes);
 }
 
 void AdapterCatalog::changed_while_read(AdapterLoad& load, double seconds) {

@@ -109,14 +109,14 @@ class AdapterCatalog {
   void probed(AdapterLoad& load, AdapterProbe probe, Time now);
   AdapterLoad* next_read();
   // Its content has been read. What is left in `host` afterwards is not wanted: destroy it, then
-  // release_host() its bytes.
+  // call spare_destroyed() with its bytes.
   void read(AdapterLoad& load, std::unique_ptr<HostAdapter>& host, double seconds, Time now);
   // Its files changed meanwhile; what was read has been destroyed. Begins again, thrice at most.
   void changed_while_read(AdapterLoad& load, double seconds);
   // What was read, if anything, has been destroyed.
   void probe_failed(AdapterLoad& load, const std::string& message);
   void read_failed(AdapterLoad& load, const std::string& message, double seconds);
-  void release_host(uint64_t bytes) { host_.release(bytes); }
+  void spare_destroyed(uint64_t bytes);
 
   // --- The keeper: the one thread that clears and reserves room ---
   // What was dropped since the last call.
@@ -204,7 +204,7 @@ class AdapterCatalog {
 
   uint64_t last_number_ = 0;
   int reading_ = 0;     // claimed, granted, in a thread
-  int in_threads_ = 0;  // probes and reads
+  int in_threads_ = 0;  // probes, reads, spare copies being destroyed
   bool settled_ = false;
   bool stopped_ = false;
   AdapterStoreStats stats_;  // the counters; the rest is filled in by stats()

@@ -268,7 +268,7 @@ void AdapterStore::read(AdapterLoad& load, Lock& lock) {
     lock.unlock();
     host.reset();
     lock.lock();
-    catalog_.release_host(bytes);
+    catalog_.spare_destroyed(bytes);
   }
   report(lock);
 }

@@ -190,7 +190,8 @@ INSTANTIATE_TEST_SUITE_P(Orders, AdapterStoreStressTest,
                          });
 
 TEST_P(AdapterStoreStressTest, ThousandsOfAdaptersUnderASmallBudget) {
-  const auto [zipf, unified] = GetParam();
+  const bool zipf = std::get<0>(GetParam());
+  const bool unified = std::get<1>(GetParam());
   FakeAdapterBackend backend(kBudget, kBudget, unified);
   for (int i = 0; i < kAdapters; ++i) write_version(backend, i, 0);
   std::atomic<uint32_t> turn = 0;
