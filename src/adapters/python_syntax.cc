@@ -42,13 +42,20 @@ class Scanner {
       case '[':
         return set();
       case '{':
-        if (peek(1) == ',') return "{,n}: write {0,n}";
+        if (is_short_repeat()) return "{,n}: write {0,n}";
         break;
       default:
         break;
     }
     ++at_;
     return "";
+  }
+
+  // "{,3}" and "{,}" repeat in Python; all else after "{," is text to both.
+  bool is_short_repeat() const {
+    size_t ahead = 2;
+    while (is_digit(peek(ahead))) ++ahead;
+    return peek(1) == ',' && peek(ahead) == '}';
   }
 
   std::string escape(bool in_set) {
