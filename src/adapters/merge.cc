@@ -223,6 +223,16 @@ MajoritySign parse_majority_sign_method(std::string_view name) {
   fail("majority_sign_method \"{}\" is unknown; known: total, frequency", printable(name));
 }
 
+std::string_view name_of(MergeStrategy strategy) {
+  const auto found =
+      std::ranges::find(kStrategies, strategy, [](const auto& s) { return s.second; });
+  return found->first;
+}
+
+std::string_view name_of(MajoritySign method) {
+  return method == MajoritySign::kTotal ? "total" : "frequency";
+}
+
 void check_merge_parameters(const MergeParameters& parameters, size_t adapters) {
   if (adapters == 0) fail("{}: ids is empty; name at least one adapter", kOrigin);
   if (parameters.weights.size() != adapters) {

@@ -30,6 +30,10 @@ struct MergeParameters {
 MergeStrategy parse_merge_strategy(std::string_view name);
 MajoritySign parse_majority_sign_method(std::string_view name);
 
+// The same, in lower case.
+std::string_view name_of(MergeStrategy strategy);
+std::string_view name_of(MajoritySign method);
+
 // Throws Error that names the parameter.
 void check_merge_parameters(const MergeParameters& parameters, size_t adapters);
 

@@ -1,5 +1,6 @@
 #include "adapters/model_adapter_backend.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <utility>
 
@@ -45,9 +46,10 @@ uint64_t add_files(const fs::path& directory, std::string& fingerprint) {
     if (entry->path().extension() == ".safetensors") bytes += size;
   }
   if (error) {
-    fail("{}: cannot be read: {}; an adapter is a directory with adapter_config.json and "
-         "adapter_model.safetensors",
-         directory.string(), error.message());
+    fail(
+        "{}: cannot be read: {}; an adapter is a directory with adapter_config.json and "
+        "adapter_model.safetensors",
+        directory.string(), error.message());
   }
   std::ranges::sort(files);
   for (const std::string& file : files) fingerprint += file;
@@ -67,11 +69,12 @@ ModelAdapter::ModelAdapter(AdapterTables& tables, int slot, const PackedAdapter&
 ModelAdapter::~ModelAdapter() { tables_.clear(slot_); }
 
 ModelAdapterBackend::ModelAdapterBackend(Device& device, std::span<const AdapterModule> modules,
-                                         AdapterTables& tables, std::string base_name)
+                                         AdapterTables& tables, std::string base_name, Warn warn)
     : device_(device),
       modules_(modules),
       tables_(tables),
       base_name_(std::move(base_name)),
+      warn_(std::move(warn)),
       base_weights_(device, modules) {
   if (device.host_pointer(modules.front().weight.data) == nullptr) {
     host_memory_ = make_device({.name = "cpu", .threads = 1});
@@ -111,6 +114,7 @@ Adapter ModelAdapterBackend::read(const std::string& id) const {
 std::unique_ptr<HostAdapter> ModelAdapterBackend::load(const std::string& id,
                                                        const AdapterProbe& probe) {
   const Adapter adapter = read(id);
+  for (const std::string& warning : adapter.warnings) warn_(warning);
   const uint64_t packed_bytes = PackedAdapter::bytes_for(adapter, modules_, tables_.dtype());
   if (adapter.bytes() + packed_bytes > probe.host_bytes) {
     fail("{}: the adapter grew while it was read; try again", id);

@@ -2,6 +2,7 @@
 // brings them into the form that the model's kernels read.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -34,9 +35,12 @@ class ModelAdapter final : public ResidentAdapter {
 // Ids are directories, or what id_of(MergeRecipe) gives.
 class ModelAdapterBackend final : public AdapterBackend {
  public:
+  // Told what a user should know of an adapter and what stops nothing; called from any thread.
+  using Warn = std::function<void(const std::string& warning)>;
+
   // All must outlive this. `base_name`: what adapters may call the model, for a warning.
-  ModelAdapterBackend(Device& device, std::span<const AdapterModule> modules,
-                      AdapterTables& tables, std::string base_name);
+  ModelAdapterBackend(Device& device, std::span<const AdapterModule> modules, AdapterTables& tables,
+                      std::string base_name, Warn warn);
   ~ModelAdapterBackend() override;
 
   AdapterProbe probe(const std::string& id) override;
@@ -53,6 +57,7 @@ class ModelAdapterBackend final : public AdapterBackend {
   std::span<const AdapterModule> modules_;
   AdapterTables& tables_;
   std::string base_name_;
+  Warn warn_;
   DeviceBaseWeights base_weights_;
   std::unique_ptr<Device> host_memory_;  // null where the device's memory is the host's
 };

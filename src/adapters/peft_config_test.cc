@@ -31,7 +31,7 @@ PeftTargets resolve(const std::string& keys) {
 std::string targets(const std::string& keys) {
   static const FakeModel model;
   std::string names;
-  for (const LoraTarget& target : resolve(keys).lora) {
+  for (const TargetedModule& target : resolve(keys).lora) {
     const std::string& name = model.modules()[target.module].name;
     if (name.find(".0.") != std::string::npos) continue;
     names += (names.empty() ? "" : " ") + name.substr(name.rfind('.') + 1);

@@ -4,16 +4,19 @@
 #include <algorithm>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include <boost/json/serialize.hpp>
 #include <boost/json/value.hpp>
 
 #include "base/error.h"
+#include "cli/adapter_options.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "engine/model_runner.h"
 #include "formats/json_file.h"
+#include "formats/printable.h"
 #include "formats/safetensors_writer.h"
 
 namespace lorax::cli {
@@ -30,21 +33,23 @@ struct Options {
   DeviceFlags device;
 };
 
-std::vector<int32_t> parse_request(const json::value& request, const std::string& where) {
-  const json::object* object = request.if_object();
-  if (object == nullptr) fail("{}: must be an object with \"input_ids\"", where);
-  for (const auto& [key, value] : *object) {
-    if (key == "adapter_id" && value.is_null()) continue;
-    if (key == "adapter_id") {
-      fail("{}: adapter_id {}: this version serves the base model only; use null", where,
-           json::serialize(value));
-    }
-    if (key != "input_ids") {
-      fail("{}: field \"{}\" is unknown; known: input_ids, adapter_id", where,
-           std::string_view(key));
+// What the file asks for.
+struct Requests {
+  std::vector<Sequence> sequences;
+  std::vector<std::string> adapters;  // ids as of LoadedAdapters
+};
+
+void check_fields(const json::object& request, const std::string& where) {
+  for (const auto& [key, value] : request) {
+    if (key != "input_ids" && key != "adapter_id" && key != "merged_adapters") {
+      fail("{}: field \"{}\" is unknown; known: input_ids, adapter_id, merged_adapters", where,
+           printable(std::string_view(key)));
     }
   }
-  const json::value* ids = object->if_contains("input_ids");
+}
+
+std::vector<int32_t> read_input_ids(const json::object& request, const std::string& where) {
+  const json::value* ids = request.if_contains("input_ids");
   if (ids == nullptr || !ids->is_array()) fail("{}: input_ids must be a list of token ids", where);
   std::vector<int32_t> tokens;
   for (const json::value& id : ids->get_array()) {
@@ -57,26 +62,30 @@ std::vector<int32_t> parse_request(const json::value& request, const std::string
   return tokens;
 }
 
-std::vector<Sequence> read_requests(const std::string& file, const ModelInfo& info) {
+Requests read_requests(const std::string& file, const ModelInfo& info) {
   const json::value value = read_json_file(file);
   const json::array* list = value.if_array();
   if (list == nullptr || list->empty()) {
     fail("{}: must hold a list of requests such as [{{\"input_ids\": [2, 651]}}]", file);
   }
-  std::vector<Sequence> sequences;
+  Requests requests;
   int32_t next_page = 0;
   for (size_t i = 0; i < list->size(); ++i) {
     const std::string where = fmt::format("{}: request {}", file, i);
-    std::vector<int32_t> ids = parse_request((*list)[i], where);
+    const json::object* request = (*list)[i].if_object();
+    if (request == nullptr) fail("{}: must be an object with \"input_ids\"", where);
+    check_fields(*request, where);
+    std::vector<int32_t> ids = read_input_ids(*request, where);
     check_prompt(ids, 0, info, where);
-    sequences.push_back({.tokens = std::move(ids), .cached = 0, .blocks = {}});
-    take_pages(sequences.back(), 0, KvCache::kBlockSize, next_page);
+    requests.adapters.push_back(read_adapter_id(*request, where));
+    requests.sequences.push_back({.tokens = std::move(ids), .cached = 0, .blocks = {}});
+    take_pages(requests.sequences.back(), 0, KvCache::kBlockSize, next_page);
   }
-  return sequences;
+  return requests;
 }
 
 RunnerLimits limits_for_logits(const std::vector<Sequence>& sequences, int64_t chunk,
-                               int64_t vocab_size) {
+                               int64_t vocab_size, int64_t speculative_heads) {
   constexpr int64_t kHeadBytes = int64_t{64} << 20;  // logits computed at a time
   RunnerLimits limits;
   limits.max_sequences = static_cast<int64_t>(sequences.size());
@@ -85,7 +94,9 @@ RunnerLimits limits_for_logits(const std::vector<Sequence>& sequences, int64_t c
     limits.max_length = std::max(limits.max_length, sequence.length());
     limits.kv_blocks += pages_for(sequence.length(), KvCache::kBlockSize);
   }
-  limits.max_logits_rows = std::clamp(kHeadBytes / (4 * vocab_size), int64_t{1}, limits.max_tokens);
+  limits.max_logits_rows = std::clamp(kHeadBytes / (4 * vocab_size * (1 + speculative_heads)),
+                                      int64_t{1}, limits.max_tokens);
+  limits.max_speculative_heads = speculative_heads;
   return limits;
 }
 
@@ -94,10 +105,63 @@ int64_t rows_to_write(const Sequence& sequence, int64_t last) {
   return last > 0 ? std::min(last, sequence.length()) : sequence.length();
 }
 
+// The file's tensors: "i", and "i.speculative" where the request's adapter has Medusa heads.
+class Output {
+ public:
+  Output(const std::string& path, const std::vector<Sequence>& sequences,
+         const std::vector<int64_t>& heads, int64_t last, int64_t vocab_size)
+      : vocab_size_(vocab_size) {
+    std::vector<SafetensorsWriter::Declaration> tensors;
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      places_.push_back({.logits = tensors.size(), .heads = heads[i]});
+      const int64_t rows = rows_to_write(sequences[i], last);
+      tensors.push_back({fmt::format("{}", i), DType::kFloat32, {rows, vocab_size}});
+      if (heads[i] == 0) continue;
+      tensors.push_back(
+          {fmt::format("{}.speculative", i), DType::kFloat32, {rows, heads[i], vocab_size}});
+    }
+    writer_.emplace(path, tensors);
+  }
+
+  // Rows [row, row + count) of request i: what runner.logits(first, count) gives.
+  void write(size_t i, int64_t row, ModelRunner& runner, int64_t first, int64_t count) {
+    const std::span<const float> logits = runner.logits(first, count);
+    const uint64_t row_bytes = static_cast<uint64_t>(vocab_size_) * sizeof(float);
+    const uint64_t at = static_cast<uint64_t>(row) * row_bytes;
+    writer_->write(places_[i].logits, at, logits.data(), logits.size_bytes());
+    const int64_t heads = places_[i].heads;
+    if (heads == 0) return;
+    LORAX_CHECK(runner.speculative_heads() == heads);
+    speculative_.resize(static_cast<size_t>(count * heads * vocab_size_));
+    for (int64_t head = 0; head < heads; ++head) {
+      const std::span<const float> from = runner.speculative_logits(head);
+      for (int64_t r = 0; r < count; ++r) {
+        std::copy_n(from.begin() + r * vocab_size_, vocab_size_,
+                    speculative_.begin() + (r * heads + head) * vocab_size_);
+      }
+    }
+    writer_->write(places_[i].logits + 1, at * static_cast<uint64_t>(heads), speculative_.data(),
+                   speculative_.size() * sizeof(float));
+  }
+
+  void finish() { writer_->finish(); }
+
+ private:
+  struct Place {
+    size_t logits;  // tensor of the file; the speculative one follows
+    int64_t heads;
+  };
+
+  int64_t vocab_size_;
+  std::vector<Place> places_;
+  std::optional<SafetensorsWriter> writer_;
+  std::vector<float> speculative_;
+};
+
 // Logits come step by step, each with rows of every sequence; the file wants them sequence by
 // sequence. They are written straight to their places.
 void run_steps(ModelRunner& runner, std::vector<Sequence>& sequences, int64_t chunk, int64_t last,
-               SafetensorsWriter& writer) {
+               Output& output) {
   std::vector<SequenceStep> steps;
   std::vector<size_t> members;
   while (true) {
@@ -119,10 +183,7 @@ void run_steps(ModelRunner& runner, std::vector<Sequence>& sequences, int64_t ch
       for (int64_t done = std::clamp(first - sequence.cached, int64_t{0}, steps[s].tokens);
            done < steps[s].tokens;) {
         const int64_t count = std::min(runner.limits().max_logits_rows, steps[s].tokens - done);
-        const std::span<const float> logits = runner.logits(row + done, count);
-        const int64_t to = sequence.cached + done - first;
-        writer.write(members[s], static_cast<uint64_t>(to * runner.vocab_size() * 4), logits.data(),
-                     logits.size_bytes());
+        output.write(members[s], sequence.cached + done - first, runner, row + done, count);
         done += count;
       }
       row += steps[s].tokens;
@@ -134,20 +195,21 @@ void run_steps(ModelRunner& runner, std::vector<Sequence>& sequences, int64_t ch
 void run(const Options& options) {
   LoadedModel loaded = load_model(options.model_id, options.device);
   const ModelInfo& info = loaded.info();
-  std::vector<Sequence> sequences = read_requests(options.requests, info);
-  const int64_t chunk = options.chunk > 0 ? options.chunk : info.max_position_embeddings;
-  const RunnerLimits limits = limits_for_logits(sequences, chunk, info.vocab_size);
-  ModelRunner runner(loaded.device(), loaded.model(), limits);
-
-  std::vector<SafetensorsWriter::Declaration> tensors;
-  for (size_t i = 0; i < sequences.size(); ++i) {
-    tensors.push_back({fmt::format("{}", i),
-                       DType::kFloat32,
-                       {rows_to_write(sequences[i], options.last), info.vocab_size}});
+  Requests requests = read_requests(options.requests, info);
+  const LoadedAdapters adapters = load_adapters(loaded, options.model_id, requests.adapters);
+  std::vector<int64_t> heads;
+  for (size_t i = 0; i < requests.sequences.size(); ++i) {
+    requests.sequences[i].adapter = adapters.slot(requests.adapters[i]);
+    heads.push_back(adapters.speculative_heads(requests.adapters[i]));
   }
-  SafetensorsWriter writer(options.out, tensors);
-  run_steps(runner, sequences, chunk, options.last, writer);
-  writer.finish();
+  const int64_t chunk = options.chunk > 0 ? options.chunk : info.max_position_embeddings;
+  ModelRunner runner(
+      loaded.device(), loaded.model(),
+      limits_for_logits(requests.sequences, chunk, info.vocab_size, std::ranges::max(heads)),
+      &adapters.tables());
+  Output output(options.out, requests.sequences, heads, options.last, info.vocab_size);
+  run_steps(runner, requests.sequences, chunk, options.last, output);
+  output.finish();
 }
 
 }  // namespace
@@ -159,8 +221,9 @@ void add_logits_command(CLI::App& app) {
   add_model_flag(*command, options->model_id);
   command
       ->add_option("--requests", options->requests,
-                   "JSON file: [{\"input_ids\": [..], \"adapter_id\": null}, ..]; all run as one "
-                   "packed batch")
+                   "JSON file: [{\"input_ids\": [..], \"adapter_id\": null}, ..]; adapter_id is a "
+                   "directory or null, merged_adapters an object as in the REST API; all run as "
+                   "one packed batch")
       ->required();
   command
       ->add_option("--out", options->out,

@@ -19,7 +19,10 @@ class Batch {
       : runner_(runner), requests_(requests), on_token_(on_token), results_(requests.size()) {
     int32_t next_page = 0;
     for (size_t i = 0; i < requests.size(); ++i) {
-      sequences_.push_back({.tokens = requests[i].prompt, .cached = 0, .blocks = {}});
+      sequences_.push_back({.tokens = requests[i].prompt,
+                            .cached = 0,
+                            .blocks = {},
+                            .adapter = requests[i].adapter});
       take_pages(sequences_.back(), requests[i].max_new_tokens, KvCache::kBlockSize, next_page);
       sequences_.back().tokens.reserve(requests[i].prompt.size() +
                                        static_cast<size_t>(requests[i].max_new_tokens));

@@ -18,6 +18,7 @@ struct GenerateRequest {
   int64_t max_new_tokens = 0;
   SamplingParameters sampling;
   std::vector<int32_t> eos_token_ids;  // ids that end it; empty: it ends at max_new_tokens only
+  int32_t adapter = kNoAdapter;        // slot
 };
 
 enum class FinishReason { kLength, kEosToken };

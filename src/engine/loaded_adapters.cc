@@ -9,14 +9,16 @@
 namespace lorax {
 
 LoadedAdapters::LoadedAdapters(LoadedModel& model, const std::string& base_name,
-                               const std::vector<std::string>& ids) {
+                               const std::vector<std::string>& ids,
+                               ModelAdapterBackend::Warn warn) {
   std::set<std::string> unique(ids.begin(), ids.end());
   unique.erase("");
   const std::vector<AdapterModule>& modules = model.model().adapter_modules();
   const int slots = std::max<int>(1, static_cast<int>(unique.size()));
   tables_ = std::make_unique<AdapterTables>(model.device(), static_cast<int64_t>(modules.size()),
                                             slots, model.dtype());
-  backend_ = std::make_unique<ModelAdapterBackend>(model.device(), modules, *tables_, base_name);
+  backend_ = std::make_unique<ModelAdapterBackend>(model.device(), modules, *tables_, base_name,
+                                                   std::move(warn));
   // All of them are wanted at once, so what is free is theirs.
   AdapterStoreOptions options;
   options.unified_memory = backend_->is_unified();
@@ -33,12 +35,9 @@ int32_t LoadedAdapters::slot(const std::string& id) const {
   return id.empty() ? kNoAdapter : pins_.at(id).slot();
 }
 
-int64_t LoadedAdapters::max_speculative_heads() const {
-  int64_t heads = 0;
-  for (const auto& [id, pin] : pins_) {
-    heads = std::max(heads, static_cast<const ModelAdapter&>(pin.adapter()).speculative_heads());
-  }
-  return heads;
+int64_t LoadedAdapters::speculative_heads(const std::string& id) const {
+  if (id.empty()) return 0;
+  return static_cast<const ModelAdapter&>(pins_.at(id).adapter()).speculative_heads();
 }
 
 }  // namespace lorax

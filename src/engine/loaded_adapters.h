@@ -1,5 +1,5 @@
-// The adapters of one command, loaded and held: tables, backend and store in the order in which each
-// stands on those before it.
+// The adapters of one command, loaded and held: tables, backend and store in the order in which
+// each stands on those before it.
 #pragma once
 
 #include <map>
@@ -16,15 +16,16 @@ namespace lorax {
 class LoadedAdapters {
  public:
   // Ids as of ModelAdapterBackend; "" is the base model. `model` must outlive this. `base_name`:
-  // what adapters may call it. Throws Error if one cannot be loaded, or they do not fit into memory.
+  // what adapters may call it. Throws Error if one cannot be loaded, or they do not fit into
+  // memory.
   LoadedAdapters(LoadedModel& model, const std::string& base_name,
-                 const std::vector<std::string>& ids);
+                 const std::vector<std::string>& ids, ModelAdapterBackend::Warn warn);
 
   const AdapterTables& tables() const { return *tables_; }
   // kNoAdapter for "". `id` is one of those given.
   int32_t slot(const std::string& id) const;
-  // Most Medusa heads of one of them.
-  int64_t max_speculative_heads() const;
+  // Its Medusa heads.
+  int64_t speculative_heads(const std::string& id) const;
 
  private:
   std::unique_ptr<AdapterTables> tables_;

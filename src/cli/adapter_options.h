@@ -1,0 +1,30 @@
+// Adapters as the command line and request files name them.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include <boost/json/object.hpp>
+
+#include "engine/loaded_adapters.h"
+
+namespace lorax::cli {
+
+// What the REST API calls the base model.
+inline constexpr std::string_view kBaseModelId = "__base_model__";
+
+// The id of LoadedAdapters for an adapter_id: "" for the base model.
+std::string adapter_id_of(const std::string& name);
+
+// The same for a request's "adapter_id" (a path, or null) or "merged_adapters" (ids are paths):
+// {"ids": [..], "weights": [..], "merge_strategy": "linear" | "ties" | "dare_linear" | "dare_ties",
+//  "density": d, "majority_sign_method": "total" | "frequency"}. Throws Error that begins with
+// `where`.
+std::string read_adapter_id(const boost::json::object& request, const std::string& where);
+
+// Warnings go to standard error.
+LoadedAdapters load_adapters(LoadedModel& model, const std::string& model_id,
+                             const std::vector<std::string>& ids);
+void print_warning(const std::string& warning);
+
+}  // namespace lorax::cli
