@@ -30,6 +30,7 @@ int run_command_line(int argc, char** argv) {
   cli::add_logits_command(app);
   cli::add_tokenize_command(app);
   cli::add_info_command(app);
+  cli::add_verify_adapter_command(app);
   cli::add_bench_command(app);
   try {
     app.parse(argc, argv);

@@ -9,6 +9,7 @@ void add_generate_command(CLI::App& app);
 void add_logits_command(CLI::App& app);
 void add_tokenize_command(CLI::App& app);
 void add_info_command(CLI::App& app);
+void add_verify_adapter_command(CLI::App& app);
 void add_bench_command(CLI::App& app);
 
 }  // namespace lorax::cli

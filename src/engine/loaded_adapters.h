@@ -24,6 +24,8 @@ class LoadedAdapters {
   const AdapterTables& tables() const { return *tables_; }
   // kNoAdapter for "". `id` is one of those given.
   int32_t slot(const std::string& id) const;
+  // The adapter as its files say it, read anew.
+  Adapter read(const std::string& id) const { return backend_->read(id); }
   // Its Medusa heads.
   int64_t speculative_heads(const std::string& id) const;
 

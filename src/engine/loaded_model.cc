@@ -29,6 +29,12 @@ LoadedModel LoadedModel::with_random_weights(std::unique_ptr<ModelDefinition> de
   return LoadedModel(std::move(definition), nullptr, std::make_unique<RandomSource>(1), options);
 }
 
+LoadedModel LoadedModel::from_source(std::unique_ptr<ModelDefinition> definition,
+                                     std::unique_ptr<TensorSource> source,
+                                     const LoadOptions& options) {
+  return LoadedModel(std::move(definition), nullptr, std::move(source), options);
+}
+
 LoadedModel::LoadedModel(std::unique_ptr<ModelDefinition> definition,
                          std::unique_ptr<SafetensorsCheckpoint> checkpoint,
                          std::unique_ptr<TensorSource> source, const LoadOptions& options)

@@ -31,9 +31,15 @@ class LoadedModel {
   static LoadedModel with_random_weights(std::unique_ptr<ModelDefinition> definition,
                                          const LoadOptions& options);
 
+  // Weights from anywhere. What `source` stands on must outlive the call.
+  static LoadedModel from_source(std::unique_ptr<ModelDefinition> definition,
+                                 std::unique_ptr<TensorSource> source, const LoadOptions& options);
+
   Device& device() { return *device_; }
   const FlashCausalLM& model() const { return *model_; }
   const ModelInfo& info() const { return definition_->info(); }
+  const ModelDefinition& definition() const { return *definition_; }
+  const TensorSource& source() const { return *source_; }
   DType dtype() const { return store_->dtype(); }
   // Device bytes of all weights.
   uint64_t weight_bytes() const { return store_->bytes(); }

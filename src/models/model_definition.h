@@ -42,6 +42,9 @@ class ModelDefinition {
   // model. Throws Error for missing tensors, wrong shapes and tensors left over.
   virtual std::unique_ptr<FlashCausalLM> build(WeightStore& store) const = 0;
 
+  // The same model with a head of its own, if this one shares the embedding table.
+  virtual std::unique_ptr<ModelDefinition> untied() const = 0;
+
  private:
   ModelInfo info_;
 };

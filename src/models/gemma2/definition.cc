@@ -35,6 +35,12 @@ class Gemma2Definition final : public ModelDefinition {
     return model;
   }
 
+  std::unique_ptr<ModelDefinition> untied() const override {
+    Gemma2Config config = config_;
+    config.tie_word_embeddings = false;
+    return std::make_unique<Gemma2Definition>(info(), std::move(config));
+  }
+
  private:
   Gemma2Config config_;
 };
