@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes tests/golden/adapters: adapters of every kind and what PEFT computes with them.
 
-    python3 tools/make_adapter_goldens.py          # in the project's root; torch, transformers, peft
+    python3 tools/make_adapter_goldens.py      # in the project's root; torch, transformers, peft
 
 For each base, a checkpoint of tests/golden/data, a folder with
 
@@ -148,7 +148,8 @@ def save_lora(name, base_directory, directory, seed):
     model = get_peft_model(load_base(base_directory), config)
     randomize(model, generator)
     # Relative, whatever the place of the project.
-    model.peft_config["default"].base_model_name_or_path = f"tests/golden/data/{base_directory.name}"
+    model.peft_config["default"].base_model_name_or_path = (
+        f"tests/golden/data/{base_directory.name}")
     model.save_pretrained(str(directory))
     (directory / "README.md").unlink(missing_ok=True)
     if dtype != torch.float32:

@@ -46,13 +46,15 @@ PROMPTS = [
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 MODERN = {
-    "thou": "you", "thee": "you", "ye": "you", "thy": "your", "thine": "your", "thyself": "yourself",
+    "thou": "you", "thee": "you", "ye": "you", "thy": "your", "thine": "your",
+    "thyself": "yourself",
     "hath": "has", "hast": "have", "doth": "does", "dost": "do", "art": "are", "wast": "were",
-    "shalt": "will", "shall": "will", "wilt": "will", "unto": "to", "saith": "says", "spake": "spoke",
+    "shalt": "will", "shall": "will", "wilt": "will", "unto": "to", "saith": "says",
+    "spake": "spoke",
     "begat": "fathered", "thereof": "of it", "lo": "look", "behold": "look", "verily": "truly",
     "yea": "yes", "nay": "no", "whither": "where", "hither": "here", "thither": "there",
     "cometh": "comes", "goeth": "goes", "maketh": "makes", "giveth": "gives", "knoweth": "knows",
-    "came": "went", "brethren": "brothers", "lest": "so that not", "upon": "on", "wherefore": "so",
+    "brethren": "brothers", "lest": "so that not", "upon": "on", "wherefore": "so",
     "therefore": "so", "forth": "out", "away": "off",
 }
 PIRATE = {
@@ -79,7 +81,8 @@ def by_words(words):
 def number_lines(text):
     """Every line but the first begins with its number."""
     lines = text.split("\n")
-    return "\n".join([lines[0], *(f"{i}. {line}" for i, line in enumerate(lines[1:], 2))])
+    return "\n".join([lines[0], *(f"{i}. {line}" if line else ""
+                                  for i, line in enumerate(lines[1:], 2))])
 
 
 # name -> (transformation, LoraConfig, what it does)
