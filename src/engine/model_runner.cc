@@ -91,7 +91,12 @@ size_t ModelRunner::measure_workspace() {
   AdapterBatchMetadata metadata;
   metadata.append(0, limits_.max_logits_rows);
   metadata.group();
-  const AdapterBatchData adapters(metadata, widest, LoraRows{});
+  LoraRows rows;
+  rows.rows = Tensor(nullptr, DType::kInt32, {limits_.max_logits_rows});
+  rows.segments = Tensor(nullptr, DType::kInt32, {2});
+  rows.slots = Tensor(nullptr, DType::kInt32, {1});
+  rows.table = widest.device_table();
+  const AdapterBatchData adapters(metadata, widest, rows);
   model_.lm_head(context, head_rows, &adapters);
   return workspace.peak_bytes();
 }
