@@ -17,17 +17,17 @@ constexpr uint64_t kOverhead = uint64_t{1} << 20;
 
 class ModelHostAdapter final : public HostAdapter {
  public:
-  ModelHostAdapter(std::string digest, PackedAdapter packed, bool is_unified)
+  ModelHostAdapter(std::string digest, std::unique_ptr<PackedAdapter> packed, bool is_unified)
       : digest_(std::move(digest)), packed_(std::move(packed)), is_unified_(is_unified) {}
 
   const std::string& digest() const override { return digest_; }
-  uint64_t host_bytes() const override { return packed_.bytes(); }
-  uint64_t device_bytes() const override { return is_unified_ ? 0 : packed_.bytes(); }
-  const PackedAdapter& packed() const { return packed_; }
+  uint64_t host_bytes() const override { return packed_->bytes(); }
+  uint64_t device_bytes() const override { return is_unified_ ? 0 : packed_->bytes(); }
+  const PackedAdapter& packed() const { return *packed_; }
 
  private:
   std::string digest_;
-  PackedAdapter packed_;
+  std::unique_ptr<PackedAdapter> packed_;
   bool is_unified_;
 };
 
@@ -119,13 +119,19 @@ std::unique_ptr<HostAdapter> ModelAdapterBackend::load(const std::string& id,
   if (adapter.bytes() + packed_bytes > probe.host_bytes) {
     fail("{}: the adapter grew while it was read; try again", id);
   }
-  PackedAdapter packed(adapter, modules_, base_weights_, tables_.dtype(),
-                       is_unified() ? device_ : *host_memory_);
-  return std::make_unique<ModelHostAdapter>(adapter.digest, std::move(packed), is_unified());
+  return std::make_unique<ModelHostAdapter>(adapter.digest, pack(adapter), is_unified());
 }
 
 std::unique_ptr<ResidentAdapter> ModelAdapterBackend::upload(const HostAdapter& adapter, int slot) {
-  const PackedAdapter& packed = static_cast<const ModelHostAdapter&>(adapter).packed();
+  return install(static_cast<const ModelHostAdapter&>(adapter).packed(), slot);
+}
+
+std::unique_ptr<PackedAdapter> ModelAdapterBackend::pack(const Adapter& adapter) const {
+  return std::make_unique<PackedAdapter>(adapter, modules_, base_weights_, tables_.dtype(),
+                                         is_unified() ? device_ : *host_memory_);
+}
+
+std::unique_ptr<ModelAdapter> ModelAdapterBackend::install(const PackedAdapter& packed, int slot) {
   Buffer block;
   if (!is_unified()) {
     block = Buffer(device_, packed.bytes());

@@ -49,6 +49,9 @@ class ModelAdapterBackend final : public AdapterBackend {
 
   // What load() reads, before it is packed.
   Adapter read(const std::string& id) const;
+  // The steps of load() and upload() for an adapter from elsewhere.
+  std::unique_ptr<PackedAdapter> pack(const Adapter& adapter) const;
+  std::unique_ptr<ModelAdapter> install(const PackedAdapter& packed, int slot);
   // Whether host and device memory are one.
   bool is_unified() const { return host_memory_ == nullptr; }
 

@@ -12,6 +12,7 @@
 
 #include "base/core_count.h"
 #include "base/error.h"
+#include "cli/bench_adapters.h"
 #include "cli/commands.h"
 #include "cli/device_rates.h"
 #include "cli/options.h"
@@ -33,6 +34,9 @@ struct Options {
   std::string shape = "gemma2-2b";
   std::vector<int64_t> prompts = {512};
   std::vector<int64_t> batches = {1};
+  std::vector<int64_t> adapters = {0};
+  int64_t rank = 16;
+  std::vector<std::string> targets = {"all"};
   int64_t generate = 32;
   int repeat = 3;
   bool as_json = false;
@@ -43,7 +47,9 @@ struct Measurement {
   std::string phase;  // "prefill" or "decode"
   int64_t batch = 0;
   int64_t prompt = 0;
-  double seconds = 0.0;  // of one step
+  int64_t adapters = 0;     // distinct ones in the batch
+  double adapter_gb = 0.0;  // of their A and B, which a step reads once
+  double seconds = 0.0;     // of one step
   double tokens_per_second = 0.0;
   double weight_gb_per_second = 0.0;
   double tflop_per_second = 0.0;
@@ -73,7 +79,11 @@ class Bench {
   std::vector<Measurement> run() {
     std::vector<Measurement> measurements;
     for (int64_t batch : options_.batches) {
-      for (int64_t prompt : options_.prompts) run_case(batch, prompt, measurements);
+      for (int64_t prompt : options_.prompts) {
+        for (int64_t adapters : options_.adapters) {
+          run_case(batch, prompt, std::min(adapters, batch), measurements);
+        }
+      }
     }
     return measurements;
   }
@@ -115,7 +125,8 @@ class Bench {
     return copy_rate(loaded_.device(), copy_.data(), largest.data(), copy_.bytes());
   }
 
-  std::vector<Sequence> make_sequences(int64_t batch, int64_t prompt) {
+  // Adapters take turns over the sequences.
+  std::vector<Sequence> make_sequences(int64_t batch, int64_t prompt, int64_t adapters) {
     std::vector<Sequence> sequences;
     int32_t next_page = 0;
     uint64_t state = 12345;
@@ -123,6 +134,7 @@ class Bench {
       Sequence sequence;
       for (int64_t i = 0; i < prompt; ++i) sequence.tokens.push_back(next_token(state));
       take_pages(sequence, options_.generate, KvCache::kBlockSize, next_page);
+      if (adapters > 0) sequence.adapter = static_cast<int32_t>(b % adapters);
       sequences.push_back(std::move(sequence));
     }
     return sequences;
@@ -174,9 +186,12 @@ class Bench {
   }
 
   Measurement measure(std::string phase, int64_t batch, int64_t prompt, int64_t tokens,
-                      const Samples& samples) const {
+                      const BenchAdapters& adapters, const Samples& samples) const {
     const ModelInfo& info = loaded_.info();
     Measurement m{.phase = std::move(phase), .batch = batch, .prompt = prompt};
+    m.adapters = adapters.count();
+    m.adapter_gb =
+        static_cast<double>(adapters.bytes_each()) * static_cast<double>(adapters.count()) * 1e-9;
     // Only the last row of each sequence goes through the head.
     const double head = static_cast<double>(info.hidden_size * info.vocab_size);
     const double multiply_adds =
@@ -191,31 +206,34 @@ class Bench {
     return m;
   }
 
-  void run_case(int64_t batch, int64_t prompt, std::vector<Measurement>& measurements) {
+  void run_case(int64_t batch, int64_t prompt, int64_t adapter_count,
+                std::vector<Measurement>& measurements) {
     const int64_t length = prompt + options_.generate;
     if (length > loaded_.info().max_position_embeddings) {
       fail("--prompt {} and --generate {}: the model takes at most {} tokens in all", prompt,
            options_.generate, loaded_.info().max_position_embeddings);
     }
+    const BenchAdapters adapters(loaded_, adapter_count, options_.rank, options_.targets);
     ModelRunner runner(loaded_.device(), loaded_.model(),
                        {.max_tokens = batch * prompt,
                         .max_sequences = batch,
                         .max_length = length,
                         .max_logits_rows = batch,
-                        .kv_blocks = batch * pages_for(length, KvCache::kBlockSize)});
+                        .kv_blocks = batch * pages_for(length, KvCache::kBlockSize)},
+                       &adapters.tables());
     Samples prefills;
     Samples decodes;
     for (int round = -1; round < options_.repeat; ++round) {  // the first warms up
-      std::vector<Sequence> sequences = make_sequences(batch, prompt);
+      std::vector<Sequence> sequences = make_sequences(batch, prompt, adapter_count);
       const double prefill = timed_steps(runner, sequences, 1, prefills, round >= 0);
       for (int64_t left = options_.generate - 1; left > 0; left -= kStepsPerProbe) {
         timed_steps(runner, sequences, std::min(left, kStepsPerProbe), decodes, round >= 0);
       }
       if (options_.repeat > 1 && round < 0 && prefill > 30.0) ++round;  // warm enough
     }
-    measurements.push_back(measure("prefill", batch, prompt, batch * prompt, prefills));
+    measurements.push_back(measure("prefill", batch, prompt, batch * prompt, adapters, prefills));
     if (!decodes.seconds.empty()) {
-      measurements.push_back(measure("decode", batch, prompt, batch, decodes));
+      measurements.push_back(measure("decode", batch, prompt, batch, adapters, decodes));
     }
   }
 
@@ -229,6 +247,8 @@ json::object to_json(const Measurement& m) {
   return {{"phase", m.phase},
           {"batch", m.batch},
           {"prompt", m.prompt},
+          {"adapters", m.adapters},
+          {"adapter_gb", m.adapter_gb},
           {"ms_per_step", m.seconds * 1e3},
           {"tokens_per_s", m.tokens_per_second},
           {"weight_gb_per_s", m.weight_gb_per_second},
@@ -258,11 +278,12 @@ void run(const Options& options) {
   }
   fmt::print("{} {} on {}, {:.2f} GB of weights\n", options.shape, name_of(bench.loaded().dtype()),
              device, static_cast<double>(bench.loaded().weight_bytes()) * 1e-9);
-  fmt::print("{:8} {:>6} {:>7} {:>12} {:>10} {:>13} {:>9} {:>11} {:>6}\n", "phase", "batch",
-             "prompt", "ms/step", "tokens/s", "weights GB/s", "TFLOP/s", "read GB/s", "ratio");
+  fmt::print("{:8} {:>6} {:>7} {:>8} {:>12} {:>10} {:>13} {:>9} {:>11} {:>6}\n", "phase", "batch",
+             "prompt", "adapters", "ms/step", "tokens/s", "weights GB/s", "TFLOP/s", "read GB/s",
+             "ratio");
   for (const Measurement& m : measurements) {
-    fmt::print("{:8} {:>6} {:>7} {:>12.2f} {:>10.2f} {:>13.2f} {:>9.3f} {:>11.2f} {:>6.2f}\n",
-               m.phase, m.batch, m.prompt, m.seconds * 1e3, m.tokens_per_second,
+    fmt::print("{:8} {:>6} {:>7} {:>8} {:>12.2f} {:>10.2f} {:>13.2f} {:>9.3f} {:>11.2f} {:>6.2f}\n",
+               m.phase, m.batch, m.prompt, m.adapters, m.seconds * 1e3, m.tokens_per_second,
                m.weight_gb_per_second, m.tflop_per_second, m.read_gb_per_second, m.ratio_to_read);
   }
 }
@@ -283,6 +304,19 @@ void add_bench_command(CLI::App& app) {
   command->add_option("--batch", options->batches, "Numbers of sequences, such as 1,4")
       ->delimiter(',')
       ->check(CLI::PositiveNumber);
+  command
+      ->add_option("--adapters", options->adapters,
+                   "Numbers of distinct random adapters in the batch, such as 0,1,8,32")
+      ->delimiter(',')
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--rank", options->rank, "Rank of the adapters")
+      ->check(CLI::Range(1, 512))
+      ->capture_default_str();
+  command
+      ->add_option("--targets", options->targets,
+                   "Projections that the adapters change: all, or names such as q_proj,v_proj")
+      ->delimiter(',')
+      ->capture_default_str();
   command->add_option("--generate", options->generate, "Tokens to generate per sequence")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();

@@ -73,6 +73,11 @@ size_t ModelRunner::measure_workspace() {
   batch.seqlen.kv_lengths = workspace.take(DType::kInt32, {sequences});
   batch.block_tables = workspace.take(DType::kInt32, {sequences, blocks_per_sequence_});
   batch.lm_head_indices = workspace.take(DType::kInt32, {tokens});
+  // What upload_adapters() takes.
+  const auto take_adapter_rows = [&](int64_t rows) {
+    for (int64_t count : {rows, rows + 1, rows}) workspace.take(DType::kInt32, {count});
+  };
+  if (tables_ != nullptr) take_adapter_rows(tokens);
   batch.kv_cache = cache;
   batch.skip_lm_head = true;
   const Tensor hidden = model_.forward(context, batch).logits;
@@ -83,9 +88,7 @@ size_t ModelRunner::measure_workspace() {
   }
   if (tables_ == nullptr) return workspace.peak_bytes();
 
-  for (int64_t rows : {tokens, limits_.max_logits_rows}) {  // uploads of upload_adapters()
-    for (int64_t count : {rows, rows + 1, rows}) workspace.take(DType::kInt32, {count});
-  }
+  take_adapter_rows(limits_.max_logits_rows);
   const AdapterTables widest =
       widest_adapter(device, model_, limits_.max_speculative_heads, hidden.dim(1), vocab_size_);
   AdapterBatchMetadata metadata;
