@@ -167,12 +167,14 @@ TEST_P(LoraTest, ManyAdaptersOfOneRowEach) {
   expect_close(got, expected(adapters, kSlots, columns, pattern, x, kInputs, before),
                rounding(dtype_, 0.0, 2048 * kUnit));
   for (size_t i = 0; i < got.size(); ++i) {
-    if (i % 112 >= 72 && i % 112 < 88) ASSERT_EQ(got[i], before[i]);
+    if (i % 112 >= 72 && i % 112 < 88) {
+      ASSERT_EQ(got[i], before[i]);
+    }
   }
 }
 
 TEST_P(LoraTest, ThousandsOfRowsOfOneAdapter) {
-  constexpr int64_t kInputs = 40, kRows = 3070;
+  constexpr int64_t kInputs = 40, kRows = 6000;
   const std::vector<int64_t> columns = {8, 8, 8};
   LoraCase adapters(device_, dtype_, kInputs, {{.columns = 8}, {.columns = 8}, {.columns = 8}},
                     {{5, 3, 2}, {2, 1, 6}}, 9);
@@ -184,6 +186,28 @@ TEST_P(LoraTest, ThousandsOfRowsOfOneAdapter) {
   device_.lora(DeviceTensor(device_, dtype_, {kRows, kInputs}, x), adapters.targets(),
                adapters.rows(pattern), out);
   expect_close(out.download(), expected(adapters, 2, columns, pattern, x, kInputs, before),
+               rounding(dtype_, 0.0, 2048 * kUnit));
+}
+
+TEST_P(LoraTest, AnyWidthAndAlignment) {
+  constexpr int64_t kInputs = 45, kStride = 51, kRows = 21;
+  const std::vector<int64_t> columns = {33, 70};
+  LoraCase adapters(device_, dtype_, kInputs, {{.columns = 33}, {.columns = 70}},
+                    {{17, 4}, {1, 0}, {6, 30}}, 12);
+  std::vector<int> pattern;
+  for (int row = 0; row < kRows; ++row) pattern.push_back(row % 5 == 0 ? row % 2 : 2);
+  const Values x = random(dtype_, kRows * kStride);
+  const Values before = random(dtype_, kRows * 103);
+  const DeviceTensor wide_x(device_, dtype_, {kRows, kStride}, x);
+  const DeviceTensor out(device_, dtype_, {kRows, 103}, before);
+  device_.lora(wide_x.tensor().slice(1, 3, 3 + kInputs), adapters.targets(), adapters.rows(pattern),
+               out);
+  Values narrow;
+  for (int64_t row = 0; row < kRows; ++row) {
+    const auto begin = x.begin() + row * kStride + 3;
+    narrow.insert(narrow.end(), begin, begin + kInputs);
+  }
+  expect_close(out.download(), expected(adapters, 3, columns, pattern, narrow, kInputs, before),
                rounding(dtype_, 0.0, 2048 * kUnit));
 }
 
@@ -203,8 +227,9 @@ TEST_P(LoraTest, WidthsOfGemma2) {
 
 // Whatever stands beside a row, it comes out the same to the last bit.
 TEST_P(LoraTest, RowsDoNotDependOnTheirBatch) {
-  constexpr int64_t kInputs = 1544, kOutputs = 136, kRows = 700;
-  LoraCase adapters(device_, dtype_, kInputs, {{.columns = kOutputs}}, {{16}, {37}}, 11);
+  constexpr int64_t kInputs = 4096, kOutputs = 88, kRows = 700;
+  LoraCase adapters(device_, dtype_, kInputs, {{.columns = 72}, {.columns = 8}, {.columns = 8}},
+                    {{16, 1, 2}, {37, 3, 16}}, 11);
   const Values x = random(dtype_, kInputs);
   const Values before = random(DType::kFloat32, kOutputs);
   const auto run = [&](std::vector<int> pattern, size_t row) {
@@ -249,6 +274,25 @@ TEST_P(LoraTest, EmbeddingsLookUpTheirRows) {
     reference::add_low_rank(x, kVocabulary, adapters.factors(slot, 0), has, kWidth, want);
   }
   expect_close(out.download(), want, rounding(DType::kFloat32, 0.0, 64 * kUnit));
+}
+
+TEST_P(LoraTest, EmbeddingsOfAPrompt) {
+  constexpr int64_t kVocabulary = 30, kWidth = 136, kRows = 150;
+  LoraCase adapters(device_, dtype_, kVocabulary, {{.columns = kWidth, .embedding = true}},
+                    {{5}, {24}}, 13);
+  std::vector<int> pattern;
+  Values ids, x(count(kRows * kVocabulary), 0.0);
+  for (int row = 0; row < kRows; ++row) {
+    pattern.push_back(row % 3 == 0 ? 0 : 1);
+    ids.push_back(row * 11 % kVocabulary);
+    x[count(row * kVocabulary + row * 11 % kVocabulary)] = 2.0;
+  }
+  const Values before = random(DType::kFloat32, kRows * kWidth);
+  const DeviceTensor out(device_, DType::kFloat32, {kRows, kWidth}, before);
+  device_.lora_embedding(DeviceTensor(device_, DType::kInt32, {kRows}, ids), 2.0f, 0,
+                         adapters.rows(pattern), out);
+  expect_close(out.download(), expected(adapters, 2, {kWidth}, pattern, x, kVocabulary, before),
+               rounding(DType::kFloat32, 0.0, 64 * kUnit));
 }
 
 TEST_P(LoraTest, AddSiluOfSlices) {

@@ -115,31 +115,35 @@ __global__ void __launch_bounds__(kWarps * 32, 5)
   // This lane's eight columns of a panel's row.
   const bfloat16* b = static_cast<const bfloat16*>(entry.b) + (g / 2 + g % 2 * 4) * kGroup;
 
-  for (int64_t panel = blockIdx.y * kColumnWarps + warp / kRowWarps; panel * kLoraPanel < columns;
+  uint32_t a[3][4];  // h; where 16 ranks are all, for every panel
+  const int64_t first_panel = blockIdx.y * kColumnWarps + warp / kRowWarps;
+  for (int64_t panel = first_panel; panel * kLoraPanel < columns;
        panel += gridDim.y * kColumnWarps) {
     const bfloat16* panel_b = b + panel * rank * kLoraPanel;
     float c[kGroup][4] = {};
     for (int k = 0; k < rank; k += 16) {
       uint4 factors[4];  // rows 2t, 2t + 1, 2t + 8, 2t + 9
-      uint32_t a[3][4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int row = k + i / 2 * 8 + 2 * t + i % 2;
         factors[i] =
             row < rank ? __ldg(reinterpret_cast<const uint4*>(panel_b + row * kLoraPanel)) : zero;
       }
+      if (rank > 16 || panel == first_panel) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int half = i % 2;
-        const float2 h = rows[half] >= 0
-                             ? load_h<bfloat16, kLookUp>(args, entry, target, rows[half], rank,
-                                                         k + i / 2 * 8 + 2 * t)
-                             : make_float2(0.0f, 0.0f);
-        uint32_t parts[3];
-        split(h, parts);
+        for (int i = 0; i < 4; ++i) {
+          const int half = i % 2;
+          const float2 h = rows[half] >= 0
+                               ? load_h<bfloat16, kLookUp>(args, entry, target, rows[half], rank,
+                                                           k + i / 2 * 8 + 2 * t)
+                               : make_float2(0.0f, 0.0f);
+          uint32_t parts[3];
+          split(h, parts);
 #pragma unroll
-        for (int part = 0; part < 3; ++part) a[part][i] = parts[part];
+          for (int part = 0; part < 3; ++part) a[part][i] = parts[part];
+        }
       }
+      __syncwarp();  // lanes part above where some have no rows or ranks
 #pragma unroll
       for (int j = 0; j < kGroup; ++j) {
         // Column j of two rows each.

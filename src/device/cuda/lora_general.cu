@@ -44,7 +44,10 @@ __global__ void __launch_bounds__(kThreads) shrink_kernel(const __grid_constant_
       for (int distance = 16; distance > 0; distance /= 2) {
         sum += __shfl_xor_sync(0xffffffffu, sum, distance);
       }
-      if (lane == 0 && row < tile.count) h_row(args, 0, target, tile.begin + row)[k] = sum;
+      if (lane > 0 || row >= tile.count) continue;
+      float* h = h_row(args, 0, target, tile.begin + row);
+      h[k] = sum;
+      if (k % 2 == 0 && k + 1 == entry.rank) h[k + 1] = 0.0f;
     }
   }
 }

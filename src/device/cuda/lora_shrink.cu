@@ -122,7 +122,7 @@ __global__ void __launch_bounds__(kWarps * 32, kColumnTiles == 1 ? 4 : 2)
       const int i = j * kWarps * 32 + static_cast<int>(threadIdx.x);
       const int k = first_rank + i % 16;
       const int row = i / 16;
-      if (i < kSums && row < tile.count && k < rank) {
+      if (i < kSums && row < tile.count && k < rank + rank % 2) {
         h_row(args, static_cast<int>(blockIdx.y), target, tile.begin + row)[k] = total[j];
       }
     }

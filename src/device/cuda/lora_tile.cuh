@@ -62,15 +62,17 @@ __device__ inline const LoraEntry& entry_of(const LoraArgs& args, int slot, int 
   return args.entries[slot * args.modules + args.targets[target].module];
 }
 
-// h of row `row` (an index into LoraArgs::rows) and one target, part `part`. The scratch it lies in
-// has far fewer than 2^31 elements.
+// h of row `row` (an index into LoraArgs::rows) and one target, part `part`: as many elements as
+// the rank, and if it is odd one more, of no meaning, because they are read in pairs. The scratch
+// it lies in has far fewer than 2^31 elements.
 __device__ inline float* h_row(const LoraArgs& args, int part, int target, int row) {
   const int rows = args.last - args.first;
   return args.h + ((part * args.n_targets + target) * rows + row - args.first) * kMaxLoraRank;
 }
 
 // Elements k and k + 1 of what B is multiplied by, 0 beyond the rank; k is even. Without kLookUp:
-// scale * (A x), whose parts are added in their order.
+// scale * (A x), whose parts are added in their order. Rounded here, whatever it is used for: the
+// compiler must not fuse the product with a caller's sum.
 template <typename T, bool kLookUp>
 __device__ float2 load_h(const LoraArgs& args, const LoraEntry& entry, int target, int row,
                          int rank, int k) {
@@ -79,8 +81,8 @@ __device__ float2 load_h(const LoraArgs& args, const LoraEntry& entry, int targe
   if constexpr (kLookUp) {
     const T* a = static_cast<const T*>(entry.a) + int64_t{args.ids[args.rows[row]]} * rank + k;
     const float factor = args.multiplier * entry.scale;
-    h.x = to_float(a[0]) * factor;
-    if (k + 1 < rank) h.y = to_float(a[1]) * factor;
+    h.x = __fmul_rn(to_float(a[0]), factor);
+    if (k + 1 < rank) h.y = __fmul_rn(to_float(a[1]), factor);
   } else {
     // All are on their way before the first is added.
     float2 parts[kMaxLoraParts];
@@ -95,9 +97,8 @@ __device__ float2 load_h(const LoraArgs& args, const LoraEntry& entry, int targe
       h.x += part.x;
       h.y += part.y;
     }
-    h.x *= entry.scale;
-    // Beyond an odd rank lies what an earlier call left there.
-    h.y = k + 1 < rank ? h.y * entry.scale : 0.0f;
+    h.x = __fmul_rn(h.x, entry.scale);
+    h.y = k + 1 < rank ? __fmul_rn(h.y, entry.scale) : 0.0f;
   }
   return h;
 }
