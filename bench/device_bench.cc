@@ -2,7 +2,8 @@
 // best in the same run: copy bandwidth C and the rate P of a large product. Weights and pages are
 // rotated over more memory than a cache holds.
 //
-// device_bench [--device cuda] [--only copy,linear,decode,prefill] [--ms MILLISECONDS_PER_CASE]
+// device_bench [--device cuda] [--only copy,linear,lora,decode,prefill] [--ms
+// MILLISECONDS_PER_CASE]
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -25,7 +26,7 @@ constexpr size_t kPoolBytes = size_t{4} << 30;
 
 struct Options {
   std::string device = "cuda";
-  std::string only = "copy,linear,decode,prefill";
+  std::string only = "copy,linear,lora,decode,prefill";
   double milliseconds = 60.0;
 };
 
@@ -40,6 +41,17 @@ constexpr LinearShape kLinears[] = {
     {"2b head", 256000, 2304, DType::kFloat32},    {"9b qkv", 8192, 3584, DType::kBFloat16},
     {"9b o", 3584, 4096, DType::kBFloat16},        {"9b gate_up", 28672, 3584, DType::kBFloat16},
     {"9b down", 3584, 14336, DType::kBFloat16}};
+
+// The modules of a 9b layer that share an input.
+struct LoraShape {
+  const char* name;
+  int64_t n;
+  std::vector<int64_t> columns;
+};
+const LoraShape kLoras[] = {{"9b qkv", 3584, {4096, 2048, 2048}},
+                            {"9b o", 4096, {3584}},
+                            {"9b gate_up", 3584, {14336, 14336}},
+                            {"9b down", 14336, {3584}}};
 
 // Sequences of equal length with pages of their own, in shuffled order.
 class AttentionStep {
@@ -122,8 +134,16 @@ class Bench {
     matmul_tflop_s_ = cli::matmul_rate(*device_);
     fmt::print("C (copy, read + write) {:.0f} GB/s   P (8192^3 bfloat16 product) {:.0f} TFLOP/s\n",
                copy_gb_s_, matmul_tflop_s_);
-    fmt::print("{:34} {:>10} {:>8} {:>6} {:>9} {:>6}\n", "", "us", "GB/s", "/C", "TFLOP/s", "/P");
+    fmt::print("{:38} {:>10} {:>8} {:>6} {:>9} {:>6}\n", "", "us", "GB/s", "/C", "TFLOP/s", "/P");
     if (wanted("linear")) run_linears();
+    if (wanted("lora")) {
+      for (const LoraShape& shape : kLoras) {
+        run_lora(shape, 1, 1);
+        run_lora(shape, 64, 64);
+        run_lora(shape, 64, 1);
+        run_lora(shape, 2048, 1);
+      }
+    }
     if (wanted("decode")) {
       run_decode("2b decode 64 x 4096, 8/4 heads", 64, 4096, 8, 4);
       run_decode("9b decode 64 x 4096, 16/8 heads", 64, 4096, 16, 8);
@@ -164,7 +184,7 @@ class Bench {
   void report(const std::string& name, double seconds, double bytes, double flops) const {
     const double gb_s = bytes / seconds * 1e-9;
     const double tflop_s = flops / seconds * 1e-12;
-    fmt::print("{:34} {:10.1f} {:8.0f} {:6.2f} {:9.1f} {:6.2f}\n", name, seconds * 1e6, gb_s,
+    fmt::print("{:38} {:10.1f} {:8.0f} {:6.2f} {:9.1f} {:6.2f}\n", name, seconds * 1e6, gb_s,
                gb_s / copy_gb_s_, tflop_s, tflop_s / matmul_tflop_s_);
     std::fflush(stdout);
   }
@@ -195,6 +215,70 @@ class Bench {
                2.0 * static_cast<double>(rows * shape.m * shape.n));
       }
     }
+  }
+
+  // `rows` rows of `adapters` adapters of rank 16, in turns; other adapters with every call. The
+  // bytes are those of A and B alone; a prefill's time is that of x and out.
+  void run_lora(const LoraShape& shape, int64_t rows, int64_t adapters) {
+    constexpr int64_t kRank = 16;
+    const int64_t modules = static_cast<int64_t>(shape.columns.size());
+    std::vector<LoraTarget> targets;
+    int64_t outputs = 0;
+    size_t adapter_bytes = 0;
+    for (int64_t columns : shape.columns) {
+      targets.push_back({static_cast<int64_t>(targets.size()), outputs, columns});
+      outputs += columns;
+      adapter_bytes += static_cast<size_t>(kRank * (shape.n + columns)) * 2;
+    }
+    // As many steps' adapters as the pool holds, or enough to leave no cache anything.
+    const int64_t steps =
+        std::clamp<int64_t>(static_cast<int64_t>(kPoolBytes / adapter_bytes) / adapters, 1, 1024);
+    std::vector<LoraEntry> entries;
+    for (int64_t slot = 0; slot < steps * adapters; ++slot) {
+      for (int64_t columns : shape.columns) {
+        entries.push_back({.a = next(static_cast<size_t>(kRank * shape.n) * 2),
+                           .b = next(static_cast<size_t>(kRank * columns) * 2),
+                           .rank = kRank,
+                           .scale = 0.01f});
+      }
+    }
+    std::vector<int32_t> order, segments = {0}, slots;
+    for (int64_t adapter = 0; adapter < adapters; ++adapter) {
+      for (int64_t row = adapter; row < rows; row += adapters) {
+        order.push_back(static_cast<int32_t>(row));
+      }
+      segments.push_back(static_cast<int32_t>(order.size()));
+    }
+    for (int64_t slot = 0; slot < steps * adapters; ++slot) {
+      slots.push_back(static_cast<int32_t>(slot));
+    }
+    const auto upload = [&](const auto& values) {
+      Buffer buffer(*device_, values.size() * sizeof(values[0]));
+      device_->copy_from_host(buffer.data(), values.data(), buffer.bytes());
+      device_->synchronize();
+      return buffer;
+    };
+    const Buffer table = upload(entries), row_ids = upload(order), bounds = upload(segments),
+                 slot_ids = upload(slots);
+    const Tensor all_slots(slot_ids.data(), DType::kInt32, {steps * adapters});
+    Buffer x(*device_, static_cast<size_t>(rows * shape.n) * 2);
+    Buffer out(*device_, static_cast<size_t>(rows * outputs) * 2);
+    device_->copy(x.data(), pool_.data(), x.bytes());
+    device_->copy(out.data(), pool_.data(), out.bytes());
+    int64_t step = 0;
+    const double seconds = measure([&] {
+      step = (step + 1) % steps;
+      const LoraRows which = {
+          .rows = Tensor(row_ids.data(), DType::kInt32, {rows}),
+          .segments = Tensor(bounds.data(), DType::kInt32, {adapters + 1}),
+          .slots = all_slots.slice(0, step * adapters, (step + 1) * adapters),
+          .table = {static_cast<const LoraEntry*>(table.data()), modules, DType::kBFloat16}};
+      device_->lora(Tensor(x.data(), DType::kBFloat16, {rows, shape.n}), targets, which,
+                    Tensor(out.data(), DType::kBFloat16, {rows, outputs}));
+    });
+    report(fmt::format("lora {:10} rows {}, adapters {}", shape.name, rows, adapters), seconds,
+           static_cast<double>(adapter_bytes) * static_cast<double>(adapters),
+           static_cast<double>(rows) * static_cast<double>(adapter_bytes));
   }
 
   void run_decode(const std::string& name, int64_t sequences, int64_t length, int64_t heads,

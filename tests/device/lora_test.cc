@@ -2,7 +2,9 @@
 // double.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <random>
 #include <tuple>
 
@@ -111,6 +113,145 @@ TEST_P(LoraTest, RanksUpTo512) {
   expect_close(out.download(), want, rounding(DType::kFloat32, 0.0, 2048 * kUnit));
 }
 
+// What `pattern` makes of `before`, one module after the other.
+Values expected(const LoraCase& adapters, size_t slots, const std::vector<int64_t>& columns,
+                const std::vector<int>& pattern, const Values& x, int64_t inputs,
+                const Values& before) {
+  const int64_t rows = static_cast<int64_t>(pattern.size());
+  const int64_t outputs = std::accumulate(columns.begin(), columns.end(), int64_t{0});
+  Values all = before;
+  int64_t first = 0;
+  for (size_t module = 0; module < columns.size(); ++module) {
+    Values want;
+    for (int64_t row = 0; row < rows; ++row) {
+      const auto begin = before.begin() + row * outputs + first;
+      want.insert(want.end(), begin, begin + columns[module]);
+    }
+    for (size_t slot = 0; slot < slots; ++slot) {
+      if (adapters.factors(slot, module).a.empty()) continue;
+      std::vector<bool> has;
+      for (int adapter : pattern) has.push_back(adapter == static_cast<int>(slot));
+      reference::add_low_rank(x, inputs, adapters.factors(slot, module), has, columns[module],
+                              want);
+    }
+    for (int64_t row = 0; row < rows; ++row) {
+      const auto begin = want.begin() + row * columns[module];
+      std::copy(begin, begin + columns[module], all.begin() + row * outputs + first);
+    }
+    first += columns[module];
+  }
+  return all;
+}
+
+TEST_P(LoraTest, ManyAdaptersOfOneRowEach) {
+  // More segments than a warp has lanes; every rank's remainder; the second of three modules that
+  // share x belongs to no adapter.
+  constexpr int64_t kInputs = 72;
+  constexpr size_t kSlots = 64;
+  const std::vector<int64_t> columns = {72, 16, 24};
+  std::vector<std::vector<int64_t>> ranks;
+  std::vector<int> pattern;
+  for (int slot = 0; slot < static_cast<int>(kSlots); ++slot) {
+    ranks.push_back({slot == 63 ? 512 : 1 + slot * 5 % 67, 0, slot % 4 == 0 ? 0 : 1 + slot % 19});
+    pattern.push_back(slot * 37 % 64);
+  }
+  LoraCase adapters(device_, dtype_, kInputs,
+                    {{.columns = columns[0]}, {.columns = columns[1]}, {.columns = columns[2]}},
+                    ranks, 8);
+  const Values x = random(dtype_, kSlots * kInputs);
+  const Values before = random(dtype_, kSlots * 112);
+  const DeviceTensor out(device_, dtype_, {kSlots, 112}, before);
+  device_.lora(DeviceTensor(device_, dtype_, {kSlots, kInputs}, x), adapters.targets(),
+               adapters.rows(pattern), out);
+  const Values got = out.download();
+  expect_close(got, expected(adapters, kSlots, columns, pattern, x, kInputs, before),
+               rounding(dtype_, 0.0, 2048 * kUnit));
+  for (size_t i = 0; i < got.size(); ++i) {
+    if (i % 112 >= 72 && i % 112 < 88) {
+      ASSERT_EQ(got[i], before[i]);
+    }
+  }
+}
+
+TEST_P(LoraTest, ThousandsOfRowsOfOneAdapter) {
+  constexpr int64_t kInputs = 40, kRows = 6000;
+  const std::vector<int64_t> columns = {8, 8, 8};
+  LoraCase adapters(device_, dtype_, kInputs, {{.columns = 8}, {.columns = 8}, {.columns = 8}},
+                    {{5, 3, 2}, {2, 1, 6}}, 9);
+  std::vector<int> pattern(kRows, 1);
+  for (size_t row = 0; row < 70; ++row) pattern[row * 40] = row % 2 == 0 ? 0 : -1;
+  const Values x = random(dtype_, kRows * kInputs);
+  const Values before = random(dtype_, kRows * 24);
+  const DeviceTensor out(device_, dtype_, {kRows, 24}, before);
+  device_.lora(DeviceTensor(device_, dtype_, {kRows, kInputs}, x), adapters.targets(),
+               adapters.rows(pattern), out);
+  expect_close(out.download(), expected(adapters, 2, columns, pattern, x, kInputs, before),
+               rounding(dtype_, 0.0, 2048 * kUnit));
+}
+
+TEST_P(LoraTest, AnyWidthAndAlignment) {
+  constexpr int64_t kInputs = 45, kStride = 51, kRows = 21;
+  const std::vector<int64_t> columns = {33, 70};
+  LoraCase adapters(device_, dtype_, kInputs, {{.columns = 33}, {.columns = 70}},
+                    {{17, 4}, {1, 0}, {6, 30}}, 12);
+  std::vector<int> pattern;
+  for (int row = 0; row < kRows; ++row) pattern.push_back(row % 5 == 0 ? row % 2 : 2);
+  const Values x = random(dtype_, kRows * kStride);
+  const Values before = random(dtype_, kRows * 103);
+  const DeviceTensor wide_x(device_, dtype_, {kRows, kStride}, x);
+  const DeviceTensor out(device_, dtype_, {kRows, 103}, before);
+  device_.lora(wide_x.tensor().slice(1, 3, 3 + kInputs), adapters.targets(), adapters.rows(pattern),
+               out);
+  Values narrow;
+  for (int64_t row = 0; row < kRows; ++row) {
+    const auto begin = x.begin() + row * kStride + 3;
+    narrow.insert(narrow.end(), begin, begin + kInputs);
+  }
+  expect_close(out.download(), expected(adapters, 3, columns, pattern, narrow, kInputs, before),
+               rounding(dtype_, 0.0, 2048 * kUnit));
+}
+
+TEST_P(LoraTest, WidthsOfGemma2) {
+  for (const auto& [inputs, outputs] : {std::pair<int64_t, int64_t>{3584, 192}, {14336, 64}}) {
+    LoraCase adapters(device_, dtype_, inputs, {{.columns = outputs}}, {{16}, {9}}, 10);
+    const std::vector<int> pattern = {0, 1, 0};
+    const Values x = random(dtype_, 3 * inputs);
+    const Values before = random(DType::kFloat32, 3 * outputs);
+    const DeviceTensor out(device_, DType::kFloat32, {3, outputs}, before);
+    device_.lora(DeviceTensor(device_, dtype_, {3, inputs}, x), adapters.targets(),
+                 adapters.rows(pattern), out);
+    expect_close(out.download(), expected(adapters, 2, {outputs}, pattern, x, inputs, before),
+                 rounding(DType::kFloat32, 0.0, 4096 * kUnit));
+  }
+}
+
+// Whatever stands beside a row, it comes out the same to the last bit.
+TEST_P(LoraTest, RowsDoNotDependOnTheirBatch) {
+  constexpr int64_t kInputs = 4096, kOutputs = 88, kRows = 700;
+  LoraCase adapters(device_, dtype_, kInputs, {{.columns = 72}, {.columns = 8}, {.columns = 8}},
+                    {{16, 1, 2}, {37, 3, 16}}, 11);
+  const Values x = random(dtype_, kInputs);
+  const Values before = random(DType::kFloat32, kOutputs);
+  const auto run = [&](std::vector<int> pattern, size_t row) {
+    const int64_t rows = static_cast<int64_t>(pattern.size());
+    Values all_x = random(dtype_, rows * kInputs), all_before;
+    for (int64_t i = 0; i < rows; ++i) {
+      all_before.insert(all_before.end(), before.begin(), before.end());
+    }
+    std::copy(x.begin(), x.end(), all_x.begin() + static_cast<int64_t>(row) * kInputs);
+    const DeviceTensor out(device_, DType::kFloat32, {rows, kOutputs}, all_before);
+    device_.lora(DeviceTensor(device_, dtype_, {rows, kInputs}, all_x), adapters.targets(),
+                 adapters.rows(pattern), out);
+    const Values after = out.download();
+    const auto begin = after.begin() + static_cast<int64_t>(row) * kOutputs;
+    return Values(begin, begin + kOutputs);
+  };
+  const Values alone = run({1}, 0);
+  EXPECT_EQ(run({0, 1, 0, 1, 1, -1, 1}, 4), alone);
+  EXPECT_EQ(run(std::vector<int>(50, 1), 29), alone);
+  EXPECT_EQ(run(std::vector<int>(kRows, 1), 333), alone);
+}
+
 TEST_P(LoraTest, EmbeddingsLookUpTheirRows) {
   constexpr int64_t kVocabulary = 50, kWidth = 72;
   LoraCase adapters(device_, dtype_, kVocabulary, {{.columns = kWidth, .embedding = true}},
@@ -133,6 +274,43 @@ TEST_P(LoraTest, EmbeddingsLookUpTheirRows) {
     reference::add_low_rank(x, kVocabulary, adapters.factors(slot, 0), has, kWidth, want);
   }
   expect_close(out.download(), want, rounding(DType::kFloat32, 0.0, 64 * kUnit));
+}
+
+TEST_P(LoraTest, EmbeddingsOfAPrompt) {
+  constexpr int64_t kVocabulary = 30, kWidth = 136, kRows = 150;
+  LoraCase adapters(device_, dtype_, kVocabulary, {{.columns = kWidth, .embedding = true}},
+                    {{5}, {24}}, 13);
+  std::vector<int> pattern;
+  Values ids, x(count(kRows * kVocabulary), 0.0);
+  for (int row = 0; row < kRows; ++row) {
+    pattern.push_back(row % 3 == 0 ? 0 : 1);
+    ids.push_back(row * 11 % kVocabulary);
+    x[count(row * kVocabulary + row * 11 % kVocabulary)] = 2.0;
+  }
+  const Values before = random(DType::kFloat32, kRows * kWidth);
+  const DeviceTensor out(device_, DType::kFloat32, {kRows, kWidth}, before);
+  device_.lora_embedding(DeviceTensor(device_, DType::kInt32, {kRows}, ids), 2.0f, 0,
+                         adapters.rows(pattern), out);
+  expect_close(out.download(), expected(adapters, 2, {kWidth}, pattern, x, kVocabulary, before),
+               rounding(DType::kFloat32, 0.0, 64 * kUnit));
+}
+
+TEST_P(LoraTest, AddSiluOfSlices) {
+  constexpr int64_t kRows = 3, kWidth = 24;
+  const Values x = random(dtype_, kRows * 40), h = random(dtype_, kRows * 32);
+  const Values bias = random(dtype_, kWidth);
+  const DeviceTensor out(device_, dtype_, {kRows, kWidth});
+  const DeviceTensor wide_x(device_, dtype_, {kRows, 40}, x),
+      wide_h(device_, dtype_, {kRows, 32}, h);
+  device_.add_silu(wide_x.tensor().slice(1, 8, 32), wide_h.tensor().slice(1, 0, kWidth),
+                   DeviceTensor(device_, dtype_, {kWidth}, bias), out);
+  Values narrow_x, narrow_h;
+  for (int64_t row = 0; row < kRows; ++row) {
+    narrow_x.insert(narrow_x.end(), x.begin() + row * 40 + 8, x.begin() + row * 40 + 32);
+    narrow_h.insert(narrow_h.end(), h.begin() + row * 32, h.begin() + row * 32 + kWidth);
+  }
+  expect_close(out.download(), reference::add_silu(narrow_x, narrow_h, bias),
+               rounding(dtype_, 8 * kUnit, 8 * kUnit));
 }
 
 TEST_P(LoraTest, AddSilu) {

@@ -2,7 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
+#include "base/check.h"
 #include "device/cuda/cuda_error.h"
+#include "device/cuda/lora.h"
 #include "device/factories.h"
 
 namespace lorax::cuda {
@@ -12,6 +16,23 @@ namespace {
 constexpr size_t kScratchBytes = size_t{32} << 20;
 
 Rows rows_of(const Tensor& x) { return {x.data, x.dtype, x.stride(0)}; }
+
+// The low-rank parts of `targets`, as far as x and embeddings have them in common.
+LoraArgs lora_args(LoraTargets targets, const LoraRows& rows, const Tensor& out) {
+  LORAX_CHECK(targets.size() <= kMaxLoraTargets);
+  LoraArgs args;
+  args.x.dtype = rows.table.dtype;
+  args.out = rows_of(out);
+  args.n_targets = static_cast<int>(targets.size());
+  std::ranges::copy(targets, args.targets);
+  args.rows = rows.rows.as<int32_t>();
+  args.segments = rows.segments.as<int32_t>();
+  args.slots = rows.slots.as<int32_t>();
+  args.n_segments = static_cast<int>(rows.slots.dim(0));
+  args.entries = rows.table.entries;
+  args.modules = rows.table.modules;
+  return args;
+}
 
 // After a launch: whether it was accepted. What goes wrong while the kernel runs is reported by a
 // later call.
@@ -151,6 +172,31 @@ void CudaDevice::linear(const Tensor& x, const Tensor& weight, const Tensor& out
               .rows = x.dim(0),
               .m = weight.dim(0),
               .n = weight.dim(1)});
+}
+
+void CudaDevice::lora(const Tensor& x, LoraTargets targets, const LoraRows& rows,
+                      const Tensor& out) {
+  use();
+  LoraArgs args = lora_args(targets, rows, out);
+  args.x = rows_of(x);
+  args.n = x.dim(1);
+  cuda::lora(stream_, args, rows.rows.dim(0), scratch_, kScratchBytes);
+}
+
+void CudaDevice::lora_embedding(const Tensor& ids, float multiplier, int64_t module,
+                                const LoraRows& rows, const Tensor& out) {
+  use();
+  const LoraTarget target = {module, 0, out.dim(1)};
+  LoraArgs args = lora_args({&target, 1}, rows, out);
+  args.ids = ids.as<int32_t>();
+  args.multiplier = multiplier;
+  cuda::lora(stream_, args, rows.rows.dim(0), scratch_, kScratchBytes);
+}
+
+void CudaDevice::add_silu(const Tensor& x, const Tensor& h, const Tensor& bias, const Tensor& out) {
+  use();
+  cuda::add_silu(stream_, rows_of(x), rows_of(h), bias.data, rows_of(out), out.dim(0), out.dim(1));
+  check_launch("add_silu");
 }
 
 void CudaDevice::rotary(const Tensor& x, const Tensor& positions, const Tensor& cos,

@@ -39,6 +39,10 @@ class CudaDevice final : public Device {
   void rms_norm_add(const Tensor& x, const Tensor& weight, float eps,
                     const Tensor& residual) override;
   void linear(const Tensor& x, const Tensor& weight, const Tensor& out) override;
+  void lora(const Tensor& x, LoraTargets targets, const LoraRows& rows, const Tensor& out) override;
+  void lora_embedding(const Tensor& ids, float multiplier, int64_t module, const LoraRows& rows,
+                      const Tensor& out) override;
+  void add_silu(const Tensor& x, const Tensor& h, const Tensor& bias, const Tensor& out) override;
   void rotary(const Tensor& x, const Tensor& positions, const Tensor& cos,
               const Tensor& sin) override;
   void store_kv(const Tensor& k, const Tensor& v, const Tensor& slots, const PagedKv& kv) override;
@@ -55,8 +59,8 @@ class CudaDevice final : public Device {
   int index_;
   cudaDeviceProp properties_{};
   cudaStream_t stream_ = nullptr;
-  // For cuBLASLt's partial sums and attention's: never in use by both, as the stream runs one
-  // kernel after the other.
+  // For what passes between the kernels of one call (partial sums of cuBLASLt and of attention, A x
+  // of adapters): never in use by two calls, as the stream runs one kernel after the other.
   void* scratch_ = nullptr;
   std::unique_ptr<Linear> linear_;
 };

@@ -70,6 +70,27 @@ __global__ void gelu_tanh_mul_kernel(const T* gate_up, int64_t gate_up_stride, T
   store(product, out + row * out_stride + column);
 }
 
+template <typename T, int kWidth>
+__global__ void add_silu_kernel(const T* x, int64_t x_stride, const T* h, int64_t h_stride,
+                                const T* bias, T* out, int64_t out_stride, int64_t n_vectors,
+                                int64_t width) {
+  const int64_t index = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (index >= n_vectors) return;
+  const int64_t per_row = width / kWidth;
+  const int64_t row = index / per_row;
+  const int64_t column = index % per_row * kWidth;
+  float values[kWidth], inner[kWidth], offset[kWidth];
+  load(x + row * x_stride + column, values);
+  load(h + row * h_stride + column, inner);
+  load(bias + column, offset);
+#pragma unroll
+  for (int j = 0; j < kWidth; ++j) {
+    const float z = inner[j] + offset[j];
+    values[j] += z / (1.0f + expf(-z));
+  }
+  store(values, out + row * out_stride + column);
+}
+
 template <int kWidth>
 __global__ void softcap_kernel(float* x, int64_t n_vectors, float cap) {
   const int64_t index = int64_t{blockIdx.x} * kThreads + threadIdx.x;
@@ -155,6 +176,23 @@ void gelu_tanh_mul(cudaStream_t stream, Rows gate_up, Rows out, int64_t rows, in
       gelu_tanh_mul_kernel<T, kWidth><<<blocks_for(n, kThreads), kThreads, 0, stream>>>(
           static_cast<const T*>(gate_up.data), gate_up.stride, static_cast<T*>(out.data),
           out.stride, n, width);
+    });
+  });
+}
+
+void add_silu(cudaStream_t stream, Rows x, Rows h, const void* bias, Rows out, int64_t rows,
+              int64_t width) {
+  if (rows == 0) return;
+  const Rows offset{const_cast<void*>(bias), x.dtype, 0};
+  const bool by_four =
+      fours(x, width) && fours(h, width) && fours(offset, width) && fours(out, width);
+  visit_model_dtype(x.dtype, [&]<typename T>(std::type_identity<T>) {
+    visit_width(by_four, [&](auto vector_width) {
+      constexpr int kWidth = decltype(vector_width)::value;
+      const int64_t n = rows * (width / kWidth);
+      add_silu_kernel<T, kWidth><<<blocks_for(n, kThreads), kThreads, 0, stream>>>(
+          static_cast<const T*>(x.data), x.stride, static_cast<const T*>(h.data), h.stride,
+          static_cast<const T*>(bias), static_cast<T*>(out.data), out.stride, n, width);
     });
   });
 }

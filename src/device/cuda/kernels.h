@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "base/dtype.h"
+#include "device/lora_entry.h"
 
 namespace lorax::cuda {
 
@@ -30,6 +31,8 @@ void rotary(cudaStream_t stream, Rows x, int64_t rows, int64_t heads, int64_t he
             const int32_t* positions, const float* cos, const float* sin);
 void gelu_tanh_mul(cudaStream_t stream, Rows gate_up, Rows out, int64_t rows, int64_t width);
 void softcap(cudaStream_t stream, float* x, int64_t n, float cap);
+void add_silu(cudaStream_t stream, Rows x, Rows h, const void* bias, Rows out, int64_t rows,
+              int64_t width);
 // Copies `row_bytes` of row t of `from` (rows from_stride bytes apart) to row slots[t] of `to`
 // (dense rows); a negative slot is skipped.
 void scatter_rows(cudaStream_t stream, const void* from, int64_t from_stride, const int64_t* slots,
@@ -92,6 +95,46 @@ void attention_prefill(cudaStream_t stream, const AttentionArgs& args);
 // results lie in `scratch` (decode_scratch_bytes) until they are merged.
 int decode_splits(const AttentionArgs& args, int multiprocessors, size_t scratch_bytes);
 void attention_decode(cudaStream_t stream, const AttentionArgs& args, int splits, void* scratch);
+
+// ---- lora_*.cu --------------------------------------------------------------------------------
+
+inline constexpr int kMaxLoraRank = 512;
+inline constexpr int kMaxLoraTargets = 3;  // q, k, v
+inline constexpr int kMaxLoraParts = 8;
+
+// Handed to kernels as it is. A x comes in `parts` parts, whose sum it is: one for each `chunk` of
+// its n terms, or one of all.
+struct LoraArgs {
+  Rows x;  // [T, n]
+  int64_t n = 0;
+  int64_t chunk = 0;
+  const int32_t* ids = nullptr;  // [T] of an embedding, instead of x; otherwise null
+  float multiplier = 1.0f;       // of an embedding
+  Rows out;
+  LoraTarget targets[kMaxLoraTargets];
+  int n_targets = 0;
+  const int32_t* rows = nullptr;      // LoraRows
+  const int32_t* segments = nullptr;  // [n_segments + 1]
+  const int32_t* slots = nullptr;
+  int n_segments = 0;
+  int first = 0;  // of `rows`: those of this launch, [first, last)
+  int last = 0;
+  const LoraEntry* entries = nullptr;  // [slots, modules], on the device
+  int64_t modules = 0;
+  float* h = nullptr;  // [parts, n_targets, last - first, kMaxLoraRank]
+  int parts = 1;
+};
+
+// h = A x, not yet times scale. bfloat16, n a multiple of 8, rows of x aligned to 16 bytes; chunk a
+// multiple of kLoraChunkUnit. The same sums for any number of parts that it may have.
+inline constexpr int64_t kLoraChunkUnit = 512;
+void lora_shrink(cudaStream_t stream, const LoraArgs& args);
+// Any x; one part.
+void lora_shrink_general(cudaStream_t stream, const LoraArgs& args);
+
+// out = gain * (out + scale * h B + bias), h looked up in A if there are ids.
+void lora_expand(cudaStream_t stream, const LoraArgs& args);          // B bfloat16
+void lora_expand_float32(cudaStream_t stream, const LoraArgs& args);  // all float32
 
 // Let the kernels above use the shared memory they need on the current device. Once per device.
 cudaError_t prepare_prefill();

@@ -1,0 +1,63 @@
+#include "device/cuda/lora.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "device/cuda/cuda_error.h"
+
+namespace lorax::cuda {
+namespace {
+
+// The terms of a part when n are cut, for decode's sake: it is bound by how many loads are under
+// way. A row's sums depend on it, so it follows from n alone.
+int64_t chunk_of(int64_t n) {
+  const int64_t units = (n + kLoraChunkUnit - 1) / kLoraChunkUnit;
+  return std::max<int64_t>(1, (units + kMaxLoraParts - 1) / kMaxLoraParts) * kLoraChunkUnit;
+}
+
+bool takes_tensor_cores(const LoraArgs& args) {
+  return args.x.dtype == DType::kBFloat16 && args.n % 8 == 0 && args.x.stride % 8 == 0 &&
+         reinterpret_cast<uintptr_t>(args.x.data) % 16 == 0;
+}
+
+void expand(cudaStream_t stream, const LoraArgs& args, DType dtype) {
+  if (dtype == DType::kBFloat16) {
+    lora_expand(stream, args);
+  } else {
+    lora_expand_float32(stream, args);
+  }
+  check(cudaGetLastError(), "lora_expand");
+}
+
+}  // namespace
+
+void lora(cudaStream_t stream, LoraArgs args, int64_t n_rows, void* scratch, size_t scratch_bytes) {
+  const DType dtype = args.x.dtype;
+  if (n_rows == 0 || args.n_segments == 0) return;
+  if (args.ids != nullptr) {
+    args.first = 0;
+    args.last = static_cast<int>(n_rows);
+    return expand(stream, args, dtype);
+  }
+  args.h = static_cast<float*>(scratch);
+  args.chunk = chunk_of(args.n);
+  const bool tensor_cores = takes_tensor_cores(args);
+  const int64_t room = static_cast<int64_t>(scratch_bytes / sizeof(float)) /
+                       (int64_t{args.n_targets} * kMaxLoraRank);
+  const int64_t chunks = (args.n + args.chunk - 1) / args.chunk;
+  // Chunks stay apart, for other blocks to take, where that fits.
+  args.parts = tensor_cores && n_rows * chunks <= room ? static_cast<int>(chunks) : 1;
+  for (int64_t first = 0; first < n_rows; first += room) {
+    args.first = static_cast<int>(first);
+    args.last = static_cast<int>(std::min(n_rows, first + room));
+    if (tensor_cores) {
+      lora_shrink(stream, args);
+    } else {
+      lora_shrink_general(stream, args);
+    }
+    check(cudaGetLastError(), "lora_shrink");
+    expand(stream, args, dtype);
+  }
+}
+
+}  // namespace lorax::cuda

@@ -1,0 +1,208 @@
+// out = gain * (out + h B + bias) of bfloat16 factors: the second half of a low-rank product.
+//
+// Products of 16 rows of h by 16 ranks of a panel of B on tensor cores. h stays float32: it is cut
+// into three bfloat16 numbers whose sum it is, of 8 bits each. A panel's rows are read as they lie
+// in memory, 16 bytes per lane: lane (g, t) takes the columns [8 p(g), 8 p(g) + 8) of the rows 2t,
+// 2t + 1, 2t + 8, 2t + 9, and instruction j multiplies column j of each lane's eight. With p(2t) =
+// t and p(2t + 1) = t + 4 a lane then holds twice eight neighbouring columns of the result, and the
+// four lanes of a row 32 neighbours at a time: out is read and written in whole sectors. No shared
+// memory. An element's sum depends on its row of h and its column of B alone.
+//   blockIdx.x  a tile of rows of one segment
+//   blockIdx.y  panels, in steps of gridDim.y
+//   blockIdx.z  a target
+#include "device/cuda/lora_tile.cuh"
+#include "device/cuda/mma.cuh"
+
+namespace lorax::cuda {
+namespace {
+
+constexpr int kWarps = 4;
+constexpr int kGroup = 8;  // columns of 16 bytes
+constexpr int64_t kManyBlocks = 2048;
+constexpr int64_t kMostPanels = 4;  // of a warp, if there are blocks enough
+
+// The eight leading bits of the significand, and the rest, exactly.
+__device__ float cut(float value, float& rest) {
+  const float top = __uint_as_float(__float_as_uint(value) & 0xffff0000u);
+  rest = value - top;
+  return top;
+}
+
+// Neighbours in one register; both are bfloat16 numbers already.
+__device__ uint32_t pair(float low, float high) {
+  return __byte_perm(__float_as_uint(low), __float_as_uint(high), 0x7632);
+}
+
+// parts[0] + parts[1] + parts[2] = h, each for one register of an A operand.
+__device__ void split(float2 h, uint32_t (&parts)[3]) {
+  float2 rest, last;
+  const float x = cut(h.x, rest.x);
+  const float y = cut(h.y, rest.y);
+  parts[0] = pair(x, y);
+  const float next_x = cut(rest.x, last.x);
+  const float next_y = cut(rest.y, last.y);
+  parts[1] = pair(next_x, next_y);
+  parts[2] = pair(last.x, last.y);
+}
+
+// One row and eight columns, `inside` of which belong to the module.
+template <typename Out>
+__device__ void finish(const LoraEntry& entry, const float (&sums)[kGroup], int64_t column,
+                       int64_t inside, Out* out) {
+  constexpr int kWidth = 16 / sizeof(Out);
+  const float* bias = entry.bias;
+  const float* gain = entry.gain;
+  if (inside >= kGroup && reinterpret_cast<uintptr_t>(out) % 16 == 0) {
+#pragma unroll
+    for (int first = 0; first < kGroup; first += kWidth) {
+      float values[kWidth];
+      load(out + first, values);
+#pragma unroll
+      for (int i = 0; i < kWidth; i += 4) {
+        float more[4];
+#pragma unroll
+        for (int j = 0; j < 4; ++j) values[i + j] += sums[first + i + j];
+        if (bias != nullptr) {
+          load(bias + column + first + i, more);
+#pragma unroll
+          for (int j = 0; j < 4; ++j) values[i + j] += more[j];
+        }
+        if (gain != nullptr) {
+          load(gain + column + first + i, more);
+#pragma unroll
+          for (int j = 0; j < 4; ++j) values[i + j] *= more[j];
+        }
+      }
+      store(values, out + first);
+    }
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < kGroup; ++i) {
+    if (i >= inside) break;
+    float value = to_float(out[i]) + sums[i];
+    if (bias != nullptr) value += bias[column + i];
+    if (gain != nullptr) value *= gain[column + i];
+    out[i] = from_float<Out>(value);
+  }
+}
+
+template <int kRowWarps, typename Out, bool kLookUp>
+__global__ void __launch_bounds__(kWarps * 32, 5)
+    expand_kernel(const __grid_constant__ LoraArgs args) {
+  constexpr int kColumnWarps = kWarps / kRowWarps;
+  const int warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
+  const int g = lane / 4;
+  const int t = lane % 4;
+  const uint4 zero = make_uint4(0, 0, 0, 0);
+
+  const LoraTile tile = find_tile<kRowWarps * 16>(args, static_cast<int>(blockIdx.x));
+  const int first_row = warp % kRowWarps * 16;
+  if (first_row >= tile.count) return;
+  const int target = static_cast<int>(blockIdx.z);
+  const LoraEntry& entry = entry_of(args, tile.slot, target);
+  const int rank = entry.rank;
+  if (rank == 0) return;
+  const int64_t columns = args.targets[target].columns;
+
+  int rows[2];  // of LoraArgs::rows; -1: none
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int row = first_row + half * 8 + g;
+    rows[half] = row < tile.count ? tile.begin + row : -1;
+  }
+  // This lane's eight columns of a panel's row.
+  const bfloat16* b = static_cast<const bfloat16*>(entry.b) + (g / 2 + g % 2 * 4) * kGroup;
+
+  uint32_t a[3][4];  // h; where 16 ranks are all, for every panel
+  const int64_t first_panel = blockIdx.y * kColumnWarps + warp / kRowWarps;
+  for (int64_t panel = first_panel; panel * kLoraPanel < columns;
+       panel += gridDim.y * kColumnWarps) {
+    const bfloat16* panel_b = b + panel * rank * kLoraPanel;
+    float c[kGroup][4] = {};
+    for (int k = 0; k < rank; k += 16) {
+      uint4 factors[4];  // rows 2t, 2t + 1, 2t + 8, 2t + 9
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int row = k + i / 2 * 8 + 2 * t + i % 2;
+        factors[i] =
+            row < rank ? __ldg(reinterpret_cast<const uint4*>(panel_b + row * kLoraPanel)) : zero;
+      }
+      if (rank > 16 || panel == first_panel) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int half = i % 2;
+          const float2 h = rows[half] >= 0
+                               ? load_h<bfloat16, kLookUp>(args, entry, target, rows[half], rank,
+                                                           k + i / 2 * 8 + 2 * t)
+                               : make_float2(0.0f, 0.0f);
+          uint32_t parts[3];
+          split(h, parts);
+#pragma unroll
+          for (int part = 0; part < 3; ++part) a[part][i] = parts[part];
+        }
+      }
+      __syncwarp();  // lanes part above where some have no rows or ranks
+#pragma unroll
+      for (int j = 0; j < kGroup; ++j) {
+        // Column j of two rows each.
+        const auto both = [&](int i) {
+          const uint32_t low = (&factors[i].x)[j / 2];
+          const uint32_t high = (&factors[i + 1].x)[j / 2];
+          return __byte_perm(low, high, j % 2 == 0 ? 0x5410 : 0x7632);
+        };
+        const uint32_t b0 = both(0);
+        const uint32_t b1 = both(2);
+#pragma unroll
+        for (int part = 2; part >= 0; --part) mma(c[j], a[part], b0, b1);
+      }
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      if (rows[half] < 0) continue;
+      Out* out = static_cast<Out*>(args.out.data) + args.rows[rows[half]] * args.out.stride +
+                 args.targets[target].column;
+#pragma unroll
+      for (int group = 0; group < 2; ++group) {
+        const int64_t column = panel * kLoraPanel + (group * 4 + t) * kGroup;
+        float sums[kGroup];
+#pragma unroll
+        for (int j = 0; j < kGroup; ++j) sums[j] = c[j][half * 2 + group];
+        finish(entry, sums, column, columns - column, out + column);
+      }
+    }
+  }
+}
+
+template <int kRowWarps, typename Out, bool kLookUp>
+void launch(cudaStream_t stream, const LoraArgs& args) {
+  constexpr int64_t kColumnWarps = kWarps / kRowWarps;
+  int64_t columns = 0;
+  for (int i = 0; i < args.n_targets; ++i) {
+    if (args.targets[i].columns > columns) columns = args.targets[i].columns;
+  }
+  const unsigned tiles = most_tiles(args, kRowWarps * 16);
+  const int64_t all = (lora_panels(columns) + kColumnWarps - 1) / kColumnWarps;
+  // A block's beginning, a chain of look-ups, is paid once for several panels.
+  int64_t steps = int64_t{tiles} * all * args.n_targets / kManyBlocks;
+  steps = steps < 1 ? 1 : steps > kMostPanels ? kMostPanels : steps;
+  const dim3 grid(tiles, blocks_for(all, steps), static_cast<unsigned>(args.n_targets));
+  expand_kernel<kRowWarps, Out, kLookUp><<<grid, kWarps * 32, 0, stream>>>(args);
+}
+
+}  // namespace
+
+void lora_expand(cudaStream_t stream, const LoraArgs& args) {
+  // Few rows of an adapter: the warps of a block take neighbouring panels. Many: they share one.
+  const bool many = int64_t{args.last} - args.first >= int64_t{32} * args.n_segments;
+  visit_model_dtype(args.out.dtype, [&]<typename Out>(std::type_identity<Out>) {
+    if (args.ids != nullptr) {
+      many ? launch<kWarps, Out, true>(stream, args) : launch<1, Out, true>(stream, args);
+    } else {
+      many ? launch<kWarps, Out, false>(stream, args) : launch<1, Out, false>(stream, args);
+    }
+  });
+}
+
+}  // namespace lorax::cuda
