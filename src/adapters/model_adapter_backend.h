@@ -49,7 +49,8 @@ class ModelAdapterBackend final : public AdapterBackend {
 
   // What load() reads, before it is packed.
   Adapter read(const std::string& id) const;
-  // The steps of load() and upload() for an adapter from elsewhere.
+  // The steps of load() and upload() for an adapter from elsewhere. What pack() gives must not
+  // outlive this, nor the adapter of install() what was packed.
   std::unique_ptr<PackedAdapter> pack(const Adapter& adapter) const;
   std::unique_ptr<ModelAdapter> install(const PackedAdapter& packed, int slot);
   // Whether host and device memory are one.

@@ -34,7 +34,9 @@ bool is_projection(const AdapterModule& module) {
 BenchAdapters::BenchAdapters(LoadedModel& model, int64_t count, int64_t rank,
                              const std::vector<std::string>& targets)
     : tables_(model.device(), static_cast<int64_t>(model.model().adapter_modules().size()),
-              std::max<int64_t>(1, count), model.dtype()) {
+              std::max<int64_t>(1, count), model.dtype()),
+      backend_(model.device(), model.model().adapter_modules(), tables_, "",
+               [](const std::string&) {}) {
   const std::vector<AdapterModule>& modules = model.model().adapter_modules();
   const bool all = targets == std::vector<std::string>{"all"};
   for (const std::string& target : targets) {
@@ -43,7 +45,6 @@ BenchAdapters::BenchAdapters(LoadedModel& model, int64_t count, int64_t rank,
            target);
     }
   }
-  ModelAdapterBackend backend(model.device(), modules, tables_, "", [](const std::string&) {});
   uint64_t state = 7;
   for (int64_t i = 0; i < count; ++i) {
     Adapter adapter;
@@ -60,8 +61,8 @@ BenchAdapters::BenchAdapters(LoadedModel& model, int64_t count, int64_t rank,
                               .bias = {},
                               .magnitude = {}};
     }
-    packed_.push_back(backend.pack(adapter));
-    resident_.push_back(backend.install(*packed_.back(), static_cast<int>(i)));
+    packed_.push_back(backend_.pack(adapter));
+    resident_.push_back(backend_.install(*packed_.back(), static_cast<int>(i)));
     bytes_each_ = packed_.back()->bytes();
   }
 }

@@ -24,6 +24,7 @@ class BenchAdapters {
 
  private:
   AdapterTables tables_;
+  ModelAdapterBackend backend_;
   std::vector<std::unique_ptr<PackedAdapter>> packed_;
   std::vector<std::unique_ptr<ModelAdapter>> resident_;
   uint64_t bytes_each_ = 0;

@@ -11,24 +11,20 @@
 
 #include "device_tensor.h"
 #include "engine/generator.h"
-#include "engine/loaded_model.h"
 #include "formats/json_file.h"
 #include "formats/safetensors.h"
+#include "golden_support.h"
 
 namespace lorax {
 namespace {
 
 namespace fs = std::filesystem;
 namespace json = boost::json;
+using golden::ids_of;
+using golden::load;
 
 const fs::path kData = "tests/golden/data";
 const fs::path kTinyGemma2 = "models/tiny-gemma2";
-
-std::vector<int32_t> ids_of(const json::value& list) {
-  std::vector<int32_t> ids;
-  for (const json::value& id : list.as_array()) ids.push_back(id.to_number<int32_t>());
-  return ids;
-}
 
 std::vector<fs::path> cases() {
   std::vector<fs::path> paths;
@@ -39,59 +35,13 @@ std::vector<fs::path> cases() {
   return paths;
 }
 
-LoadedModel load(const std::string& device, const fs::path& path, DType dtype) {
-  return LoadedModel::from_checkpoint(path,
-                                      {.device = {.name = device, .threads = 2}, .dtype = dtype});
-}
-
-// Logits of all prompts of a case as one packed batch, one vector per prompt.
-std::vector<std::vector<float>> packed_logits(LoadedModel& loaded,
-                                              const std::vector<std::vector<int32_t>>& prompts) {
-  std::vector<Sequence> sequences;
-  RunnerLimits limits;
-  int32_t next_page = 0;
-  for (const std::vector<int32_t>& prompt : prompts) {
-    sequences.push_back({.tokens = prompt, .cached = 0, .blocks = {}});
-    take_pages(sequences.back(), 0, KvCache::kBlockSize, next_page);
-    limits.max_tokens += sequences.back().length();
-    limits.max_length = std::max(limits.max_length, sequences.back().length());
+std::vector<golden::Request> requests_of(const fs::path& path) {
+  std::vector<golden::Request> requests;
+  const json::value list = read_json_file(path / "requests.json");
+  for (const json::value& request : list.as_array()) {
+    requests.push_back({ids_of(request.at("input_ids")), ""});
   }
-  limits.max_sequences = static_cast<int64_t>(sequences.size());
-  limits.max_logits_rows = limits.max_tokens;
-  limits.kv_blocks = next_page;
-  ModelRunner runner(loaded.device(), loaded.model(), limits);
-  std::vector<SequenceStep> steps;
-  for (const Sequence& sequence : sequences) {
-    steps.push_back({.sequence = &sequence,
-                     .tokens = sequence.length(),
-                     .output = SequenceStep::Output::kAllRows});
-  }
-  runner.step(steps);
-  std::vector<std::vector<float>> logits;
-  int64_t row = 0;
-  for (const Sequence& sequence : sequences) {
-    const auto part = runner.logits(row, sequence.length());
-    logits.emplace_back(part.begin(), part.end());
-    row += sequence.length();
-  }
-  return logits;
-}
-
-std::vector<std::vector<int32_t>> prompts_of(const fs::path& path) {
-  std::vector<std::vector<int32_t>> prompts;
-  const json::value requests = read_json_file(path / "requests.json");
-  for (const json::value& request : requests.as_array()) {
-    prompts.push_back(ids_of(request.at("input_ids")));
-  }
-  return prompts;
-}
-
-std::vector<float> reference_logits(const SafetensorsFile& file, size_t request) {
-  const TensorInfo* info = file.find(std::to_string(request));
-  EXPECT_NE(info, nullptr);
-  std::vector<float> logits(info->bytes / sizeof(float));
-  file.read(*info, 0, info->bytes, logits.data());
-  return logits;
+  return requests;
 }
 
 class GoldenTest : public ::testing::TestWithParam<std::tuple<std::string, fs::path>> {
@@ -103,17 +53,14 @@ class GoldenTest : public ::testing::TestWithParam<std::tuple<std::string, fs::p
 
 TEST_P(GoldenTest, LogitsAreThoseOfHuggingFaceInFloat32) {
   LoadedModel loaded = load_case(DType::kFloat32);
-  const auto prompts = prompts_of(path_);
-  const auto logits = packed_logits(loaded, prompts);
+  const auto logits = golden::packed_logits(loaded, nullptr, requests_of(path_));
   const SafetensorsFile file = SafetensorsFile::open(path_ / "logits.safetensors");
   double worst = 0.0;
-  for (size_t i = 0; i < prompts.size(); ++i) {
-    const std::vector<float> expected = reference_logits(file, i);
-    ASSERT_EQ(logits[i].size(), expected.size());
-    for (size_t j = 0; j < expected.size(); ++j) {
-      worst = std::max(worst, static_cast<double>(std::abs(logits[i][j] - expected[j])));
-      ASSERT_FALSE(std::isnan(logits[i][j]));
-    }
+  for (size_t i = 0; i < logits.size(); ++i) {
+    const std::vector<float> expected = golden::reference(file, std::to_string(i));
+    const double difference = golden::largest_difference(logits[i].logits, expected);
+    ASSERT_FALSE(std::isnan(difference));
+    worst = std::max(worst, difference);
   }
   RecordProperty("max_abs_error", std::to_string(worst));
   EXPECT_LT(worst, 2e-4);
@@ -123,25 +70,24 @@ TEST_P(GoldenTest, LogitsAreThoseOfHuggingFaceInFloat32) {
 // when it computes in bfloat16.
 TEST_P(GoldenTest, BFloat16IsAsNearAsHuggingFaceInBFloat16) {
   LoadedModel loaded = load_case(DType::kBFloat16);
-  const auto prompts = prompts_of(path_);
-  const auto logits = packed_logits(loaded, prompts);
+  const auto logits = golden::packed_logits(loaded, nullptr, requests_of(path_));
   const SafetensorsFile file = SafetensorsFile::open(path_ / "logits.safetensors");
   const json::value stats = read_json_file(path_ / "greedy.json");
   const json::array& requests = stats.at("requests").as_array();
   double ours = 0.0;
   double theirs = 0.0;
-  for (size_t i = 0; i < prompts.size(); ++i) {
-    const std::vector<float> expected = reference_logits(file, i);
+  for (size_t i = 0; i < logits.size(); ++i) {
+    const std::vector<float> expected = golden::reference(file, std::to_string(i));
     double error = 0.0;
     double norm = 0.0;
     for (size_t j = 0; j < expected.size(); ++j) {
-      error += std::pow(static_cast<double>(logits[i][j]) - expected[j], 2);
+      error += std::pow(static_cast<double>(logits[i].logits[j]) - expected[j], 2);
       norm += std::pow(static_cast<double>(expected[j]), 2);
     }
     ours += std::sqrt(error / norm);
     theirs += requests[i].at("bf16_relative_error").to_number<double>();
   }
-  RecordProperty("relative_error", std::to_string(ours / static_cast<double>(prompts.size())));
+  RecordProperty("relative_error", std::to_string(ours / static_cast<double>(logits.size())));
   EXPECT_LE(ours, 1.05 * theirs);
 }
 

@@ -1,0 +1,100 @@
+#include "golden_support.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "engine/model_runner.h"
+
+namespace lorax::golden {
+
+std::vector<int32_t> ids_of(const boost::json::value& list) {
+  std::vector<int32_t> ids;
+  for (const boost::json::value& id : list.as_array()) ids.push_back(id.to_number<int32_t>());
+  return ids;
+}
+
+LoadedModel load(const std::string& device, const std::filesystem::path& path, DType dtype) {
+  return LoadedModel::from_checkpoint(path,
+                                      {.device = {.name = device, .threads = 2}, .dtype = dtype});
+}
+
+std::vector<float> reference(const SafetensorsFile& file, const std::string& name) {
+  const TensorInfo* info = file.find(name);
+  EXPECT_NE(info, nullptr) << name;
+  std::vector<float> values(info == nullptr ? 0 : info->bytes / sizeof(float));
+  if (info != nullptr) file.read(*info, 0, info->bytes, values.data());
+  return values;
+}
+
+double largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
+  EXPECT_EQ(a.size(), b.size());
+  double largest = 0.0;
+  for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
+    const double difference = std::abs(static_cast<double>(a[i]) - b[i]);
+    if (!(difference <= largest)) largest = difference;
+  }
+  return largest;
+}
+
+namespace {
+
+// The heads' logits of the last runner.logits(): [rows, heads, V].
+std::vector<float> speculative_of(ModelRunner& runner, int64_t rows) {
+  const int64_t heads = runner.speculative_heads();
+  const int64_t vocab = runner.vocab_size();
+  std::vector<float> values(static_cast<size_t>(rows * heads * vocab));
+  for (int64_t head = 0; head < heads; ++head) {
+    const std::span<const float> from = runner.speculative_logits(head);
+    for (int64_t row = 0; row < rows; ++row) {
+      std::copy_n(from.begin() + row * vocab, vocab, values.begin() + (row * heads + head) * vocab);
+    }
+  }
+  return values;
+}
+
+}  // namespace
+
+std::vector<Logits> packed_logits(LoadedModel& loaded, const LoadedAdapters* adapters,
+                                  const std::vector<Request>& requests) {
+  std::vector<Sequence> sequences;
+  RunnerLimits limits;
+  int32_t next_page = 0;
+  for (const Request& request : requests) {
+    Sequence& sequence = sequences.emplace_back();
+    sequence.tokens = request.input_ids;
+    if (adapters != nullptr) {
+      sequence.adapter = adapters->slot(request.adapter);
+      limits.max_speculative_heads =
+          std::max(limits.max_speculative_heads, adapters->speculative_heads(request.adapter));
+    }
+    take_pages(sequence, 0, KvCache::kBlockSize, next_page);
+    limits.max_tokens += sequence.length();
+    limits.max_length = std::max(limits.max_length, sequence.length());
+  }
+  limits.max_sequences = static_cast<int64_t>(sequences.size());
+  limits.max_logits_rows = limits.max_tokens;
+  limits.kv_blocks = next_page;
+  ModelRunner runner(loaded.device(), loaded.model(), limits,
+                     adapters != nullptr ? &adapters->tables() : nullptr);
+  std::vector<SequenceStep> steps;
+  for (const Sequence& sequence : sequences) {
+    steps.push_back({.sequence = &sequence,
+                     .tokens = sequence.length(),
+                     .output = SequenceStep::Output::kAllRows});
+  }
+  runner.step(steps);
+  std::vector<Logits> results;
+  int64_t row = 0;
+  for (const Sequence& sequence : sequences) {
+    const auto part = runner.logits(row, sequence.length());
+    Logits& result = results.emplace_back();
+    result.logits.assign(part.begin(), part.end());
+    result.speculative = speculative_of(runner, sequence.length());
+    row += sequence.length();
+  }
+  return results;
+}
+
+}  // namespace lorax::golden

@@ -1,0 +1,41 @@
+// What the tests against Hugging Face and PEFT share.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include <boost/json/value.hpp>
+
+#include "engine/loaded_adapters.h"
+#include "engine/loaded_model.h"
+#include "formats/safetensors.h"
+
+namespace lorax::golden {
+
+std::vector<int32_t> ids_of(const boost::json::value& list);
+
+LoadedModel load(const std::string& device, const std::filesystem::path& path, DType dtype);
+
+// The float32 tensor of that name. Fails the test if there is none.
+std::vector<float> reference(const SafetensorsFile& file, const std::string& name);
+
+// Largest absolute difference; NaN if either holds one.
+double largest_difference(const std::vector<float>& a, const std::vector<float>& b);
+
+struct Request {
+  std::vector<int32_t> input_ids;
+  std::string adapter;  // id of LoadedAdapters; "" for the base
+};
+
+struct Logits {
+  std::vector<float> logits;       // [length, V]
+  std::vector<float> speculative;  // [length, heads, V]
+};
+
+// Of all requests as one packed batch. `adapters` may be null if none names one.
+std::vector<Logits> packed_logits(LoadedModel& loaded, const LoadedAdapters* adapters,
+                                  const std::vector<Request>& requests);
+
+}  // namespace lorax::golden
