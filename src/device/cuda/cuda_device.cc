@@ -38,11 +38,11 @@ LoraArgs lora_args(LoraTargets targets, const LoraRows& rows, const Tensor& out)
 // later call.
 void check_launch(const char* kernel) { check(cudaGetLastError(), kernel); }
 
-int count_of_gpus() {
+int count_of_gpus(int index) {
   int count = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status != cudaSuccess || count == 0) {
-    fail("--device cuda: this machine has no usable NVIDIA GPU ({})",
+    fail("--device cuda:{}: this machine has no usable NVIDIA GPU ({})", index,
          status == cudaSuccess ? "none found" : cudaGetErrorString(status));
   }
   return count;
@@ -51,7 +51,7 @@ int count_of_gpus() {
 }  // namespace
 
 CudaDevice::CudaDevice(int index) : index_(index) {
-  const int count = count_of_gpus();
+  const int count = count_of_gpus(index);
   if (index >= count) {
     fail("--device cuda:{}: this machine has {} GPU{}: give cuda:0{}", index, count,
          count == 1 ? "" : "s", count == 1 ? "" : fmt::format(" to cuda:{}", count - 1));

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "base/check.h"
 #include "device/cuda/cuda_error.h"
 
 namespace lorax::cuda {
@@ -33,7 +32,7 @@ void expand(cudaStream_t stream, const LoraArgs& args, DType dtype) {
 
 void lora(cudaStream_t stream, LoraArgs args, int64_t n_rows, void* scratch, size_t scratch_bytes) {
   const DType dtype = args.x.dtype;
-  if (n_rows == 0 || args.n_segments == 0) return;
+  if (n_rows == 0 || args.n_segments == 0 || args.n_targets == 0) return;
   if (args.ids != nullptr) {
     args.first = 0;
     args.last = static_cast<int>(n_rows);
