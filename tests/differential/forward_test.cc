@@ -7,6 +7,7 @@
 #include <new>
 #include <vector>
 
+#include "cli/bench_adapters.h"
 #include "harness.h"
 
 // Counts heap allocations of this program, for the test that a step makes none.
@@ -69,6 +70,32 @@ TEST_P(ForwardTest, BatchMatesChangeNothing) {
       }
     }
     EXPECT_EQ(harness.logits(0), expected) << threads << " threads";
+  }
+}
+
+TEST_P(ForwardTest, AdaptersOfBatchMatesChangeNothing) {
+  LoadedModel loaded = load(GetParam(), 2);
+  const cli::BenchAdapters adapters(loaded, 3, 5, {"all"});
+  const auto alone = [&](int32_t adapter) {
+    Harness harness(loaded, {150}, &adapters.tables());
+    harness.sequence(0).adapter = adapter;
+    harness.step({{0, 150}});
+    return harness.logits(0);
+  };
+  const std::vector<float> base = alone(kNoAdapter);
+  EXPECT_EQ(base, reference());
+  for (int32_t adapter : {kNoAdapter, 0, 2}) {
+    const std::vector<float> expected = alone(adapter);
+    EXPECT_EQ(expected == base, adapter == kNoAdapter);
+    Harness harness(loaded, {150, 33, 60, 20}, &adapters.tables());
+    harness.sequence(0).adapter = adapter;
+    harness.sequence(1).adapter = 2;
+    harness.sequence(2).adapter = kNoAdapter;
+    harness.sequence(3).adapter = 1;
+    harness.step({{2, 40}, {0, 70}, {1, 3}});
+    harness.step({{3, 1}, {0, 1}, {1, 1}, {2, 1}});
+    harness.step({{1, 20}, {3, 10}, {0, 79}});
+    EXPECT_EQ(harness.logits(0), expected) << "adapter " << adapter;
   }
 }
 
@@ -152,7 +179,8 @@ TEST_P(ContractTest, HeadIndicesAndSkippingTheHead) {
   const ForwardOutput hidden = loaded.model().forward(context, batch);
   ASSERT_TRUE(hidden.logits.has_shape({3, 72}));
   EXPECT_EQ(hidden.logits.dtype, GetParam());
-  EXPECT_EQ(copy(loaded.model().lm_head(context, hidden.logits, nullptr).logits), copy(some.logits));
+  EXPECT_EQ(copy(loaded.model().lm_head(context, hidden.logits, nullptr).logits),
+            copy(some.logits));
 }
 
 TEST_P(ContractTest, RowsOutsidePrefillCacheIndicesAreNotWritten) {
@@ -180,7 +208,10 @@ TEST_P(ContractTest, RowsOutsidePrefillCacheIndicesAreNotWritten) {
 
 TEST_P(ForwardTest, AStepAllocatesNothingAfterTheFirst) {
   LoadedModel loaded = load(GetParam(), 2);
-  Harness harness(loaded, {130, 130});
+  const cli::BenchAdapters adapters(loaded, 2, 5, {"all"});
+  Harness harness(loaded, {130, 130}, &adapters.tables());
+  harness.sequence(0).adapter = 1;
+  harness.sequence(1).adapter = 0;
   std::vector<SequenceStep> steps = {{.sequence = &harness.sequence(0), .tokens = 10},
                                      {.sequence = &harness.sequence(1), .tokens = 10}};
   auto advance = [&](int64_t tokens) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <fstream>
@@ -26,7 +27,9 @@ inline const char kConfig[] = R"({
   "rope_theta": 10000.0, "hidden_activation": "gelu_pytorch_tanh"})";
 
 inline LoadedModel load(DType dtype, int threads, const std::string& device = "cpu") {
-  const std::string path = ::testing::TempDir() + "forward_test_config.json";
+  // Tests run as processes of their own, several at once.
+  const std::string path =
+      ::testing::TempDir() + "forward_test_config." + std::to_string(::getpid()) + ".json";
   std::ofstream(path) << kConfig;
   return LoadedModel::with_random_weights(
       read_model_definition(path),
@@ -45,8 +48,10 @@ inline std::vector<int32_t> random_tokens(int64_t count, uint32_t seed) {
 // Runs sequences in steps and collects the logits of every row of each.
 class Harness {
  public:
-  Harness(LoadedModel& loaded, const std::vector<int64_t>& lengths)
-      : runner_(loaded.device(), loaded.model(), limits(lengths)) {
+  // `adapters` may be null.
+  Harness(LoadedModel& loaded, const std::vector<int64_t>& lengths,
+          const AdapterTables* adapters = nullptr)
+      : runner_(loaded.device(), loaded.model(), limits(lengths), adapters) {
     int32_t next_page = 0;
     for (size_t i = 0; i < lengths.size(); ++i) {
       sequences_.push_back({.tokens = random_tokens(lengths[i], static_cast<uint32_t>(i) + 1),

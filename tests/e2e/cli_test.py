@@ -209,12 +209,115 @@ class LogitsTest(Base):
         check('[{"input_ids": [-1]}]', "-1")
         check('[{"input_ids": [1.5]}]', "1.5")
         check('[{"ids": [1]}]', "ids")
-        check('[{"input_ids": [1], "adapter_id": "x"}]', "adapter_id")
+        check('[{"input_ids": [1], "adapter_id": "no/such"}]', "no/such", "adapter_config.json")
+        check('[{"input_ids": [1], "adapter_id": 7}]', "adapter_id", "7")
+        check('[{"input_ids": [1], "adapter_id": "a", "merged_adapters": {"ids": ["b"]}}]',
+              "merged_adapters", "adapter_id")
+        check('[{"input_ids": [1], "merged_adapters": {"ids": []}}]', "ids", "empty")
+        check('[{"input_ids": [1], "merged_adapters": {"ids": ["a"], "merge_strategy": "sum"}}]',
+              "sum", "dare_ties")
+        check('[{"input_ids": [1], "merged_adapters": {"ids": ["a"], "scale": 1}}]', "scale")
         check(json.dumps([{"input_ids": [5] * 1025}]), "1025", "1024")
         self.assertFalse(out.exists())
         requests.write_text('[{"input_ids": [1]}]')
         self.assert_error(("logits", "--model-id", TINY, "--requests", requests, "--out",
                            self.dir / "no/such/out"), "no/such/out")
+
+
+class AdapterTest(Base):
+    """Adapters as PEFT saves them (tests/golden/adapters) and those of models/tiny-gemma2."""
+
+    CASE = ROOT / "tests/golden/adapters/gqa-d32-old-keys"
+    BASE = GOLDENS / "gqa-d32-old-keys"
+    TINY_ADAPTERS = TINY / "adapters"
+
+    def test_one_batch_of_all_kinds_gives_pefts_logits(self):
+        out = self.dir / "logits.safetensors"
+        lorax("logits", "--model-id", self.BASE, "--dtype", "float32", "--requests",
+              self.CASE / "requests.json", "--out", out)
+        ours = read_safetensors(out)
+        expected = read_safetensors(self.CASE / "logits.safetensors")
+        self.assertEqual(sorted(ours), sorted(expected))
+        for name, (shape, values) in expected.items():
+            self.assertEqual(ours[name][0], shape)
+            worst = max(abs(a - b) for a, b in zip(ours[name][1], values))
+            self.assertLess(worst, 2e-4, name)
+        chunked = self.dir / "chunked.safetensors"
+        lorax("logits", "--model-id", self.BASE, "--dtype", "float32", "--requests",
+              self.CASE / "requests.json", "--out", chunked, "--chunk", 7)
+        self.assertEqual(chunked.read_bytes(), out.read_bytes())
+
+    def test_prompts_and_adapters_pair_up(self):
+        prompts, adapters, texts = [], [], []
+        for name in ("caps", "pirate"):
+            expected = json.loads((self.TINY_ADAPTERS / name / "expected.json").read_text())
+            prompts.append(expected["prompts"][0]["prompt"])
+            adapters.append(self.TINY_ADAPTERS / name)
+            texts.append(expected["prompts"][0]["generated_ids"])
+        args = ["generate", "--model-id", TINY, "--dtype", "float32", "--ignore-eos", "--json",
+                "--max-new-tokens", 20]
+        for prompt, adapter in zip(prompts, adapters):
+            args += ["--prompt", prompt, "--adapter-id", adapter]
+        results = json.loads(lorax(*args).stdout)["results"]
+        for result, adapter, ids in zip(results, adapters, texts):
+            self.assertEqual(result["adapter_id"], str(adapter))
+            self.assertEqual(result["generated_ids"], ids[:20])
+
+        shared = lorax("generate", "--model-id", TINY, "--prompt", "And", "--adapter-id",
+                       "__base_model__", "--adapter-id", adapters[0], "--max-new-tokens", 5).stdout
+        self.assertIn("[base model] And", shared)
+        self.assertIn("[caps] And", shared)
+        self.assert_error(("generate", "--model-id", TINY, "--prompt", "a", "--prompt", "b",
+                           "--prompt", "c", "--adapter-id", adapters[0], "--adapter-id",
+                           adapters[1]), "3 prompts", "2 adapters")
+
+    def test_verify_adapter(self):
+        for name in ("pirate", "modern"):
+            out = lorax("verify-adapter", "--model-id", TINY, "--adapter-id",
+                        self.TINY_ADAPTERS / name).stdout
+            self.assertIn("kind lora", out)
+            self.assertIn("fits", out)
+            difference = float(out.split("differs_from_merged_by ")[1].split()[0])
+            self.assertLess(difference, 1e-3)
+        for name in ("embedding-dora", "head-dora", "saved-embedding", "bias", "medusa-lora"):
+            lorax("verify-adapter", "--model-id", self.BASE, "--adapter-id", self.CASE / name)
+        self.assert_error(("verify-adapter", "--model-id", self.BASE, "--adapter-id",
+                           self.TINY_ADAPTERS / "caps"), "model.layers.")
+
+    def test_damaged_adapters(self):
+        def damaged(change):
+            copy = self.dir / "damaged"
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(self.TINY_ADAPTERS / "caps", copy)
+            change(copy)
+            return ("generate", "--model-id", TINY, "--prompt", "And", "--adapter-id", copy)
+
+        def configure(**values):
+            def change(folder):
+                path = folder / "adapter_config.json"
+                path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+            return change
+
+        self.assert_error(damaged(lambda f: (f / "adapter_config.json").write_text("{")),
+                          "adapter_config.json", "not valid JSON")
+        self.assert_error(damaged(lambda f: (f / "adapter_model.safetensors").unlink()),
+                          "safetensors")
+        self.assert_error(damaged(configure(peft_type="IA3")), "peft_type", "IA3")
+        self.assert_error(damaged(configure(r=9)), "lora_A", "9")
+        self.assert_error(damaged(configure(r=0)), "r ", "0")
+        self.assert_error(damaged(configure(new_feature=3)), "new_feature")
+        self.assert_error(damaged(configure(target_modules=["q_proj"])),
+                          "down_proj.lora_A", "belongs to nothing")
+
+    def test_bench_with_adapters(self):
+        out = json.loads(lorax("bench", "--shape", TINY / "config.json", "--prompt", 8, "--generate",
+                               3, "--batch", 4, "--adapters", "0,2", "--rank", 5, "--targets",
+                               "q_proj,down_proj", "--repeat", 1, "--json").stdout)
+        decodes = [row for row in out["results"] if row["phase"] == "decode"]
+        self.assertEqual([row["adapters"] for row in decodes], [0, 2])
+        self.assertGreater(decodes[1]["adapter_gb"], 0)
+        self.assert_error(("bench", "--shape", TINY / "config.json", "--adapters", 1, "--targets",
+                           "nope"), "nope", "q_proj")
 
 
 class TokenizeTest(Base):
