@@ -199,8 +199,7 @@ void warn_of_dropped(std::span<const MergeMember> members, std::span<const Adapt
       if (merged.lora.contains(index)) continue;
       merged.warnings.push_back(fmt::format(
           "{}: {} changes {}, which the settings of {} (exclude_modules, layers_to_transform) "
-          "leave "
-          "out of the merge",
+          "leave out of the merge",
           kOrigin, printable(member.name), modules[index].name, printable(members[0].name)));
       break;
     }

@@ -117,7 +117,9 @@ PackedAdapter::PackedAdapter(const Adapter& adapter, std::span<const AdapterModu
     const auto own = adapter.replaced.find(index);
     const std::vector<float> gain =
         dora_gain(weights, modules[index], own != adapter.replaced.end() ? &own->second : nullptr,
-                  [&](int64_t first, int64_t count) { return base.rows(index, first, count); });
+                  [&, module = index](int64_t first, int64_t count) {
+                    return base.rows(module, first, count);
+                  });
     std::copy(gain.begin(), gain.end(), reinterpret_cast<float*>(block_at(place.gain)));
   }
   for (const auto& [index, place] : layout_.replaced) {

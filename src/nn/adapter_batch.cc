@@ -59,7 +59,7 @@ void AdapterBatchMetadata::append(int32_t adapter, int64_t rows) {
 void AdapterBatchMetadata::group() {
   slots_.assign(segments_.indices().begin(), segments_.indices().end());
   std::ranges::sort(slots_);
-  slots_.erase(std::ranges::unique(slots_).begin(), slots_.end());
+  slots_.erase(std::unique(slots_.begin(), slots_.end()), slots_.end());
   std::erase(slots_, kNoAdapter);
   rows_.clear();
   group_boundaries_.assign(1, 0);
