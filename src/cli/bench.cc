@@ -5,6 +5,7 @@
 #include <chrono>
 #include <filesystem>
 #include <memory>
+#include <set>
 #include <vector>
 
 #include <boost/json/serialize.hpp>
@@ -80,9 +81,9 @@ class Bench {
     std::vector<Measurement> measurements;
     for (int64_t batch : options_.batches) {
       for (int64_t prompt : options_.prompts) {
-        for (int64_t adapters : options_.adapters) {
-          run_case(batch, prompt, std::min(adapters, batch), measurements);
-        }
+        std::set<int64_t> counts;  // a batch has no more adapters than sequences
+        for (int64_t adapters : options_.adapters) counts.insert(std::min(adapters, batch));
+        for (int64_t adapters : counts) run_case(batch, prompt, adapters, measurements);
       }
     }
     return measurements;
