@@ -22,7 +22,9 @@ int report(std::string_view message) {
 }  // namespace
 
 int run_command_line(int argc, char** argv) {
-  CLI::App app("Runs Gemma 2 with LoRA adapters on CPUs and NVIDIA GPUs, exact to Hugging Face and PEFT.", "lorax");
+  CLI::App app(
+      "Runs Gemma 2 with LoRA adapters on CPUs and NVIDIA GPUs, exact to Hugging Face and PEFT.",
+      "lorax");
   app.set_version_flag("--version", LORAX_VERSION);
   app.require_subcommand(1);
   app.get_formatter()->column_width(34);
