@@ -5,16 +5,10 @@
 #include <functional>
 
 #include "base/check.h"
+#include "base/mix64.h"
 
 namespace lorax {
 namespace {
-
-// The finaliser of SplitMix64: every bit of the input changes each bit of the output half the time.
-uint64_t mix(uint64_t x) {
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  return x ^ (x >> 31);
-}
 
 float sign_of(float value) { return value > 0.0f ? 1.0f : value < 0.0f ? -1.0f : 0.0f; }
 
@@ -49,9 +43,9 @@ void prune_by_magnitude(std::span<float> values, double density) {
 void prune_at_random(std::span<float> values, double density, uint64_t seed) {
   if (density >= 1.0) return;
   const auto divisor = static_cast<float>(density);
-  const uint64_t start = mix(seed + 0x9e3779b97f4a7c15u);
+  const uint64_t start = mix64(seed + 0x9e3779b97f4a7c15u);
   for (size_t i = 0; i < values.size(); ++i) {
-    const uint64_t bits = mix(start + i * 0x9e3779b97f4a7c15u);
+    const uint64_t bits = mix64(start + i * 0x9e3779b97f4a7c15u);
     const double uniform = static_cast<double>(bits >> 11) * 0x1p-53;
     values[i] = uniform < density ? values[i] / divisor : 0.0f;
   }

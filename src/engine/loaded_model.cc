@@ -5,6 +5,7 @@
 #include "device/dry_run.h"
 
 namespace lorax {
+
 DType default_dtype(const ModelInfo& info) {
   return info.checkpoint_dtype == DType::kFloat32 ? DType::kFloat32 : DType::kBFloat16;
 }

@@ -5,22 +5,13 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "base/mix64.h"
 
 namespace lorax {
-namespace {
-
-// The finaliser of SplitMix64 (Steele, Lea, Flood 2014).
-uint64_t mix(uint64_t x) {
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  return x ^ (x >> 31);
-}
-
-}  // namespace
 
 double random_unit(uint64_t seed, uint64_t step) {
   constexpr uint64_t kGolden = 0x9e3779b97f4a7c15u;
-  const uint64_t bits = mix(mix(seed + kGolden) + (step + 1) * kGolden);
+  const uint64_t bits = mix64(mix64(seed + kGolden) + (step + 1) * kGolden);
   return static_cast<double>(bits >> 11) * 0x1p-53;
 }
 

@@ -7,18 +7,13 @@
 #include <fmt/ranges.h>
 
 #include "base/error.h"
+#include "base/mix64.h"
 
 namespace lorax {
 namespace {
 
 // Elements converted at a time: the staging stays in the L2 cache.
 constexpr int64_t kStaging = 64 << 10;
-
-uint64_t mix(uint64_t x) {
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  return x ^ (x >> 31);
-}
 
 // FNV-1a.
 uint64_t hash(std::string_view text) {
@@ -83,7 +78,7 @@ void RandomSource::read(const std::string& name, int64_t first, int64_t count, D
   // Uniform on [-a, a) has the standard deviation a / sqrt(3).
   const float deviation = name.find("norm") != std::string::npos ? 0.1f : 0.02f;
   const float scale = deviation * std::sqrt(3.0f) / 32768.0f;
-  const uint64_t stream = mix(seed_ ^ hash(name));
+  const uint64_t stream = mix64(seed_ ^ hash(name));
   std::vector<float> staging(static_cast<size_t>(std::min(count, kStaging)));
   char* out = static_cast<char*>(to);
   for (int64_t done = 0; done < count;) {
@@ -91,7 +86,7 @@ void RandomSource::read(const std::string& name, int64_t first, int64_t count, D
     for (int64_t i = 0; i < n; ++i) {
       // Four 16-bit values of each hash.
       const uint64_t index = static_cast<uint64_t>(first + done + i);
-      const uint64_t bits = mix(stream + (index >> 2)) >> (16 * (index & 3));
+      const uint64_t bits = mix64(stream + (index >> 2)) >> (16 * (index & 3));
       staging[static_cast<size_t>(i)] = (static_cast<float>(bits & 0xffff) - 32767.5f) * scale;
     }
     convert(staging.data(), DType::kFloat32, out, dtype, static_cast<size_t>(n));

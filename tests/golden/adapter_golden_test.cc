@@ -21,21 +21,13 @@ namespace {
 
 namespace fs = std::filesystem;
 namespace json = boost::json;
+using golden::folders;
 using golden::ids_of;
 using golden::load;
 
 const fs::path kAdapters = "tests/golden/adapters";
 const fs::path kBases = "tests/golden/data";
 const fs::path kTinyGemma2 = "models/tiny-gemma2";
-
-std::vector<fs::path> folders(const fs::path& folder) {
-  std::vector<fs::path> paths;
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    if (entry.is_directory()) paths.push_back(entry.path());
-  }
-  std::ranges::sort(paths);
-  return paths;
-}
 
 std::string name_of_case(
     const ::testing::TestParamInfo<std::tuple<std::string, fs::path>>& param_info) {

@@ -15,6 +15,15 @@ std::vector<int32_t> ids_of(const boost::json::value& list) {
   return ids;
 }
 
+std::vector<std::filesystem::path> folders(const std::filesystem::path& folder) {
+  std::vector<std::filesystem::path> paths;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    if (entry.is_directory()) paths.push_back(entry.path());
+  }
+  std::ranges::sort(paths);
+  return paths;
+}
+
 LoadedModel load(const std::string& device, const std::filesystem::path& path, DType dtype) {
   return LoadedModel::from_checkpoint(path,
                                       {.device = {.name = device, .threads = 2}, .dtype = dtype});

@@ -16,6 +16,9 @@ namespace lorax::golden {
 
 std::vector<int32_t> ids_of(const boost::json::value& list);
 
+// The folders in a folder, by name.
+std::vector<std::filesystem::path> folders(const std::filesystem::path& folder);
+
 LoadedModel load(const std::string& device, const std::filesystem::path& path, DType dtype);
 
 // The float32 tensor of that name. Fails the test if there is none.

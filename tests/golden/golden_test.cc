@@ -26,15 +26,6 @@ using golden::load;
 const fs::path kData = "tests/golden/data";
 const fs::path kTinyGemma2 = "models/tiny-gemma2";
 
-std::vector<fs::path> cases() {
-  std::vector<fs::path> paths;
-  for (const auto& entry : fs::directory_iterator(kData)) {
-    if (entry.is_directory()) paths.push_back(entry.path());
-  }
-  std::ranges::sort(paths);
-  return paths;
-}
-
 std::vector<golden::Request> requests_of(const fs::path& path) {
   std::vector<golden::Request> requests;
   const json::value list = read_json_file(path / "requests.json");
@@ -114,7 +105,7 @@ TEST_P(GoldenTest, GreedyIdsAreThoseOfHuggingFace) {
 
 INSTANTIATE_TEST_SUITE_P(Cases, GoldenTest,
                          ::testing::Combine(::testing::ValuesIn(testing::available_devices()),
-                                            ::testing::ValuesIn(cases())),
+                                            ::testing::ValuesIn(golden::folders(kData))),
                          [](const auto& info) {
                            std::string name = std::get<0>(info.param) + "_" +
                                               std::get<1>(info.param).filename().string();
