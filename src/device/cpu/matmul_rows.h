@@ -87,7 +87,8 @@ namespace internal {
 
 // Whether few rows had better be streamed over.
 bool is_streamed(const PreparedRows& x);
-// All sums of `columns` columns; `next_weight` comes after them (null: nothing does).
+// All sums of `columns` columns. multiply_block() prefetches `next_weight`, which comes after them;
+// null: nothing does.
 void stream_block(const MatmulKernel& kernel, const PreparedRows& x, const char* weight,
                   int64_t row_bytes, int64_t columns, float* sums);
 void multiply_block(const MatmulKernel& kernel, const PreparedRows& x, const char* weight,
