@@ -150,7 +150,7 @@ class Bench {
   double timed_step(ModelRunner& runner, std::vector<Sequence>& sequences) {
     std::vector<SequenceStep> steps;
     for (Sequence& sequence : sequences) {
-      steps.push_back({.sequence = &sequence, .tokens = sequence.pending()});
+      steps.push_back(next_step(sequence, sequence.pending()));
     }
     const Clock::time_point start = Clock::now();
     const int64_t rows = runner.step(steps);

@@ -169,9 +169,8 @@ void run_steps(ModelRunner& runner, std::vector<Sequence>& sequences, int64_t ch
     members.clear();
     for (size_t i = 0; i < sequences.size(); ++i) {
       if (sequences[i].pending() == 0) continue;
-      steps.push_back({.sequence = &sequences[i],
-                       .tokens = std::min(chunk, sequences[i].pending()),
-                       .output = SequenceStep::Output::kAllRows});
+      steps.push_back(next_step(sequences[i], std::min(chunk, sequences[i].pending()),
+                                SequenceStep::Output::kAllRows));
       members.push_back(i);
     }
     if (steps.empty()) return;
@@ -180,14 +179,14 @@ void run_steps(ModelRunner& runner, std::vector<Sequence>& sequences, int64_t ch
     for (size_t s = 0; s < steps.size(); ++s) {
       Sequence& sequence = sequences[members[s]];
       const int64_t first = sequence.length() - rows_to_write(sequence, last);
-      for (int64_t done = std::clamp(first - sequence.cached, int64_t{0}, steps[s].tokens);
-           done < steps[s].tokens;) {
-        const int64_t count = std::min(runner.limits().max_logits_rows, steps[s].tokens - done);
+      const int64_t rows = static_cast<int64_t>(steps[s].tokens.size());
+      for (int64_t done = std::clamp(first - sequence.cached, int64_t{0}, rows); done < rows;) {
+        const int64_t count = std::min(runner.limits().max_logits_rows, rows - done);
         output.write(members[s], sequence.cached + done - first, runner, row + done, count);
         done += count;
       }
-      row += steps[s].tokens;
-      sequence.cached += steps[s].tokens;
+      row += rows;
+      sequence.cached += rows;
     }
   }
 }

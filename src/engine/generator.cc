@@ -37,9 +37,7 @@ class Batch {
   void step() {
     steps_.clear();
     for (size_t i : running_) {
-      steps_.push_back({.sequence = &sequences_[i],
-                        .tokens = sequences_[i].pending(),
-                        .output = SequenceStep::Output::kLastRow});
+      steps_.push_back(next_step(sequences_[i], sequences_[i].pending()));
     }
     const int64_t rows = runner_.step(steps_);
     const std::span<const float> logits = runner_.logits(0, rows);

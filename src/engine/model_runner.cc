@@ -29,6 +29,16 @@ AdapterTables widest_adapter(Device& dry_run, const FlashCausalLM& model, int64_
 
 }  // namespace
 
+SequenceStep next_step(const Sequence& sequence, int64_t tokens, SequenceStep::Output output) {
+  LORAX_CHECK(tokens <= sequence.pending());
+  return {.tokens = std::span(sequence.tokens)
+                        .subspan(static_cast<size_t>(sequence.cached), static_cast<size_t>(tokens)),
+          .position = sequence.cached,
+          .blocks = sequence.blocks,
+          .adapter = sequence.adapter,
+          .output = output};
+}
+
 ModelRunner::ModelRunner(Device& device, const FlashCausalLM& model, const RunnerLimits& limits,
                          const AdapterTables* adapters)
     : device_(device),
@@ -105,18 +115,17 @@ size_t ModelRunner::measure_workspace() {
 }
 
 void ModelRunner::fill_sequence(const SequenceStep& step) {
-  const Sequence& sequence = *step.sequence;
-  const int64_t begin = sequence.cached;
-  const int64_t end = begin + step.tokens;
-  LORAX_CHECK(step.tokens >= 1 && end <= sequence.length() && end <= limits_.max_length);
-  LORAX_CHECK(end <= static_cast<int64_t>(sequence.blocks.size()) * KvCache::kBlockSize);
+  const int64_t begin = step.position;
+  const int64_t end = begin + static_cast<int64_t>(step.tokens.size());
+  LORAX_CHECK(begin < end && end <= limits_.max_length);
+  LORAX_CHECK(end <= static_cast<int64_t>(step.blocks.size()) * KvCache::kBlockSize);
+  inputs_.ids.insert(inputs_.ids.end(), step.tokens.begin(), step.tokens.end());
   for (int64_t position = begin; position < end; ++position) {
-    const int64_t block = sequence.blocks[static_cast<size_t>(position / KvCache::kBlockSize)];
-    inputs_.ids.push_back(sequence.tokens[static_cast<size_t>(position)]);
+    const int64_t block = step.blocks[static_cast<size_t>(position / KvCache::kBlockSize)];
     inputs_.positions.push_back(static_cast<int32_t>(position));
     inputs_.slots.push_back(block * KvCache::kBlockSize + position % KvCache::kBlockSize);
   }
-  step_adapters_.metadata.append(sequence.adapter, step.tokens);
+  step_adapters_.metadata.append(step.adapter, end - begin);
   const int32_t rows = static_cast<int32_t>(inputs_.ids.size());
   switch (step.output) {
     case SequenceStep::Output::kNone:
@@ -130,12 +139,12 @@ void ModelRunner::fill_sequence(const SequenceStep& step) {
       }
       break;
   }
-  head_row_adapters_.resize(inputs_.head_rows.size(), sequence.adapter);
+  head_row_adapters_.resize(inputs_.head_rows.size(), step.adapter);
   inputs_.cu_seqlens.push_back(rows);
   inputs_.kv_lengths.push_back(static_cast<int32_t>(end));
-  const size_t used = std::min(sequence.blocks.size(), static_cast<size_t>(blocks_per_sequence_));
-  inputs_.block_tables.insert(inputs_.block_tables.end(), sequence.blocks.begin(),
-                              sequence.blocks.begin() + static_cast<ptrdiff_t>(used));
+  const size_t used = std::min(step.blocks.size(), static_cast<size_t>(blocks_per_sequence_));
+  inputs_.block_tables.insert(inputs_.block_tables.end(), step.blocks.begin(),
+                              step.blocks.begin() + static_cast<ptrdiff_t>(used));
   inputs_.block_tables.resize(inputs_.kv_lengths.size() *
                               static_cast<size_t>(blocks_per_sequence_));
 }

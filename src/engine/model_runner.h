@@ -24,14 +24,20 @@ struct RunnerLimits {
   int64_t max_speculative_heads = 0;  // Medusa heads of an adapter
 };
 
-// What one sequence does in a step.
+// What one sequence does in a step. Views of what the caller holds.
 struct SequenceStep {
   enum class Output { kNone, kLastRow, kAllRows };
 
-  const Sequence* sequence = nullptr;
-  int64_t tokens = 0;  // the next `tokens` pending ones, at least 1
+  std::span<const int32_t> tokens;  // ids of the new ones, at least one
+  int64_t position = 0;             // of the first: so many are cached
+  std::span<const int32_t> blocks;  // pages, in order, for all up to the last new token
+  int32_t adapter = kNoAdapter;     // its adapter's slot
   Output output = Output::kLastRow;
 };
+
+// A step over the next `tokens` pending ones of a sequence.
+SequenceStep next_step(const Sequence& sequence, int64_t tokens,
+                       SequenceStep::Output output = SequenceStep::Output::kLastRow);
 
 class ModelRunner {
  public:
@@ -41,7 +47,7 @@ class ModelRunner {
               const AdapterTables* adapters = nullptr);
 
   // One forward over all `steps`. Returns the number of output rows: those of the first sequence,
-  // then of the second, and so on. The caller advances Sequence::cached.
+  // then of the second, and so on.
   int64_t step(std::span<const SequenceStep> steps);
 
   // Logits of output rows [first, first + count) of the last step, [count, V] float32 on the host;

@@ -67,8 +67,7 @@ class Harness {
   void step(const std::vector<std::pair<size_t, int64_t>>& work) {
     std::vector<SequenceStep> steps;
     for (const auto& [i, tokens] : work) {
-      steps.push_back(
-          {.sequence = &sequences_[i], .tokens = tokens, .output = SequenceStep::Output::kAllRows});
+      steps.push_back(next_step(sequences_[i], tokens, SequenceStep::Output::kAllRows));
     }
     runner_.step(steps);
     int64_t row = 0;

@@ -89,9 +89,7 @@ std::vector<Logits> packed_logits(LoadedModel& loaded, const LoadedAdapters* ada
                      adapters != nullptr ? &adapters->tables() : nullptr);
   std::vector<SequenceStep> steps;
   for (const Sequence& sequence : sequences) {
-    steps.push_back({.sequence = &sequence,
-                     .tokens = sequence.length(),
-                     .output = SequenceStep::Output::kAllRows});
+    steps.push_back(next_step(sequence, sequence.length(), SequenceStep::Output::kAllRows));
   }
   runner.step(steps);
   std::vector<Logits> results;
