@@ -79,10 +79,6 @@ class Batch {
 
 }  // namespace
 
-std::string_view name_of(FinishReason reason) {
-  return reason == FinishReason::kLength ? "length" : "eos_token";
-}
-
 RunnerLimits limits_for(std::span<const GenerateRequest> requests) {
   RunnerLimits limits;
   limits.max_sequences = static_cast<int64_t>(requests.size());

@@ -5,9 +5,9 @@
 #include <cstdint>
 #include <functional>
 #include <span>
-#include <string_view>
 #include <vector>
 
+#include "engine/generation_service.h"
 #include "engine/model_runner.h"
 #include "engine/sampler.h"
 
@@ -20,11 +20,6 @@ struct GenerateRequest {
   std::vector<int32_t> eos_token_ids;  // ids that end it; empty: it ends at max_new_tokens only
   int32_t adapter = kNoAdapter;        // slot
 };
-
-enum class FinishReason { kLength, kEosToken };
-
-// "length", "eos_token": LoRAX's names.
-std::string_view name_of(FinishReason reason);
 
 struct GenerateResult {
   std::vector<SampledToken> tokens;  // the ending eos token included

@@ -6,14 +6,9 @@
 #include <span>
 #include <vector>
 
-namespace lorax {
+#include "engine/sampling_parameters.h"
 
-struct SamplingParameters {
-  float temperature = 1.0f;  // 0: greedy
-  int32_t top_k = 0;         // keep the k most likely; 0: all
-  float top_p = 1.0f;        // then the smallest set of at least this probability; 1: all
-  uint64_t seed = 0;
-};
+namespace lorax {
 
 // Throws Error that names the flag or field and its range.
 void validate(const SamplingParameters& parameters);
