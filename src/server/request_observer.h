@@ -41,8 +41,8 @@ class RequestObserver {
   // lorax_request_success, _duration, _queue_duration, _inference_duration,
   // _mean_time_per_token_duration, _generated_tokens.
   virtual void on_success(const RequestReport& report) = 0;
-  // lorax_request_failure{err}; `error` is a label of failure_label(). A client that has gone counts
-  // as "incomplete".
+  // lorax_request_failure{err}; `error` is a label of failure_label(). A client that has gone
+  // counts as "incomplete".
   virtual void on_failure(std::string_view error) = 0;
 };
 
