@@ -92,4 +92,15 @@ ChatTemplates load_chat_templates(const fs::path& folder) {
   return templates_of_config(config);
 }
 
+ChatTemplates load_chat_template_file(const fs::path& file) {
+  if (file.extension() != ".jinja") {
+    ChatTemplates templates = templates_of_config(file);
+    if (templates.empty()) fail("{}: holds no chat_template", file.string());
+    return templates;
+  }
+  ChatTemplates templates;
+  templates.add("default", parse_file(file));
+  return templates;
+}
+
 }  // namespace lorax

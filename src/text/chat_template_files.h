@@ -34,4 +34,8 @@ class ChatTemplates {
 // cannot be read or rendered.
 ChatTemplates load_chat_templates(const std::filesystem::path& folder);
 
+// Those of one file: a *.jinja, or a tokenizer_config.json. Throws Error likewise, and if it holds
+// none.
+ChatTemplates load_chat_template_file(const std::filesystem::path& file);
+
 }  // namespace lorax
