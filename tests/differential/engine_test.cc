@@ -11,14 +11,12 @@
 #include <random>
 #include <thread>
 
-#include "engine_client.h"
+#include "engine/collecting_sink.h"
 #include "text/tokenizer.h"
 
 namespace lorax {
 namespace {
 
-using testing::Collected;
-using testing::CollectingSink;
 using Admission = GenerationService::Admission;
 
 const std::string kModel = "models/tiny-gemma2";
@@ -123,8 +121,8 @@ class EngineTest : public ::testing::Test {
     EXPECT_EQ(stats.kv_blocks_used, 0);
   }
 
-  LoadedModel loaded_ = LoadedModel::from_checkpoint(
-      kModel, {.device = {.name = "cpu", .threads = 1}, .dtype = DType::kFloat32});
+  LoadedModel loaded_ =
+      LoadedModel::from_checkpoint(kModel, {.device = {.name = "cpu", .threads = 1}});
   std::unique_ptr<Tokenizer> tokenizer_ = load_tokenizer(kModel);
 };
 
@@ -134,7 +132,7 @@ TEST_F(EngineTest, ManyAtOnceGiveWhatEachGivesAlone) {
   for (bool prefix_cache : {false, true}) {
     for (bool chunked_prefill : {true, false}) {
       EngineOptions options = small();
-      options.kv_blocks = 40;  // 640 tokens, for sequences of up to 150: some are preempted
+      options.kv_blocks = 24;  // 384 tokens, for sequences of up to 150: some are preempted
       options.max_total_tokens = 180;
       options.max_running_sequences = 24;
       options.step_tokens = 29;

@@ -1,4 +1,4 @@
-// A client of the engine that waits for what comes.
+// What tests of the engine share: a client that collects what comes, and waits for it.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -12,7 +12,7 @@
 
 #include "engine/generation_service.h"
 
-namespace lorax::testing {
+namespace lorax {
 
 // All that a request gave.
 struct Collected {
@@ -79,4 +79,4 @@ class CollectingSink final : public GenerationSink {
   int ends_ = 0;
 };
 
-}  // namespace lorax::testing
+}  // namespace lorax
