@@ -55,13 +55,13 @@ struct EditedRow {
   float repetition_penalty = 1.0f;
   float frequency_penalty = 0.0f;
   float presence_penalty = 0.0f;
-  Watermark watermark;
+  Watermark watermark = {};
 };
 
 // How one row's token is drawn. Applied in the order of the members.
 struct SampledRow {
   int32_t row = 0;
-  Watermark watermark;
+  Watermark watermark = {};
   float temperature = 1.0f;  // 0: the most likely, the lowest id among equals; no draw
   int32_t top_k = 0;         // 0: all
   float top_p = 1.0f;        // 1: all

@@ -183,7 +183,10 @@ struct Left {
   float mean = 0.0f;
   float least_weight = 0.0f;
 
-  __device__ float distance(float logit) const { return (max - logit) * inverse_temperature; }
+  // Not to be fused with what follows: each pass must find the same.
+  __device__ float distance(float logit) const {
+    return __fmul_rn(max - logit, inverse_temperature);
+  }
   __device__ uint32_t typical_key(float d) const { return __float_as_uint(fabsf(d - mean)); }
 
   // The weight of id i, 0 if it is not left.
