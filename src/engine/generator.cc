@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <chrono>
 
+#include "base/error.h"
+
 namespace lorax {
 namespace {
 
@@ -16,13 +18,18 @@ double seconds_since(Clock::time_point start) {
 class Batch {
  public:
   Batch(ModelRunner& runner, std::span<const GenerateRequest> requests, const TokenSink& on_token)
-      : runner_(runner), requests_(requests), on_token_(on_token), results_(requests.size()) {
+      : runner_(runner),
+        requests_(requests),
+        on_token_(on_token),
+        results_(requests.size()),
+        sampler_(runner.device()) {
     int32_t next_page = 0;
     for (size_t i = 0; i < requests.size(); ++i) {
       sequences_.push_back({.tokens = requests[i].prompt,
                             .cached = 0,
                             .blocks = {},
                             .adapter = requests[i].adapter});
+      states_.emplace_back(requests[i].sampling, requests[i].prompt);
       take_pages(sequences_.back(), requests[i].max_new_tokens, KvCache::kBlockSize, next_page);
       sequences_.back().tokens.reserve(requests[i].prompt.size() +
                                        static_cast<size_t>(requests[i].max_new_tokens));
@@ -40,18 +47,21 @@ class Batch {
       steps_.push_back(next_step(sequences_[i], sequences_[i].pending()));
     }
     const int64_t rows = runner_.step(steps_);
-    const std::span<const float> logits = runner_.logits(0, rows);
-    const size_t vocab_size = static_cast<size_t>(runner_.vocab_size());
-    for (size_t row = 0; row < running_.size(); ++row) {
-      accept(running_[row], logits.subspan(row * vocab_size, vocab_size));
-    }
+    runner_.logits(0, rows);
+    sampler_rows_.clear();
+    for (size_t i : running_) sampler_rows_.push_back({.state = &states_[i]});
+    const std::span<const SampledToken> tokens =
+        sampler_.sample(runner_.device_logits(), sampler_rows_);
+    for (size_t row = 0; row < running_.size(); ++row) accept(running_[row], tokens[row]);
     std::erase_if(running_, [&](size_t i) { return has_ended(i); });
   }
 
  private:
-  void accept(size_t i, std::span<const float> logits) {
-    const uint64_t position = results_[i].tokens.size();
-    const SampledToken token = sampler_.sample(logits, requests_[i].sampling, position);
+  void accept(size_t i, const SampledToken& token) {
+    if (token.id < 0) {
+      fail("the model gave a logit that is not a number; the weights hold infinities or NaN");
+    }
+    states_[i].accept(token.id);
     sequences_[i].cached = sequences_[i].length();
     sequences_[i].tokens.push_back(token.id);
     results_[i].tokens.push_back(token);
@@ -74,6 +84,8 @@ class Batch {
   std::vector<Sequence> sequences_;
   std::vector<size_t> running_;  // requests that have not ended
   std::vector<SequenceStep> steps_;
+  std::vector<SamplerState> states_;
+  std::vector<SamplerRow> sampler_rows_;
   Sampler sampler_;
 };
 

@@ -231,6 +231,7 @@ std::span<const float> ModelRunner::logits(int64_t first, int64_t count) {
   Context context{device_, workspace_};
   const ForwardOutput output = model_.lm_head(context, hidden_.slice(0, first, first + count),
                                               upload_adapters(head_adapters_));
+  logits_ = output.logits;
   speculative_ = output.speculative_logits;
   device_.copy_to_host(host_logits_.data(), output.logits.data, output.logits.bytes());
   return {host_logits_.data(), static_cast<size_t>(count * vocab_size_)};

@@ -53,12 +53,15 @@ class ModelRunner {
   // Logits of output rows [first, first + count) of the last step, [count, V] float32 on the host;
   // valid until the next call of this or speculative_logits(). count <= max_logits_rows.
   std::span<const float> logits(int64_t first, int64_t count);
+  // The same of the last call of logits(), where they are: [count, V] float32 in device memory.
+  Tensor device_logits() const { return logits_; }
 
   // Of the last call of logits(): how many Medusa heads the adapters of its rows have at most, and
   // the logits of one head, [count, V]. Rows whose adapter lacks that head hold nothing of meaning.
   int64_t speculative_heads() const;
   std::span<const float> speculative_logits(int64_t head);
 
+  Device& device() const { return device_; }
   const RunnerLimits& limits() const { return limits_; }
   int64_t vocab_size() const { return vocab_size_; }
   size_t workspace_bytes() const { return workspace_bytes_; }
@@ -105,6 +108,7 @@ class ModelRunner {
   std::optional<Workspace::Scope> step_scope_;
   std::optional<Workspace::Scope> head_scope_;
   Tensor hidden_;       // [rows, D] of the last step
+  Tensor logits_;       // [rows, V] of the last logits()
   Tensor speculative_;  // [rows, heads, V] of the last logits()
   std::vector<float> host_logits_;
 };
