@@ -105,12 +105,11 @@ TEST_P(AdapterGoldenTest, GreedyIdsOfOneMixedBatchArePefts) {
   const json::array& expected = greedy.at("requests").as_array();
   std::vector<GenerateRequest> requests;
   for (size_t i = 0; i < expected.size(); ++i) {
-    requests.push_back(
-        {.prompt = requests_[i].input_ids,
-         .max_new_tokens = static_cast<int64_t>(ids_of(expected[i].at("generated_ids")).size()),
-         .sampling = {.temperature = 0.0f},
-         .eos_token_ids = {},
-         .adapter = adapters.slot(ids_[i])});
+    GenerateRequest& request = requests.emplace_back();
+    request.prompt = requests_[i].input_ids;
+    request.max_new_tokens = static_cast<int64_t>(ids_of(expected[i].at("generated_ids")).size());
+    request.sampling.temperature = 0.0f;
+    request.adapter = adapters.slot(ids_[i]);
   }
   ModelRunner runner(loaded_.device(), loaded_.model(), limits_for(requests), &adapters.tables());
   const std::vector<GenerateResult> results = generate(runner, requests, {});
@@ -140,12 +139,11 @@ TEST_P(TinyAdapterTest, GreedyIdsArePefts) {
   const json::value expected = read_json_file(adapter / "expected.json");
   std::vector<GenerateRequest> requests;
   for (const json::value& prompt : expected.at("prompts").as_array()) {
-    requests.push_back(
-        {.prompt = ids_of(prompt.at("input_ids")),
-         .max_new_tokens = static_cast<int64_t>(ids_of(prompt.at("generated_ids")).size()),
-         .sampling = {.temperature = 0.0f},
-         .eos_token_ids = {},
-         .adapter = adapters.slot(adapter.string())});
+    GenerateRequest& request = requests.emplace_back();
+    request.prompt = ids_of(prompt.at("input_ids"));
+    request.max_new_tokens = static_cast<int64_t>(ids_of(prompt.at("generated_ids")).size());
+    request.sampling.temperature = 0.0f;
+    request.adapter = adapters.slot(adapter.string());
   }
   ModelRunner runner(loaded.device(), loaded.model(), limits_for(requests), &adapters.tables());
   const std::vector<GenerateResult> results = generate(runner, requests, {});
