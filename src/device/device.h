@@ -16,6 +16,7 @@
 #include <string>
 
 #include "device/lora.h"
+#include "device/sampling.h"
 #include "device/tensor.h"
 
 namespace lorax {
@@ -149,6 +150,46 @@ class Device {
 
   // out[i] = x[indices[i]]. x [T, D], out [N, D] of one dtype; indices [N] int32.
   virtual void gather_rows(const Tensor& x, const Tensor& indices, const Tensor& out) = 0;
+
+  // ---- Sampling: logits are [N, V] float32, rows may be strided. A row's result is a function of
+  // that row and its records alone, on every device. Both devices give the same, but for ids whose
+  // place in a cut or in the draw is a matter of rounding.
+
+  // What each row holds, into out [N], and its argmax once more into ids [N] int32. Sums of blocks
+  // in float32, sums of those in double.
+  virtual void row_statistics(const Tensor& logits, const Tensor& ids, RowStatistics* out) = 0;
+
+  // Changes the logits that `edits` names and keeps what was there in saved[i] for edit i. With
+  // x = logit + (id is green ? delta : 0), the logit becomes, less the same gain,
+  //   (seen ? (x > 0 ? x / repetition : x * repetition) : x)
+  //       - count * frequency - (count > 0 ? presence : 0) + bias,
+  // at most the largest finite float. No row twice.
+  virtual void edit_logits(const Tensor& logits, DeviceList<const EditedRow> rows,
+                           const LogitEdit* edits, float* saved) = 0;
+  // Puts back what edit_logits() has kept.
+  virtual void restore_logits(const Tensor& logits, DeviceList<const EditedRow> rows,
+                              const LogitEdit* edits, const float* saved) = 0;
+
+  // Draws one token for each of `rows`, into ids[row] (ids [N] int32); other rows are not touched.
+  // A row that is not usable (RowStatistics) gives -1. From all ids whose logit is above -infinity,
+  // each cut over the softmax of logit / temperature of what the one before it has left:
+  //   top_k      those whose logit is at least the k-th largest (ties are kept);
+  //   top_p      in descending order of logit, then ascending id: the smallest set that reaches
+  //              top_p; one at least;
+  //   typical_p  in ascending order of |-log p - entropy|: up to the first that reaches typical_p,
+  //              and those equal to it;
+  //   min_p      those at least min_p times as likely as the likeliest.
+  // Then the first id, in ascending order, at which the running sum of probabilities exceeds unit
+  // times their sum. Logits are not changed.
+  virtual void sample(const Tensor& logits, DeviceList<const SampledRow> rows,
+                      const Tensor& ids) = 0;
+
+  // The largest logits of some rows, in no particular order; among equals the lowest ids. Only
+  // those above -infinity: places left get id -1. count <= V.
+  virtual void top_logits(const Tensor& logits, DeviceList<const TopRow> rows, TopLogit* out) = 0;
+
+  // out[n] = logits[n, ids[n]]; NaN where ids[n] is -1. ids [N] int32, out [N] float32.
+  virtual void gather_logits(const Tensor& logits, const Tensor& ids, const Tensor& out) = 0;
 };
 
 struct DeviceOptions {

@@ -220,7 +220,7 @@ int64_t ModelRunner::step(std::span<const SequenceStep> steps) {
   return hidden_.dim(0);
 }
 
-std::span<const float> ModelRunner::logits(int64_t first, int64_t count) {
+Tensor ModelRunner::device_logits(int64_t first, int64_t count) {
   LORAX_CHECK(count <= limits_.max_logits_rows);
   head_scope_.reset();
   head_scope_.emplace(workspace_);
@@ -232,7 +232,12 @@ std::span<const float> ModelRunner::logits(int64_t first, int64_t count) {
   const ForwardOutput output = model_.lm_head(context, hidden_.slice(0, first, first + count),
                                               upload_adapters(head_adapters_));
   speculative_ = output.speculative_logits;
-  device_.copy_to_host(host_logits_.data(), output.logits.data, output.logits.bytes());
+  return output.logits;
+}
+
+std::span<const float> ModelRunner::logits(int64_t first, int64_t count) {
+  const Tensor logits = device_logits(first, count);
+  device_.copy_to_host(host_logits_.data(), logits.data, logits.bytes());
   return {host_logits_.data(), static_cast<size_t>(count * vocab_size_)};
 }
 

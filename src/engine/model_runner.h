@@ -50,15 +50,19 @@ class ModelRunner {
   // then of the second, and so on.
   int64_t step(std::span<const SequenceStep> steps);
 
-  // Logits of output rows [first, first + count) of the last step, [count, V] float32 on the host;
-  // valid until the next call of this or speculative_logits(). count <= max_logits_rows.
+  // Logits of output rows [first, first + count) of the last step, [count, V] float32. On the
+  // device: valid for work that it is asked for before the next call of this, logits() or step(),
+  // and for that work to overwrite. On the host: valid until the next call of logits() or
+  // speculative_logits(). count <= max_logits_rows.
+  Tensor device_logits(int64_t first, int64_t count);
   std::span<const float> logits(int64_t first, int64_t count);
 
-  // Of the last call of logits(): how many Medusa heads the adapters of its rows have at most, and
+  // Of the last call of either: how many Medusa heads the adapters of its rows have at most, and
   // the logits of one head, [count, V]. Rows whose adapter lacks that head hold nothing of meaning.
   int64_t speculative_heads() const;
   std::span<const float> speculative_logits(int64_t head);
 
+  Device& device() const { return device_; }
   const RunnerLimits& limits() const { return limits_; }
   int64_t vocab_size() const { return vocab_size_; }
   size_t workspace_bytes() const { return workspace_bytes_; }

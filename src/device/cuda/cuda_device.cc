@@ -17,6 +17,10 @@ constexpr size_t kScratchBytes = size_t{32} << 20;
 
 Rows rows_of(const Tensor& x) { return {x.data, x.dtype, x.stride(0)}; }
 
+LogitRows logit_rows(const Tensor& logits) {
+  return {logits.as<float>(), logits.dim(0), logits.dim(1), logits.stride(0)};
+}
+
 // The low-rank parts of `targets`, as far as x and embeddings have them in common.
 LoraArgs lora_args(LoraTargets targets, const LoraRows& rows, const Tensor& out) {
   LORAX_CHECK(targets.size() <= kMaxLoraTargets);
@@ -278,6 +282,46 @@ void CudaDevice::gather_rows(const Tensor& x, const Tensor& indices, const Tenso
   cuda::gather_rows(stream_, x.data, x.stride(0) * size, indices.as<int32_t>(), out.dim(0),
                     x.dim(1) * size, out.data, out.stride(0) * size);
   check_launch("gather_rows");
+}
+
+void CudaDevice::row_statistics(const Tensor& logits, const Tensor& ids, RowStatistics* out) {
+  use();
+  LORAX_CHECK(statistics_scratch_bytes(logits.dim(0), logits.dim(1)) <= kScratchBytes);
+  cuda::row_statistics(stream_, logit_rows(logits), scratch_, ids.as<int32_t>(), out);
+  check_launch("row_statistics");
+}
+
+void CudaDevice::edit_logits(const Tensor& logits, DeviceList<const EditedRow> rows,
+                             const LogitEdit* edits, float* saved) {
+  use();
+  cuda::edit_logits(stream_, logit_rows(logits), rows, edits, saved);
+  check_launch("edit_logits");
+}
+
+void CudaDevice::restore_logits(const Tensor& logits, DeviceList<const EditedRow> rows,
+                                const LogitEdit* edits, const float* saved) {
+  use();
+  cuda::restore_logits(stream_, logit_rows(logits), rows, edits, saved);
+  check_launch("restore_logits");
+}
+
+void CudaDevice::sample(const Tensor& logits, DeviceList<const SampledRow> rows,
+                        const Tensor& ids) {
+  use();
+  cuda::sample(stream_, logit_rows(logits), rows, ids.as<int32_t>());
+  check_launch("sample");
+}
+
+void CudaDevice::top_logits(const Tensor& logits, DeviceList<const TopRow> rows, TopLogit* out) {
+  use();
+  cuda::top_logits(stream_, logit_rows(logits), rows, out);
+  check_launch("top_logits");
+}
+
+void CudaDevice::gather_logits(const Tensor& logits, const Tensor& ids, const Tensor& out) {
+  use();
+  cuda::gather_logits(stream_, logit_rows(logits), ids.as<int32_t>(), out.as<float>());
+  check_launch("gather_logits");
 }
 
 }  // namespace lorax::cuda

@@ -52,6 +52,15 @@ class CudaDevice final : public Device {
   void softcap(const Tensor& x, float cap) override;
   void gather_rows(const Tensor& x, const Tensor& indices, const Tensor& out) override;
 
+  void row_statistics(const Tensor& logits, const Tensor& ids, RowStatistics* out) override;
+  void edit_logits(const Tensor& logits, DeviceList<const EditedRow> rows, const LogitEdit* edits,
+                   float* saved) override;
+  void restore_logits(const Tensor& logits, DeviceList<const EditedRow> rows,
+                      const LogitEdit* edits, const float* saved) override;
+  void sample(const Tensor& logits, DeviceList<const SampledRow> rows, const Tensor& ids) override;
+  void top_logits(const Tensor& logits, DeviceList<const TopRow> rows, TopLogit* out) override;
+  void gather_logits(const Tensor& logits, const Tensor& ids, const Tensor& out) override;
+
  private:
   // CUDA's current device belongs to the thread.
   void use() const;

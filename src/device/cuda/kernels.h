@@ -10,6 +10,7 @@
 
 #include "base/dtype.h"
 #include "device/lora_entry.h"
+#include "device/sampling.h"
 
 namespace lorax::cuda {
 
@@ -135,6 +136,28 @@ void lora_shrink_general(cudaStream_t stream, const LoraArgs& args);
 // out = gain * (out + scale * h B + bias), h looked up in A if there are ids.
 void lora_expand(cudaStream_t stream, const LoraArgs& args);          // B bfloat16
 void lora_expand_float32(cudaStream_t stream, const LoraArgs& args);  // all float32
+
+// ---- row_statistics.cu, sampling.cu -----------------------------------------------------------
+
+struct LogitRows {
+  float* data = nullptr;
+  int64_t rows = 0;
+  int64_t width = 0;
+  int64_t stride = 0;
+};
+
+size_t statistics_scratch_bytes(int64_t rows, int64_t width);
+void row_statistics(cudaStream_t stream, const LogitRows& logits, void* scratch, int32_t* ids,
+                    RowStatistics* out);
+void gather_logits(cudaStream_t stream, const LogitRows& logits, const int32_t* ids, float* out);
+void edit_logits(cudaStream_t stream, const LogitRows& logits, DeviceList<const EditedRow> rows,
+                 const LogitEdit* edits, float* saved);
+void restore_logits(cudaStream_t stream, const LogitRows& logits, DeviceList<const EditedRow> rows,
+                    const LogitEdit* edits, const float* saved);
+void sample(cudaStream_t stream, const LogitRows& logits, DeviceList<const SampledRow> rows,
+            int32_t* ids);
+void top_logits(cudaStream_t stream, const LogitRows& logits, DeviceList<const TopRow> rows,
+                TopLogit* out);
 
 // Let the kernels above use the shared memory they need on the current device. Once per device.
 cudaError_t prepare_prefill();
