@@ -22,9 +22,9 @@ std::string to_string(boost::beast::string_view view) { return {view.data(), vie
 
 }  // namespace
 
-HttpParser::Failure HttpParser::failure_of(boost::system::error_code error, bool in_headers) const {
+HttpParser::Failure HttpParser::failure_of(boost::system::error_code error, bool line_complete) const {
   if (error == http::error::header_limit) {
-    if (!in_headers) {
+    if (!line_complete) {
       return {414, fmt::format("the request line is longer than {} bytes", limits_.header_bytes)};
     }
     return {431, fmt::format("the headers are longer than {} bytes", limits_.header_bytes)};
@@ -60,8 +60,8 @@ size_t HttpParser::put(std::string_view bytes) {
     beast_->eager(state_ == State::kBody);
     taken += beast_->put(boost::asio::buffer(bytes.data() + taken, bytes.size() - taken), error);
     if (error && error != http::error::need_more) {
-      const bool in_headers = take_request_line();
-      fail(failure_of(error, in_headers));
+      const bool line_complete = take_request_line() || bytes.find("\r\n", taken) != bytes.npos;
+      fail(failure_of(error, line_complete));
       return taken;
     }
     if (state_ == State::kHeader && beast_->is_header_done()) take_header();

@@ -64,7 +64,7 @@ class HttpParser {
     std::string message;
   };
 
-  Failure failure_of(boost::system::error_code error, bool in_headers) const;
+  Failure failure_of(boost::system::error_code error, bool line_complete) const;
   void fail(Failure failure);
   bool take_request_line();
   void take_header();

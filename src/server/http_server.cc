@@ -108,7 +108,7 @@ class HttpServer::Impl {
 
   size_t connections() const {
     const std::lock_guard lock(mutex_);
-    return connections_.size();
+    return connections_.size() - refusals_;
   }
 
   void stop_accepting() {
@@ -116,7 +116,7 @@ class HttpServer::Impl {
     {
       const std::lock_guard lock(mutex_);
       if (std::exchange(stopping_, true)) return;
-      for (const auto& [_, connection] : connections_) open.push_back(connection);
+      for (const auto& [_, entry] : connections_) open.push_back(entry.connection);
       asio::post(acceptor_.get_executor(), [this] {
         error_code ignored;
         acceptor_.close(ignored);
@@ -133,7 +133,7 @@ class HttpServer::Impl {
     std::unique_lock lock(mutex_);
     const auto none_left = [this] { return connections_.empty(); };
     if (!none_left_.wait_for(lock, timeout, none_left)) {
-      for (const auto& [_, connection] : connections_) connection->abort();
+      for (const auto& [_, entry] : connections_) entry.connection->abort();
       none_left_.wait(lock, none_left);
     }
     lock.unlock();
@@ -143,6 +143,11 @@ class HttpServer::Impl {
   }
 
  private:
+  struct Entry {
+    std::shared_ptr<HttpConnection> connection;
+    bool refused = false;  // it is only told that there are too many
+  };
+
   // Signals go to the threads of the program that wait for them.
   void start_threads() {
     sigset_t all;
@@ -189,18 +194,21 @@ class HttpServer::Impl {
     bool refused = false;
     {
       const std::lock_guard lock(mutex_);
-      if (stopping_ || connections_.size() >= options_.max_connections + kMaxRefusals) return;
-      refused = connections_.size() >= options_.max_connections;
+      refused = connections_.size() - refusals_ >= options_.max_connections;
+      if (stopping_ || (refused && refusals_ >= kMaxRefusals)) return;
       connection =
           std::make_shared<HttpConnection>(std::move(socket), options_, handler_, on_closed_);
-      connections_.emplace(connection.get(), connection);
+      connections_.emplace(connection.get(), Entry{connection, refused});
+      if (refused) ++refusals_;
     }
     refused ? connection->refuse() : connection->start();
   }
 
   void forget(HttpConnection& connection) {
     const std::lock_guard lock(mutex_);
-    connections_.erase(&connection);
+    const auto found = connections_.find(&connection);
+    if (found->second.refused) --refusals_;
+    connections_.erase(found);
     if (connections_.empty()) none_left_.notify_all();
   }
 
@@ -214,7 +222,8 @@ class HttpServer::Impl {
   std::condition_variable none_left_;
   bool stopping_ = false;  // guarded by mutex_
   // Owns the open connections; guarded by mutex_.
-  std::unordered_map<HttpConnection*, std::shared_ptr<HttpConnection>> connections_;
+  std::unordered_map<HttpConnection*, Entry> connections_;
+  size_t refusals_ = 0;  // among them
 
   asio::io_context io_;
   asio::executor_work_guard<asio::io_context::executor_type> work_;

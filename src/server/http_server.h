@@ -77,7 +77,7 @@ class HttpServer {
   HttpServer& operator=(const HttpServer&) = delete;
 
   uint16_t port() const;
-  size_t connections() const;  // open
+  size_t connections() const;  // open, without those that are told 503
 
   // From any thread. New connections are refused, idle ones closed; requests that are under way are
   // served, and their connections closed after it. Returns at once.
