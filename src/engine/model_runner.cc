@@ -109,7 +109,7 @@ size_t ModelRunner::measure_workspace() {
   rows.segments = Tensor(nullptr, DType::kInt32, {2});
   rows.slots = Tensor(nullptr, DType::kInt32, {1});
   rows.table = widest.device_table();
-  const AdapterBatchData adapters(metadata, widest, rows);
+  const AdapterBatchData adapters(metadata, widest, rows, limits_.max_speculative_heads);
   model_.lm_head(context, head_rows, &adapters);
   return workspace.peak_bytes();
 }
@@ -182,7 +182,7 @@ const AdapterBatchData* ModelRunner::upload_adapters(RowAdapters& adapters) {
   rows.segments = upload(metadata.group_boundaries(), {slots + 1});
   rows.slots = upload(metadata.slots(), {slots});
   rows.table = tables_->device_table();
-  return &adapters.data.emplace(metadata, *tables_, rows);
+  return &adapters.data.emplace(metadata, *tables_, rows, limits_.max_speculative_heads);
 }
 
 ForwardBatch ModelRunner::upload_inputs(int64_t sequences) {

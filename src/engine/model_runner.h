@@ -21,7 +21,7 @@ struct RunnerLimits {
   int64_t max_length = 0;             // tokens of one sequence
   int64_t max_logits_rows = 1;        // rows of one call of logits()
   int64_t kv_blocks = 0;              // pages of the cache
-  int64_t max_speculative_heads = 0;  // Medusa heads of an adapter
+  int64_t max_speculative_heads = 0;  // Medusa heads of an adapter; further ones are not computed
 };
 
 // What one sequence does in a step. Views of what the caller holds.

@@ -92,7 +92,7 @@ int64_t AdapterBatchData::speculative_heads() const {
   for (int32_t slot : metadata_.slots()) {
     heads = std::max(heads, static_cast<int64_t>(tables_.slot(slot).medusa.size()));
   }
-  return heads;
+  return std::min(heads, max_speculative_heads_);
 }
 
 }  // namespace lorax

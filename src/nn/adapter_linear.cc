@@ -1,5 +1,7 @@
 #include "nn/adapter_linear.h"
 
+#include <algorithm>
+
 namespace lorax {
 namespace {
 
@@ -92,9 +94,10 @@ Tensor MultiAdapterHead::speculate(Context& context, const Tensor& x,
   const Tensor out = context.workspace.take(DType::kFloat32, {heads, x.dim(0), weight_.dim(0)});
   adapters.for_each_run([&](int64_t begin, int64_t end, const AdapterSlot* slot) {
     if (slot == nullptr) return;
-    for (size_t i = 0; i < slot->medusa.size(); ++i) {
-      const Tensor logits = out.select(0, static_cast<int64_t>(i)).slice(0, begin, end);
-      speculate_run(context, x.slice(0, begin, end), slot->medusa[i], logits);
+    const int64_t count = std::min(heads, static_cast<int64_t>(slot->medusa.size()));
+    for (int64_t i = 0; i < count; ++i) {
+      const Tensor logits = out.select(0, i).slice(0, begin, end);
+      speculate_run(context, x.slice(0, begin, end), slot->medusa[static_cast<size_t>(i)], logits);
     }
   });
   return out.swap_axes(0, 1);

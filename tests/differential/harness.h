@@ -11,8 +11,8 @@
 #include <utility>
 #include <vector>
 
-#include "engine/generator.h"
 #include "engine/loaded_model.h"
+#include "engine/model_runner.h"
 
 namespace lorax::differential {
 
