@@ -29,6 +29,7 @@ struct Options {
   std::string requests;
   std::string out;
   int64_t chunk = 0;
+  int64_t decode = 0;
   int64_t last = 0;
   DeviceFlags device;
 };
@@ -158,10 +159,16 @@ class Output {
   std::vector<float> speculative_;
 };
 
+// Tokens of a sequence in its next step: the last `decode` come one by one.
+int64_t next_tokens(const Sequence& sequence, int64_t chunk, int64_t decode) {
+  const int64_t pending = sequence.pending();
+  return pending > decode ? std::min(chunk, pending - decode) : std::min(int64_t{1}, pending);
+}
+
 // Logits come step by step, each with rows of every sequence; the file wants them sequence by
 // sequence. They are written straight to their places.
-void run_steps(ModelRunner& runner, std::vector<Sequence>& sequences, int64_t chunk, int64_t last,
-               Output& output) {
+void run_steps(ModelRunner& runner, std::vector<Sequence>& sequences, int64_t chunk, int64_t decode,
+               int64_t last, Output& output) {
   std::vector<SequenceStep> steps;
   std::vector<size_t> members;
   while (true) {
@@ -169,7 +176,7 @@ void run_steps(ModelRunner& runner, std::vector<Sequence>& sequences, int64_t ch
     members.clear();
     for (size_t i = 0; i < sequences.size(); ++i) {
       if (sequences[i].pending() == 0) continue;
-      steps.push_back(next_step(sequences[i], std::min(chunk, sequences[i].pending()),
+      steps.push_back(next_step(sequences[i], next_tokens(sequences[i], chunk, decode),
                                 SequenceStep::Output::kAllRows));
       members.push_back(i);
     }
@@ -207,7 +214,7 @@ void run(const Options& options) {
       limits_for_logits(requests.sequences, chunk, info.vocab_size, std::ranges::max(heads)),
       &adapters.tables());
   Output output(options.out, requests.sequences, heads, options.last, info.vocab_size);
-  run_steps(runner, requests.sequences, chunk, options.last, output);
+  run_steps(runner, requests.sequences, chunk, options.decode, options.last, output);
   output.finish();
 }
 
@@ -232,6 +239,10 @@ void add_logits_command(CLI::App& app) {
       ->add_option("--chunk", options->chunk,
                    "Tokens of each request per step (default: all at once)")
       ->check(CLI::PositiveNumber);
+  command
+      ->add_option("--decode", options->decode,
+                   "The last so many tokens of each request one by one, as when generated")
+      ->check(CLI::NonNegativeNumber);
   command
       ->add_option("--last", options->last,
                    "Write only this many last positions of each request (default: all)")

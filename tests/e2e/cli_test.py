@@ -186,6 +186,10 @@ class LogitsTest(Base):
             lorax("logits", "--model-id", case, "--dtype", "float32", "--requests",
                   case / "requests.json", "--out", chunked, "--chunk", chunk)
             self.assertEqual(chunked.read_bytes(), out.read_bytes())
+            decoded = self.dir / f"decoded{chunk}.safetensors"
+            lorax("logits", "--model-id", case, "--dtype", "float32", "--requests",
+                  case / "requests.json", "--out", decoded, "--decode", chunk)
+            self.assertEqual(decoded.read_bytes(), out.read_bytes())
             last = self.dir / f"last{chunk}.safetensors"
             lorax("logits", "--model-id", case, "--dtype", "float32", "--requests",
                   case / "requests.json", "--out", last, "--chunk", chunk, "--last", 20)
