@@ -194,7 +194,8 @@ std::string AdapterDirectory::name_of(std::string_view id) const {
   if (const std::optional<MergeRecipe> recipe = parse_merge_id(id)) {
     std::string names;
     for (const std::string& member : recipe->ids) {
-      names += (names.empty() ? "" : ",") + name_of(member);
+      if (!names.empty()) names += ',';
+      names += name_of(member);
     }
     return names;
   }

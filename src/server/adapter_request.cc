@@ -75,7 +75,8 @@ AdapterChoice choose_merged(const MergedAdapters& merged, const AdapterDirectory
       refuse("merged_adapters", "the base model cannot be merged; leave it out of `ids`");
     }
     recipe.ids.push_back(member.id);
-    choice.name += (choice.name.empty() ? "" : ",") + member.name;
+    if (!choice.name.empty()) choice.name += ',';
+    choice.name += member.name;
   }
   choice.id = recipe.ids.size() == 1 ? recipe.ids.front() : id_of(recipe);
   return choice;

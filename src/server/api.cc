@@ -4,6 +4,9 @@
 #include <utility>
 
 #include "server/generate_routes.h"
+#include "server/lora_adapter_routes.h"
+#include "server/models_route.h"
+#include "server/openai_routes.h"
 #include "server/status_routes.h"
 #include "server/tokenize_route.h"
 
@@ -15,6 +18,9 @@ std::vector<ApiRoute> make_api_routes(ApiContext context) {
   add_status_routes(shared, routes);
   add_generate_routes(shared, routes);
   add_tokenize_route(shared, routes);
+  add_openai_routes(shared, routes);
+  add_models_routes(shared, routes);
+  add_lora_adapter_routes(shared, routes);
   return routes;
 }
 

@@ -29,6 +29,7 @@ struct ApiSettings {
   int64_t started = 0;                 // seconds since 1970
 
   std::vector<int32_t> eos_token_ids;
+  int32_t vocab_size = 0;          // ids that the model takes
   int64_t validation_workers = 1;  // threads of the transport, on which requests are checked
   int64_t max_best_of = 2;
   int64_t max_stop_sequences = 4;

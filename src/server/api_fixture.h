@@ -28,11 +28,21 @@ class PlainChat final : public ChatRenderer {
     for (const boost::json::value& message : messages) {
       const std::string role(message.at("role").as_string());
       if (role == "tool") fail("this template takes no role tool");
-      text += role + ":";
-      text += message.at("content").is_null() ? "" : message.at("content").as_string();
-      text += "\n";
+      text += role + ":" + text_of(message.at("content")) + "\n";
     }
     return text + "assistant:";
+  }
+
+ private:
+  static std::string text_of(const boost::json::value& content) {
+    if (content.is_string()) return std::string(content.as_string());
+    std::string text;
+    if (content.is_array()) {
+      for (const boost::json::value& part : content.as_array()) {
+        text += part.at("text").as_string();
+      }
+    }
+    return text;
   }
 };
 
@@ -78,6 +88,7 @@ inline ApiSettings test_settings() {
   settings.version = "0.1.0";
   settings.started = 1700000000;
   settings.eos_token_ids = {1};
+  settings.vocab_size = tiny_tokenizer().vocab_size();
   return settings;
 }
 

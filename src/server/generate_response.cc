@@ -1,7 +1,6 @@
 #include "server/generate_response.h"
 
 #include <algorithm>
-#include <chrono>
 #include <limits>
 
 #include "server/api_route.h"
@@ -10,8 +9,6 @@
 
 namespace lorax {
 namespace {
-
-using Headers = std::vector<std::pair<std::string, std::string>>;
 
 void write_token(JsonWriter& json, const TokenInfo& token, bool with_alternatives) {
   json.begin_object();
@@ -94,41 +91,12 @@ void write_details(JsonWriter& json, const GenerateAnswer& answer,
   json.end_object();
 }
 
-std::string milliseconds(std::chrono::nanoseconds time) {
-  return std::to_string(std::chrono::duration_cast<std::chrono::milliseconds>(time).count());
-}
-
-void add_times(Headers& headers, const GenerationEnd& end, const RequestReport& report) {
-  const std::chrono::nanoseconds inference = end.prefill_time + end.decode_time;
-  const int64_t tokens = std::max<int64_t>(end.generated_tokens, 1);
-  const auto add = [&](const char* name, std::string value) {
-    headers.emplace_back(name, std::move(value));
-  };
-  add("x-compute-time", milliseconds(report.total));
-  add("x-total-time", milliseconds(report.total));
-  add("x-prompt-tokens", std::to_string(end.prompt_tokens));
-  add("x-generated-tokens", std::to_string(end.generated_tokens));
-  add("x-skipped-tokens", "0");
-  add("x-total-tokens", std::to_string(end.prompt_tokens + end.generated_tokens));
-  add("x-validation-time", milliseconds(report.validation));
-  add("x-queue-time", milliseconds(end.queue_time));
-  add("x-inference-time", milliseconds(inference));
-  add("x-time-per-token", milliseconds(inference / tokens));
-  add("x-time-to-first-token", milliseconds(end.prefill_time));
-  add("x-time-per-output-token", milliseconds(end.decode_time / std::max<int64_t>(tokens - 1, 1)));
-}
-
 size_t index_of_best(const std::vector<Generation>& generations) {
   size_t best = 0;
   for (size_t i = 1; i < generations.size(); ++i) {
     if (mean_logprob(generations[i]) > mean_logprob(generations[best])) best = i;
   }
   return best;
-}
-
-size_t count_characters(std::string_view text) {
-  return static_cast<size_t>(std::ranges::count_if(
-      text, [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }));
 }
 
 class GenerateEvents final : public EventFormat {
@@ -239,18 +207,6 @@ GenerateAnswer answer_of(const GeneratePlan& plan, bool as_array) {
   return answer;
 }
 
-Headers generate_headers(const ApiContext& context, const GenerateAnswer& answer) {
-  Headers headers = {
-      {"x-compute-type", context.settings.device_type == "cuda" ? "gpu+optimized" : "cpu"},
-      {"x-compute-characters", std::to_string(count_characters(answer.inputs))},
-      {"x-model-id", context.settings.model_id}};
-  if (!answer.adapter.id.empty()) {
-    headers.emplace_back("x-adapter-id", answer.adapter.name);
-    headers.emplace_back("x-adapter-source", "local");
-  }
-  return headers;
-}
-
 HttpResponse generate_response(const GenerateAnswer& answer, Headers headers,
                                std::vector<Generation>& generations, const RequestReport& report) {
   const size_t best = index_of_best(generations);
@@ -265,7 +221,7 @@ HttpResponse generate_response(const GenerateAnswer& answer, Headers headers,
 
   HttpResponse response = json_response(json.take());
   response.headers = std::move(headers);
-  add_times(response.headers, generation.end, report);
+  add_late_headers(response.headers, generation.end, report);
   return response;
 }
 

@@ -8,6 +8,7 @@
 
 #include "server/api_context.h"
 #include "server/generate_request.h"
+#include "server/response_headers.h"
 #include "server/response_task.h"
 
 namespace lorax {
@@ -29,13 +30,8 @@ struct GenerateAnswer {
 
 GenerateAnswer answer_of(const GeneratePlan& plan, bool as_array);
 
-// The x-* headers that are known before the text is.
-std::vector<std::pair<std::string, std::string>> generate_headers(const ApiContext& context,
-                                                                  const GenerateAnswer& answer);
-
 // The whole response; of several generations the one with the highest mean logprob comes first.
-HttpResponse generate_response(const GenerateAnswer& answer,
-                               std::vector<std::pair<std::string, std::string>> headers,
+HttpResponse generate_response(const GenerateAnswer& answer, Headers headers,
                                std::vector<Generation>& generations, const RequestReport& report);
 
 // One event per token; the last one also has the text and, if asked for, the details.

@@ -25,7 +25,8 @@ void generate(const std::shared_ptr<const ApiContext>& context, const GenerateTa
   finish_validation(info, plan.adapter.name);
 
   GenerateAnswer answer = answer_of(plan, form == Form::kCompat);
-  auto headers = generate_headers(*context, answer);
+  Headers headers =
+      early_headers(context->settings, count_characters(answer.inputs), answer.adapter);
   std::shared_ptr<ResponseTask> task;
   if (stream) {
     task = std::make_shared<StreamResponse>(*context, std::move(info), writer, std::move(headers),
