@@ -63,10 +63,12 @@ class AdapterBatchMetadata {
 // What a forward is handed. Views of a metadata and of the tables, both of which outlive the step.
 class AdapterBatchData {
  public:
-  // `rows` holds the metadata's groups on the device.
+  // `rows` holds the metadata's groups on the device. With `lora_modules` [modules] this stands for
+  // all batches whose adapters change none but these modules, by low-rank factors alone: for work
+  // that is kept and done again when other adapters are in the rows.
   AdapterBatchData(const AdapterBatchMetadata& metadata, const AdapterTables& tables,
-                   const LoraRows& rows)
-      : metadata_(metadata), tables_(tables), rows_(rows) {}
+                   const LoraRows& rows, const std::vector<bool>* lora_modules = nullptr)
+      : metadata_(metadata), tables_(tables), rows_(rows), lora_modules_(lora_modules) {}
 
   const LoraRows& rows() const { return rows_; }
   // Whether some adapter of the batch changes the module by low-rank factors, or replaces its
@@ -92,6 +94,7 @@ class AdapterBatchData {
   const AdapterBatchMetadata& metadata_;
   const AdapterTables& tables_;
   LoraRows rows_;
+  const std::vector<bool>* lora_modules_;
 };
 
 }  // namespace lorax

@@ -6,7 +6,13 @@
 // operands agree, so lane (g, t) takes 8 neighbouring elements k = 8t .. 8t + 7 of every 32 as its
 // share of two instructions: one 16-byte load of row g. The 8 warps of a block share the same
 // weight rows and interleave over k; their sums meet in shared memory, in a fixed order.
+//
+// While the kernel before still runs, the first wave of blocks has its first weights loaded and
+// some more brought into the L2 cache, so that the memory never rests between two products.
+#include <algorithm>
+
 #include "device/cuda/kernels.h"
+#include "device/cuda/launch.cuh"
 #include "device/cuda/mma.cuh"
 #include "device/cuda/vector.cuh"
 
@@ -16,6 +22,11 @@ namespace {
 constexpr int kWarps = 8;
 constexpr int kSteps = 2;           // of 32 elements of k that a warp takes at a time:
 constexpr int kUnit = kSteps * 32;  // 128 bytes of each row
+constexpr int kRound = kWarps * kUnit;
+// What one product brings into the L2 cache ahead of time: a few microseconds' worth.
+constexpr int64_t kPrefetchBytes = int64_t{12} << 20;
+
+constexpr int blocks_per_multiprocessor(int row_tiles) { return row_tiles == 1 ? 4 : 2; }
 
 // Weights are used once: they need no place in the L1 cache, which holds x.
 __device__ uint4 load_weight(const bfloat16* from) {
@@ -28,11 +39,12 @@ __device__ uint4 load_weight(const bfloat16* from) {
 
 // kRowTiles * 16 weight rows, kColumnTiles * 8 rows of x.
 template <int kRowTiles, int kColumnTiles, typename Out>
-__global__ void __launch_bounds__(kWarps * 32, kRowTiles == 1 ? 4 : 2)
-    skinny_kernel(const bfloat16* __restrict__ x, int64_t x_stride,
-                  const bfloat16* __restrict__ weight, Out* __restrict__ out, int64_t out_stride,
-                  int rows, int64_t m, int64_t n) {
+__global__ void __launch_bounds__(kWarps * 32, blocks_per_multiprocessor(kRowTiles))
+    skinny_kernel(const bfloat16* x, int64_t x_stride, const bfloat16* weight, Out* out,
+                  int64_t out_stride, int rows, int64_t m, int64_t n, int first_wave,
+                  int prefetch_bytes) {
   __shared__ float sums[kWarps][kRowTiles][kColumnTiles][4][32];
+  start_next();
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   const int g = lane / 4;
@@ -68,8 +80,13 @@ __global__ void __launch_bounds__(kWarps * 32, kRowTiles == 1 ? 4 : 2)
   float c[kRowTiles][kColumnTiles][4] = {};
   Unit current, next;
   load_unit(int64_t{warp} * kUnit, current);
-  for (int64_t k = int64_t{warp} * kUnit; k < n; k += kWarps * kUnit) {
-    load_unit(k + kWarps * kUnit, next);
+  load_unit(int64_t{warp} * kUnit + kRound, next);
+  if (prefetch_bytes > 0 && static_cast<int>(blockIdx.x) < first_wave &&
+      threadIdx.x < kRowTiles * 16 && first_row + threadIdx.x < m) {
+    prefetch_to_l2(weight + (first_row + threadIdx.x) * n + 2 * kRound, prefetch_bytes);
+  }
+  wait_for_previous();
+  for (int64_t k = int64_t{warp} * kUnit; k < n; k += kRound) {
 #pragma unroll
     for (int s = 0; s < kSteps; ++s) {
       uint4 b[kColumnTiles];
@@ -78,7 +95,7 @@ __global__ void __launch_bounds__(kWarps * 32, kRowTiles == 1 ? 4 : 2)
       for (int column = 0; column < kColumnTiles; ++column) {
         const int row = column * 8 + g;
         b[column] = row < rows && at < n
-                        ? __ldg(reinterpret_cast<const uint4*>(x + row * x_stride + at))
+                        ? __ldcg(reinterpret_cast<const uint4*>(x + row * x_stride + at))
                         : zero;
       }
 #pragma unroll
@@ -102,6 +119,7 @@ __global__ void __launch_bounds__(kWarps * 32, kRowTiles == 1 ? 4 : 2)
         for (int s = 0; s < kSteps; ++s) current[r][half][s] = next[r][half][s];
       }
     }
+    load_unit(k + 2 * kRound, next);
   }
 
 #pragma unroll
@@ -128,25 +146,31 @@ __global__ void __launch_bounds__(kWarps * 32, kRowTiles == 1 ? 4 : 2)
 }
 
 template <int kRowTiles, int kColumnTiles>
-void launch(cudaStream_t stream, const LinearArgs& args) {
+void multiply(Stream stream, const LinearArgs& args) {
   const unsigned grid = blocks_for(args.m, kRowTiles * 16);
+  const int first_wave = std::min(static_cast<int>(grid),
+                                  stream.multiprocessors * blocks_per_multiprocessor(kRowTiles));
+  // Of each row, beyond what the first two rounds load.
+  const int64_t rest = std::max<int64_t>(0, args.n - 2 * kRound) * 2;
+  const int64_t share = kPrefetchBytes / (first_wave * kRowTiles * 16) / 128 * 128;
   visit_model_dtype(args.out.dtype, [&]<typename Out>(std::type_identity<Out>) {
-    skinny_kernel<kRowTiles, kColumnTiles, Out><<<grid, kWarps * 32, 0, stream>>>(
-        static_cast<const bfloat16*>(args.x.data), args.x.stride,
-        static_cast<const bfloat16*>(args.weight), static_cast<Out*>(args.out.data),
-        args.out.stride, static_cast<int>(args.rows), args.m, args.n);
+    launch(stream, grid, kWarps * 32, 0, skinny_kernel<kRowTiles, kColumnTiles, Out>,
+           static_cast<const bfloat16*>(args.x.data), args.x.stride,
+           static_cast<const bfloat16*>(args.weight), static_cast<Out*>(args.out.data),
+           args.out.stride, static_cast<int>(args.rows), args.m, args.n, first_wave,
+           static_cast<int>(std::min(rest, share)));
   });
 }
 
 }  // namespace
 
-void skinny_linear(cudaStream_t stream, const LinearArgs& args) {
+void skinny_linear(Stream stream, const LinearArgs& args) {
   if (args.rows <= 8) {
-    launch<1, 1>(stream, args);
+    multiply<1, 1>(stream, args);
   } else if (args.rows <= 16) {
-    launch<2, 2>(stream, args);
+    multiply<2, 2>(stream, args);
   } else {
-    launch<2, 4>(stream, args);
+    multiply<2, 4>(stream, args);
   }
 }
 
