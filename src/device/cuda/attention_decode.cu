@@ -204,25 +204,31 @@ __device__ void merge_parts(const AttentionArgs& args, const Scratch& scratch,
   const int64_t first_row = int64_t{sequence} * args.heads + first_head;
   for (int head = warp; head < heads; head += kWarps) {
     const int64_t first_part = (first_row + head) * scratch.splits;
+    float tops[kMaxSplits / 32], sums[kMaxSplits / 32];
     float top = -INFINITY;
-    for (int part = lane; part < parts; part += 32) {
-      top = fmaxf(top, __ldcg(scratch.tops + first_part + part));
+#pragma unroll
+    for (int i = 0; i < kMaxSplits / 32; ++i) {
+      const bool exists = i * 32 + lane < parts;
+      tops[i] = exists ? __ldcg(scratch.tops + first_part + i * 32 + lane) : -INFINITY;
+      sums[i] = exists ? __ldcg(scratch.sums + first_part + i * 32 + lane) : 0.0f;
+      top = fmaxf(top, tops[i]);
     }
 #pragma unroll
     for (int offset = 16; offset > 0; offset /= 2) {
       top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, offset));
     }
     float total = 0.0f;
-    for (int part = lane; part < parts; part += 32) {
-      const float weight = exp2_fast(__ldcg(scratch.tops + first_part + part) - top);
-      weights[head][part] = weight;
-      total += weight * __ldcg(scratch.sums + first_part + part);
+#pragma unroll
+    for (int i = 0; i < kMaxSplits / 32; ++i) {
+      tops[i] = exp2_fast(tops[i] - top);
+      total += tops[i] * sums[i];
     }
 #pragma unroll
     for (int offset = 16; offset > 0; offset /= 2) {
       total += __shfl_xor_sync(0xffffffffu, total, offset);
     }
-    for (int part = lane; part < parts; part += 32) weights[head][part] /= total;
+#pragma unroll
+    for (int i = 0; i < kMaxSplits / 32; ++i) weights[head][i * 32 + lane] = tops[i] / total;
   }
   __syncthreads();
   const int fours = args.head_size / 4;
@@ -235,7 +241,7 @@ __device__ void merge_parts(const AttentionArgs& args, const Scratch& scratch,
                                                              static_cast<int64_t>(args.head_size)) +
         i % fours;
     float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-#pragma unroll 8
+#pragma unroll 16
     for (int part = 0; part < parts; ++part) {
       const float4 value = __ldcg(values + part * fours);
       const float weight = weights[head][part];

@@ -18,6 +18,15 @@ constexpr size_t kScratchBytes = size_t{32} << 20;
 
 Rows rows_of(const Tensor& x) { return {x.data, x.dtype, x.stride(0)}; }
 
+LinearArgs linear_args(const Tensor& x, const Tensor& weight, const Tensor& out) {
+  return {.x = rows_of(x),
+          .weight = weight.data,
+          .out = rows_of(out),
+          .rows = x.dim(0),
+          .m = weight.dim(0),
+          .n = weight.dim(1)};
+}
+
 // The low-rank parts of `targets`, as far as x and embeddings have them in common.
 LoraArgs lora_args(LoraTargets targets, const LoraRows& rows, const Tensor& out) {
   LORAX_CHECK(targets.size() <= kMaxLoraTargets);
@@ -230,12 +239,7 @@ void CudaDevice::rms_norm_add_norm(const Tensor& x, const Tensor& weight, float 
 
 void CudaDevice::linear(const Tensor& x, const Tensor& weight, const Tensor& out) {
   use();
-  (*linear_)(stream_, {.x = rows_of(x),
-                       .weight = weight.data,
-                       .out = rows_of(out),
-                       .rows = x.dim(0),
-                       .m = weight.dim(0),
-                       .n = weight.dim(1)});
+  (*linear_)(stream_, linear_args(x, weight, out));
 }
 
 void CudaDevice::lora(const Tensor& x, LoraTargets targets, const LoraRows& rows,
@@ -347,6 +351,17 @@ void CudaDevice::gelu_tanh_mul(const Tensor& gate_up, const Tensor& out) {
   use();
   cuda::gelu_tanh_mul(stream_, rows_of(gate_up), rows_of(out), out.dim(0), out.dim(1));
   check_launch("gelu_tanh_mul");
+}
+
+void CudaDevice::linear_gelu_tanh_mul(const Tensor& x, const Tensor& weight, const Tensor& gate_up,
+                                      const Tensor& out) {
+  const LinearArgs args = linear_args(x, weight, out);
+  if (args.rows == 0 || args.m == 0 || !Linear::is_skinny(args)) {
+    return Device::linear_gelu_tanh_mul(x, weight, gate_up, out);
+  }
+  use();
+  skinny_linear_gelu_tanh_mul(stream_, args);
+  check_launch("linear_gelu_tanh_mul");
 }
 
 void CudaDevice::softcap(const Tensor& x, float cap) {

@@ -63,6 +63,8 @@ class CudaDevice final : public Device {
   void attention(const Tensor& q, const PagedKv& kv, const AttentionBatch& batch,
                  const AttentionOptions& options, const Tensor& out) override;
   void gelu_tanh_mul(const Tensor& gate_up, const Tensor& out) override;
+  void linear_gelu_tanh_mul(const Tensor& x, const Tensor& weight, const Tensor& gate_up,
+                            const Tensor& out) override;
   void softcap(const Tensor& x, float cap) override;
   void gather_rows(const Tensor& x, const Tensor& indices, const Tensor& out) override;
 

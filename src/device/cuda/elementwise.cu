@@ -1,4 +1,5 @@
 // The operations whose elements do not depend on each other.
+#include "device/cuda/gelu.cuh"
 #include "device/cuda/kernels.h"
 #include "device/cuda/launch.cuh"
 #include "device/cuda/vector.cuh"
@@ -27,34 +28,6 @@ __global__ void embedding_kernel(const int32_t* ids, const T* table, int64_t tab
 }
 
 template <typename T, int kWidth>
-__global__ void rotary_kernel(T* x, int64_t stride, int64_t n_vectors, int64_t heads, int64_t half,
-                              const int32_t* positions, const float* cos, const float* sin) {
-  start_next();
-  wait_for_previous();
-  const int64_t index = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (index >= n_vectors) return;
-  const int64_t per_head = half / kWidth;
-  const int64_t i = index % per_head * kWidth;
-  const int64_t head = index / per_head % heads;
-  const int64_t row = index / (per_head * heads);
-  const int64_t angle = int64_t{positions[row]} * half + i;
-  T* first = x + row * stride + head * 2 * half + i;
-  T* second = first + half;
-  float x1[kWidth], x2[kWidth], c[kWidth], s[kWidth], y1[kWidth], y2[kWidth];
-  load(first, x1);
-  load(second, x2);
-  load(cos + angle, c);
-  load(sin + angle, s);
-#pragma unroll
-  for (int j = 0; j < kWidth; ++j) {
-    y1[j] = x1[j] * c[j] - x2[j] * s[j];
-    y2[j] = x2[j] * c[j] + x1[j] * s[j];
-  }
-  store(y1, first);
-  store(y2, second);
-}
-
-template <typename T, int kWidth>
 __global__ void gelu_tanh_mul_kernel(const T* gate_up, int64_t gate_up_stride, T* out,
                                      int64_t out_stride, int64_t n_vectors, int64_t width) {
   start_next();
@@ -70,9 +43,7 @@ __global__ void gelu_tanh_mul_kernel(const T* gate_up, int64_t gate_up_stride, T
   load(from + width, up);
 #pragma unroll
   for (int j = 0; j < kWidth; ++j) {
-    const float x = gate[j];
-    const float inner = 0.7978845608028654f * (x + 0.044715f * x * x * x);  // sqrt(2 / pi)
-    product[j] = 0.5f * x * (1.0f + tanhf(inner)) * up[j];
+    product[j] = gelu_tanh_mul(gate[j], up[j]);
   }
   store(product, out + row * out_stride + column);
 }
@@ -163,20 +134,6 @@ void embedding(Stream stream, const int32_t* ids, Rows table, int64_t rows, int6
       launch(stream, blocks_for(n, kThreads), kThreads, 0, embedding_kernel<T, kWidth>, ids,
              static_cast<const T*>(table.data), table.stride, n, width, scale,
              static_cast<float*>(out.data), out.stride);
-    });
-  });
-}
-
-void rotary(Stream stream, Rows x, int64_t rows, int64_t heads, int64_t head_size,
-            const int32_t* positions, const float* cos, const float* sin) {
-  if (rows == 0) return;
-  const int64_t half = head_size / 2;
-  visit_model_dtype(x.dtype, [&]<typename T>(std::type_identity<T>) {
-    visit_width(fours(x, half), [&](auto vector_width) {
-      constexpr int kWidth = decltype(vector_width)::value;
-      const int64_t n = rows * heads * (half / kWidth);
-      launch(stream, blocks_for(n, kThreads), kThreads, 0, rotary_kernel<T, kWidth>,
-             static_cast<T*>(x.data), x.stride, n, heads, half, positions, cos, sin);
     });
   });
 }

@@ -79,6 +79,9 @@ struct LinearArgs {
 // of 8, x and weight rows aligned to 16 bytes. A row's result does not depend on the other rows.
 inline constexpr int64_t kSkinnyRows = 32;
 void skinny_linear(Stream stream, const LinearArgs& args);
+// The same, then gelu_tanh_mul of the rounded product: weight [m, n] is gate | up, out [rows, m /
+// 2] bfloat16.
+void skinny_linear_gelu_tanh_mul(Stream stream, const LinearArgs& args);
 
 // Any shape, stride and alignment; slow.
 void general_linear(cudaStream_t stream, const LinearArgs& args);

@@ -25,6 +25,9 @@ class Linear {
   // (some ten microseconds) and remembers it.
   void operator()(Stream stream, const LinearArgs& args);
 
+  // Whether skinny_linear takes the product.
+  static bool is_skinny(const LinearArgs& args);
+
  private:
   struct Shape {
     int64_t rows, m, n, x_stride, out_stride;

@@ -6,10 +6,13 @@
 namespace lorax::cuda {
 namespace {
 
-constexpr int kThreads = 1024;
-constexpr int kVectors = 2;  // per thread: rows of up to 1024 * 2 * 4 elements
-constexpr int64_t kMaxWidth = int64_t{kThreads} * kVectors * 4;
+// Small blocks: they are to find room beside those of the product that runs before.
+constexpr int kThreads = 512;
+constexpr int kFewVectors = 2;   // of four elements that a thread takes: rows of up to 4,096
+constexpr int kMostVectors = 4;  // 8,192
+constexpr int64_t kMaxWidth = int64_t{kThreads} * kMostVectors * 4;
 
+template <int kVectors>
 using Row = float[kVectors][4];  // a thread's share
 
 // The sum over all threads of the block, in each of them. `warp_sums` is this call's own.
@@ -27,16 +30,16 @@ __device__ float block_sum(float value, float (&warp_sums)[kThreads / 32]) {
 
 __device__ int64_t place(int vector) { return (int64_t{vector} * blockDim.x + threadIdx.x) * 4; }
 
-template <typename T>
-__device__ void load_row(const T* from, int64_t width, Row& row) {
+template <typename T, int kVectors>
+__device__ void load_row(const T* from, int64_t width, float (&row)[kVectors][4]) {
 #pragma unroll
   for (int v = 0; v < kVectors; ++v) {
     if (place(v) < width) load(from + place(v), row[v]);
   }
 }
 
-template <typename T>
-__device__ void store_row(const Row& row, int64_t width, T* to) {
+template <typename T, int kVectors>
+__device__ void store_row(const float (&row)[kVectors][4], int64_t width, T* to) {
 #pragma unroll
   for (int v = 0; v < kVectors; ++v) {
     if (place(v) < width) store(row[v], to + place(v));
@@ -44,7 +47,8 @@ __device__ void store_row(const Row& row, int64_t width, T* to) {
 }
 
 // 1 / sqrt(mean(row^2) + eps).
-__device__ float norm_factor(const Row& row, int64_t width, float eps,
+template <int kVectors>
+__device__ float norm_factor(const float (&row)[kVectors][4], int64_t width, float eps,
                              float (&warp_sums)[kThreads / 32]) {
   float sum = 0.0f;
 #pragma unroll
@@ -57,13 +61,13 @@ __device__ float norm_factor(const Row& row, int64_t width, float eps,
 }
 
 // kAdd: out (float32) += norm(x). x and out may be the same memory.
-template <typename T, typename Out, bool kAdd>
+template <int kVectors, typename T, typename Out, bool kAdd>
 __global__ void __launch_bounds__(kThreads)
     norm_kernel(const T* x, int64_t x_stride, const float* weight, int64_t width, float eps,
                 Out* out, int64_t out_stride) {
   __shared__ float warp_sums[kThreads / 32];
   start_next();
-  Row weights, values, result;
+  Row<kVectors> weights, values, result;
   load_row(weight, width, weights);
   wait_for_previous();
   Out* to = out + blockIdx.x * out_stride;
@@ -82,14 +86,14 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // residual += norm(x), then out = norm(residual): two norms for one launch, the same bits.
-template <typename T, typename Out>
-__global__ void __launch_bounds__(kThreads)
+template <int kVectors, typename T, typename Out>
+__global__ void __launch_bounds__(kThreads, kVectors == kFewVectors ? 2 : 1)
     add_norm_kernel(const T* x, int64_t x_stride, const float* weight, int64_t width, float eps,
                     float* residual, int64_t residual_stride, const float* next_weight,
                     float next_eps, Out* out, int64_t out_stride) {
   __shared__ float warp_sums[2][kThreads / 32];
   start_next();
-  Row weights, next_weights, values, sums;
+  Row<kVectors> weights, next_weights, values, sums;
   load_row(weight, width, weights);
   load_row(next_weight, width, next_weights);
   wait_for_previous();
@@ -151,8 +155,10 @@ bool takes_fours(const Rows& x, const float* weight, const Rows& out, int64_t wi
 template <typename T, typename Out, bool kAdd>
 void norm(Stream stream, Rows x, const float* weight, int64_t rows, int64_t width, float eps,
           Rows out) {
-  const auto kernel = takes_fours(x, weight, out, width) ? norm_kernel<T, Out, kAdd>
-                                                         : norm_any_kernel<T, Out, kAdd>;
+  const auto kernel = !takes_fours(x, weight, out, width) ? norm_any_kernel<T, Out, kAdd>
+                      : width <= int64_t{kThreads} * kFewVectors * 4
+                          ? norm_kernel<kFewVectors, T, Out, kAdd>
+                          : norm_kernel<kMostVectors, T, Out, kAdd>;
   launch(stream, static_cast<unsigned>(rows), threads_for(width), 0, kernel,
          static_cast<const T*>(x.data), x.stride, weight, width, eps, static_cast<Out*>(out.data),
          out.stride);
@@ -185,7 +191,10 @@ void rms_norm_add_norm(Stream stream, Rows x, const float* weight, int64_t rows,
   }
   visit_model_dtype(x.dtype, [&]<typename T>(std::type_identity<T>) {
     visit_model_dtype(out.dtype, [&]<typename Out>(std::type_identity<Out>) {
-      launch(stream, static_cast<unsigned>(rows), threads_for(width), 0, add_norm_kernel<T, Out>,
+      const auto kernel = width <= int64_t{kThreads} * kFewVectors * 4
+                              ? add_norm_kernel<kFewVectors, T, Out>
+                              : add_norm_kernel<kMostVectors, T, Out>;
+      launch(stream, static_cast<unsigned>(rows), threads_for(width), 0, kernel,
              static_cast<const T*>(x.data), x.stride, weight, width, eps,
              static_cast<float*>(residual.data), residual.stride, next_weight, next_eps,
              static_cast<Out*>(out.data), out.stride);
