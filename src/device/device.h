@@ -12,6 +12,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -39,6 +40,44 @@ class Buffer {
   Device* device_ = nullptr;
   void* data_ = nullptr;
   size_t bytes_ = 0;
+};
+
+// Move-only host bytes, aligned to 64 or more, that the device copies from and to at full speed and
+// beside its kernels (pinned, where that means anything). Must not outlive its Device.
+class HostBuffer {
+ public:
+  HostBuffer() = default;
+  HostBuffer(Device& device, size_t bytes);
+  ~HostBuffer();
+  HostBuffer(HostBuffer&& other) noexcept;
+  HostBuffer& operator=(HostBuffer&& other) noexcept;
+
+  void* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  Device* device_ = nullptr;
+  void* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+// A moment in the order of a device's work. Must not outlive its Device.
+class DeviceEvent {
+ public:
+  virtual ~DeviceEvent() = default;
+  // This moment: when the device has done all that it was asked for so far.
+  virtual void record() = 0;
+  // Returns when the device has come to the moment; at once if there is none yet.
+  virtual void wait() = 0;
+  // From the moment `earlier`, of the same device, to this one, as the device's clock has it. Waits
+  // for both.
+  virtual double seconds_since(DeviceEvent& earlier) = 0;
+};
+
+// Work of a device, kept to be done again by one call. Must not outlive its Device.
+class DeviceGraph {
+ public:
+  virtual ~DeviceGraph() = default;
 };
 
 // One layer's pages. Token slot s lies in page s / block_size at row s % block_size.
@@ -84,6 +123,26 @@ class Device {
   // Within the device, contiguous bytes that do not overlap; ordered with its kernels.
   virtual void copy(void* to, const void* from, size_t bytes) = 0;
   virtual void synchronize() = 0;
+  // The same as copy_from_host, but done when it returns, from any thread, and beside the kernels:
+  // those under way go on, and no order holds between them and the copy.
+  virtual void upload(void* to, const void* from, size_t bytes);
+  // The same for copy_to_host.
+  virtual void download(void* to, const void* from, size_t bytes);
+  // The memory of a HostBuffer. copy_from_host from such memory takes its bytes when the device
+  // comes to it: they must stay until then (DeviceEvent).
+  virtual void* allocate_host(size_t bytes);
+  virtual void deallocate_host(void* data, size_t bytes);
+  virtual std::unique_ptr<DeviceEvent> make_event();
+
+  // Whether capture() gives anything.
+  virtual bool can_capture() const { return false; }
+  // Calls `work` and keeps the kernels and copies that it asks for, with their arguments as they
+  // are, instead of doing them. Every shape must have run once before, outside. Null, and `work`
+  // not called, where the device keeps nothing.
+  virtual std::unique_ptr<DeviceGraph> capture(const std::function<void()>& work);
+  // Does what a graph of this device keeps, in the order of all its work.
+  virtual void replay(DeviceGraph& graph);
+
   // Where host code may write weights directly: `data` itself on the CPU, nullptr otherwise.
   virtual void* host_pointer(void* data) = 0;
 
@@ -100,6 +159,11 @@ class Device {
   // residual += rms_norm(x, weight, eps), not rounded in between. residual [T, D] float32.
   virtual void rms_norm_add(const Tensor& x, const Tensor& weight, float eps,
                             const Tensor& residual) = 0;
+
+  // rms_norm_add(x, weight, eps, residual), then rms_norm(residual, next_weight, next_eps, out).
+  virtual void rms_norm_add_norm(const Tensor& x, const Tensor& weight, float eps,
+                                 const Tensor& residual, const Tensor& next_weight, float next_eps,
+                                 const Tensor& out);
 
   // out = x * weight^T. x [T, n] and weight [m, n] contiguous rows, model dtype both;
   // out [T, m] float32 or model dtype, rounded once.
@@ -134,8 +198,14 @@ class Device {
   virtual void store_kv(const Tensor& k, const Tensor& v, const Tensor& slots,
                         const PagedKv& kv) = 0;
 
+  // rotary of q and k, then store_kv of k and v. What k holds afterwards has no meaning.
+  virtual void rotary_store_kv(const Tensor& q, const Tensor& k, const Tensor& v,
+                               const Tensor& positions, const Tensor& cos, const Tensor& sin,
+                               const Tensor& slots, const PagedKv& kv);
+
   // Causal softmax attention of every query row over its sequence's pages (which already hold
-  // this step's keys and values). q [T, H, d], rows may be strided; out [T, H, d] contiguous,
+  // this step's keys and values). A sequence may have no keys at all (a row that fills up a batch):
+  // its output has no meaning. q [T, H, d], rows may be strided; out [T, H, d] contiguous,
   // model dtype. Query head h reads key/value head h / (H / K). d is a multiple of 8, at most 256.
   virtual void attention(const Tensor& q, const PagedKv& kv, const AttentionBatch& batch,
                          const AttentionOptions& options, const Tensor& out) = 0;
@@ -144,6 +214,11 @@ class Device {
   // gelu_tanh(x) = 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
   // gate_up [T, 2F], out [T, F], model dtype; products in float32, rounded once.
   virtual void gelu_tanh_mul(const Tensor& gate_up, const Tensor& out) = 0;
+
+  // linear(x, weight, gate_up), then gelu_tanh_mul(gate_up, out). gate_up [T, 2F] is room that the
+  // call may use; what it holds afterwards has no meaning.
+  virtual void linear_gelu_tanh_mul(const Tensor& x, const Tensor& weight, const Tensor& gate_up,
+                                    const Tensor& out);
 
   // x = cap * tanh(x / cap), in place. x float32, contiguous.
   virtual void softcap(const Tensor& x, float cap) = 0;
