@@ -1,6 +1,8 @@
 #include "server/http_server.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <chrono>
@@ -657,18 +659,67 @@ TEST_F(HttpServerTest, ConnectionsBeyondTheLimitGet503) {
   const uint16_t port = start();
   TestClient a(port);
   TestClient b(port);
-  EXPECT_EQ(a.request(get("/")).status, 200);
-  EXPECT_EQ(b.request(get("/")).status, 200);
+  a.send(get("/hold"));
+  b.send(get("/hold"));
+  auto for_a = handler.held();
+  auto for_b = handler.held();
   TestClient c(port);
   auto refused = c.request(get("/"));
   EXPECT_EQ(refused.status, 503);
   EXPECT_EQ(refused.header("connection"), "close");
-  EXPECT_EQ(a.request(get("/")).status, 200);
+  EXPECT_EQ(server->connections(), 2u);
+  for_a->respond(text("still served"));
+  EXPECT_EQ(a.receive().body, "still served");
   b.close();
-  EXPECT_TRUE(eventually([&] {
-    TestClient d(port);
-    return d.request(get("/")).status == 200;
-  }));
+  EXPECT_TRUE(eventually([&] { return server->connections() == 1; }));
+  TestClient d(port);
+  EXPECT_EQ(d.request(get("/")).status, 200);
+}
+
+TEST_F(HttpServerTest, IdleConnectionsGiveWay) {
+  options.max_connections = 3;
+  const uint16_t port = start();
+  TestClient busy(port);
+  busy.send(get("/hold"));
+  auto writer = handler.held();
+  TestClient oldest(port);
+  EXPECT_EQ(oldest.request(get("/")).status, 200);
+  TestClient younger(port);
+  EXPECT_EQ(younger.request(get("/")).status, 200);
+  TestClient fresh(port);
+  EXPECT_EQ(fresh.request(get("/")).status, 200);
+  EXPECT_EQ(oldest.receive_all(), "");
+  EXPECT_EQ(younger.request(get("/")).status, 200);
+  for (int i = 0; i < 50; ++i) {
+    TestClient more(port);
+    ASSERT_EQ(more.request(get("/")).status, 200) << i;
+  }
+  writer->respond(text("untouched"));
+  EXPECT_EQ(busy.receive().body, "untouched");
+}
+
+TEST_F(HttpServerTest, AcceptingGoesOnWhenFilesAreFreeAgain) {
+  std::atomic<int> errors{0};
+  options.error_log = [&](std::string_view) { ++errors; };
+  const uint16_t port = start();
+  rlimit before{};
+  ::getrlimit(RLIMIT_NOFILE, &before);
+  rlimit tight = before;
+  tight.rlim_cur = 128;
+  ::setrlimit(RLIMIT_NOFILE, &tight);
+  std::vector<int> files;
+  for (int file = ::dup(0); file >= 0; file = ::dup(0)) files.push_back(file);
+  ASSERT_FALSE(files.empty());
+  ::close(files.back());  // for the client's socket; none is left for the server's
+  files.pop_back();
+  TestClient client(port);
+  client.send(get("/patient"));
+  EXPECT_TRUE(eventually([&] { return errors > 0; }));
+  EXPECT_EQ(client.receive_some(120), "");
+  EXPECT_LT(errors, 10) << "it must not spin";
+  for (int file : files) ::close(file);
+  ::setrlimit(RLIMIT_NOFILE, &before);
+  EXPECT_EQ(client.receive().body, "GET /patient? ");
 }
 
 // --- The end ---------------------------------------------------------------------------------
