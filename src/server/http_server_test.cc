@@ -296,6 +296,12 @@ TEST_F(HttpServerTest, OversizedRequests) {
   EXPECT_EQ(status(post("/", std::string(2 << 20, 'a'))), 200);
 }
 
+TEST_F(HttpServerTest, ClientsThatSendEverythingFirstReadTheError) {
+  TestClient client(start());
+  EXPECT_TRUE(client.send(post("/", std::string(16 << 20, 'a')))) << "reset while it was sending";
+  EXPECT_EQ(client.receive().status, 413);
+}
+
 TEST_F(HttpServerTest, BadRequests) {
   const uint16_t port = start();
   const std::string host = "Host: t\r\n";
