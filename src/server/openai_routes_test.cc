@@ -18,7 +18,8 @@ std::string masked(std::string body) {
   constexpr std::string_view kCreated = "\"created\":";
   for (size_t at = 0; (at = body.find(kCreated, at)) != std::string::npos;) {
     at += kCreated.size();
-    body.replace(at, body.find(',', at) - at, "0");
+    body.erase(at, body.find(',', at) - at);
+    body.insert(at, 1, '0');
   }
   return body;
 }
