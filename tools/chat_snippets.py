@@ -110,7 +110,7 @@ def _expressions():
                  "missing is sequence", "missing is mapping", "d.a.b", "d.b.real"]
     slices = ["s[1:3]", "s[:5]", "s[-5:]", "s[::-1]", "s[::2]", "s[5:1:-1]", "s[:-1]", "xs[1:]",
               "xs[:-1]", "xs[::-1]", "xs[5:]", "messages[1:]|length", "uni[:6]", "uni[::-1]",
-              "s[1:2:0]", "missing[1:]", "none[1:]", "d[1:]", "xs['a':]", "s[none:2]", "range(9)[1:6:2]",
+              "s[1:2:0]", "missing[1:]", "d[1:]", "xs['a':]", "s[none:2]", "range(9)[1:6:2]",
               "range(9)[-1]", "(1, 2, 3)[1:]", "s[100:]", "xs[-100:100]", "'é☃😀x'[1:3]", "'😀a'[1]",
               "messages[-1]['role']", "messages[0].content[:2]", "xs[0:0]", "xs[2:0:-1]", "xs[:-10:-1]"]
     return literals + math + comparisons + undefined + slices
@@ -182,7 +182,7 @@ def _filters():
         "namespace(a=1)", "namespace(a=1).a", "namespace({'b': 2}).b", "namespace(a=1).b", "namespace(a=1)['a']", "dict(a=1, b=2)", "dict([('a', 1)])",
         "dict({'x': 1}, y=2)", "dict(1)", "range(3)", "range(1, 4)|list", "range(5, 0, -2)|list", "range(0)|list", "range(1, 2, 0)", "range('a')",
         "range(100001)|length", "range(3)|string", "range(0, 9, 3)", "strftime_now('%d %b %Y')", "strftime_now('%Y-%m-%d %H:%M:%S')",
-        "strftime_now('')", "raise_exception('No!')", "raise_exception('é\"x')", "raise_exception()", "raise_exception(1)", "lipsum()", "foo()",
+        "strftime_now('')", "raise_exception('No!')", "raise_exception('é\"x')", "raise_exception()", "raise_exception(1)", "foo()",
         "s.nope()", "s.upper", "s.upper() is callable", "range is callable", "d.copy()", "xs.index(2)", "xs.count(1)", "xs.index(9)", "(1, 2).index(2)",
         "xs.copy()", "d.get()", "d.get('a', 'b', 'c')", "s.upper(1)", "s.split(nope=1)", "s.replace('a')", "{}.items()", "{'a': 1}.keys()", "{'a': 1}.values()",
         "d.items()|list|first|last", "d.keys()|list", "d.keys()[0]", "d.values()|sum(start=0)", "'a' in d.keys()", "d.items()|length", "m.keys()|join(' ')",
@@ -251,7 +251,7 @@ STATEMENTS = [
     "{%- for message in messages %}\n{{- '<|' + message.role + '|>' }}\n{%- endfor %}", "{% if (m['role'] == 'user') != (0 % 2 == 0) %}x{% endif %}y", "{{ m.role|upper ~ ': ' ~ m.content|trim }}", "{{ -1|abs }}{{ -1 .real }}", "{{ (-1)|abs }}", "{{ 2 ** 2|int }}", "{{ not true|string }}", "{{ 'a' ~ 'b'|upper }}",
     "{{ xs|length > 2 and 'yes' or 'no' }}", "{{ (xs if xs else [])|first }}", "{{ 'a' in m and 'b' }}", "{{ 'role' in m }}", "{{ 1 if m.x is defined else 2 }}", "{{ m.get('x', {}).get('y', 'z') }}", "{{ d.items()|list|length }}", "{{ xs|first + xs|last }}", "{{ (1, 2)|join }}", "{{ 'a' if false else '' }}|",
     "{{ [1, 2, 3][-1] }}", "{{ 'abc'[-1] }}", "{{ 'abc'[0:1] ~ 'abc'[1:] }}", "{{ m['con' ~ 'tent'] }}", "{{ m[missing] }}", "{{ xs[missing] }}", "{{ d[none] }}", "{{ {none: 1}[none] }}", "{{ d[[]] }}", "{{ {[]: 1} }}", "{{ {(1, 2): 3}[(1, 2)] }}", "{{ {1: 'a'}[1.0] }}{{ {1: 'a'}[true] }}",
-    "{% set loop = 1 %}{{ loop }}", "{% for loop in xs %}{% endfor %}", "{% set self = 1 %}{{ self }}", "{% autoescape true %}{% endautoescape %}", "{% set a = namespace(x=[]) %}{% set a.x = a.x + [1] %}{% set a.x = a.x + [2] %}{{ a.x }}", "{% set tool_calls = m.tool_calls or [] %}{{ tool_calls|length }}", "{{ m.content.split('\n')[-1].lstrip('W') }}",
+    "{% set loop = 1 %}{{ loop }}", "{% for loop in xs %}{% endfor %}", "{% set self = 1 %}{{ self }}", "{% set a = namespace(x=[]) %}{% set a.x = a.x + [1] %}{% set a.x = a.x + [2] %}{{ a.x }}", "{% set tool_calls = m.tool_calls or [] %}{{ tool_calls|length }}", "{{ m.content.split('\n')[-1].lstrip('W') }}",
     "{{ '</think>' in m.content }}", "{{ 'a</think>b'.split('</think>')[-1] }}", "{{ ('a' 'b' ~ 'c') }}", "{{ 'a'\n'b' }}", "{{ messages|selectattr('role', '==', 'user')|map(attribute='content')|first|trim }}", "{% set sys = messages|selectattr('role', 'equalto', 'system')|list %}{{ sys[0].content if sys }}",
     "{% set x = {'a': 1} %}{% set x = dict(x, b=2) %}{{ x }}", "{% set x = dict(x.items()) %}", "{{ dict(d.items())['a'] }}", "{% for k, v in tool.function.parameters.properties.items() %}{{ k }}: {{ v.type }}{{ ' ' ~ v.enum if v.enum }}\n{% endfor %}", "{% for m in messages %}{{ m.role }}{% if not loop.last %}|{% endif %}{% endfor %}{{ m.role }}",
     "{{ raise_exception('bad role: ' + m.role) }}", "{% if m.role not in ['system'] %}{{ raise_exception('Only ' ~ ['system']) }}{% endif %}", "{{ caller() }}", "{{ 1 }}{{ raise_exception('late') }}", "{% macro m() %}{{ raise_exception('in macro') }}{% endmacro %}{{ m() }}", "{{ varargs }}", "{{ kwargs }}",

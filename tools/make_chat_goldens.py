@@ -93,7 +93,7 @@ def outcome(template, variables):
     try:
         result = compiled.render(**variables)
         # Where Python prints an object's address there is nothing to compare.
-        return {"error": "address"} if " at 0x" in result else {"result": result}
+        return {"error": "address"} if " at 0x" in result.lower() else {"result": result}
     except Raised as error:
         return {"raised": error.message}
     except Exception as error:  # whatever Python raises is the golden

@@ -283,6 +283,29 @@ void run(const Options& options) {
   fmt::print("{}\n", json::serialize(out));
 }
 
+void add_sampling_options(CLI::App& command, SamplingParameters& sampling) {
+  const auto add = [&](const char* flag, auto& value, const char* description) {
+    command.add_option(flag, value, description)->capture_default_str();
+  };
+  add("--temperature", sampling.temperature, "0 is greedy");
+  add("--top-k", sampling.top_k, "Keep the k most likely tokens; 0: all");
+  add("--top-p", sampling.top_p,
+      "Keep the most likely tokens that together reach this probability");
+  add("--typical-p", sampling.typical_p,
+      "Keep the tokens nearest to the expected surprise that together reach this probability");
+  add("--min-p", sampling.min_p, "Keep what is at least this times as likely as the best; 0: all");
+  add("--repetition-penalty", sampling.repetition_penalty,
+      "Above 1: tokens of prompt and text become less likely");
+  add("--frequency-penalty", sampling.frequency_penalty,
+      "Lowers a token's logit by this for each time it was generated");
+  add("--presence-penalty", sampling.presence_penalty,
+      "Lowers a token's logit by this if it was generated");
+  add("--seed", sampling.seed, "Seed of the random choices");
+  command.add_flag(
+      "--watermark", sampling.watermark,
+      "Prefer tokens of a list that depends on the token before (Kirchenbauer et al.)");
+}
+
 }  // namespace
 
 void add_generate_command(CLI::App& app) {
@@ -306,16 +329,7 @@ void add_generate_command(CLI::App& app) {
   command->add_option("--max-new-tokens", options->max_new_tokens, "Tokens to generate at most")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
       ->capture_default_str();
-  command->add_option("--temperature", options->sampling.temperature, "0 is greedy")
-      ->capture_default_str();
-  command->add_option("--top-k", options->sampling.top_k, "Keep the k most likely tokens; 0: all")
-      ->capture_default_str();
-  command
-      ->add_option("--top-p", options->sampling.top_p,
-                   "Keep the most likely tokens that together reach this probability")
-      ->capture_default_str();
-  command->add_option("--seed", options->sampling.seed, "Seed of the random choices")
-      ->capture_default_str();
+  add_sampling_options(*command, options->sampling);
   command->add_flag("--ignore-eos", options->ignore_eos, "Go on after an end token");
   command->add_flag("--json", options->as_json,
                     "One JSON object at the end: ids, text, logprobs, timings; of several texts a "

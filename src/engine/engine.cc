@@ -71,6 +71,7 @@ Engine::Engine(LoadedModel& model, const Tokenizer* tokenizer, EngineOptions opt
   exchange_ = std::make_unique<StoreAdapterExchange>(*store_);
   runner_ = std::make_unique<ModelRunner>(device, model.model(), plan_.runner, tables_.get());
   scheduler_ = std::make_unique<Scheduler>(plan_.scheduler, *exchange_);
+  sampler_ = std::make_unique<Sampler>(device);
   warm_up();
   publish(/*with_lists=*/true);
   thread_ = std::thread([this] { run(); });
@@ -239,14 +240,14 @@ void Engine::forward(const StepPlan& plan) {
       output = SequenceStep::Output::kAllRows;
       const int64_t last = std::min(end, request.prompt_tokens() - 1);
       for (int64_t position = first_prompt_row; position < last; ++position) {
-        rows_.push_back({output_rows + position - begin, entry, position});
+        rows_.push_back({output_rows + position - begin, entry, position, /*samples=*/false});
       }
       output_rows += work.tokens;
     } else if (work.samples || (output_rows == 0 && entry + 1 == plan.work.size())) {
       output = SequenceStep::Output::kLastRow;  // a forward has at least one output row
       ++output_rows;
     }
-    if (work.samples) rows_.push_back({output_rows - 1, entry, end - 1});
+    if (work.samples) rows_.push_back({output_rows - 1, entry, end - 1, /*samples=*/true});
     const auto tokens = std::span(sequence.tokens)
                             .subspan(static_cast<size_t>(begin), static_cast<size_t>(work.tokens));
     steps_.push_back({.tokens = tokens,
@@ -263,35 +264,73 @@ void Engine::forward(const StepPlan& plan) {
 
 void Engine::sample(const StepPlan& plan) {
   results_.assign(plan.work.size(), {});
-  const size_t vocab_size = static_cast<size_t>(runner_->vocab_size());
   for (size_t i = 0; i < rows_.size();) {
     const int64_t first = rows_[i].row;
     size_t end = i;
     while (end < rows_.size() && rows_[end].row < first + plan_.runner.max_logits_rows) ++end;
-    const auto logits = runner_->logits(first, rows_[end - 1].row + 1 - first);
-    for (; i < end; ++i) {
-      take_row(plan, rows_[i],
-               logits.subspan(static_cast<size_t>(rows_[i].row - first) * vocab_size, vocab_size));
-    }
+    const Tensor logits = runner_->device_logits(first, rows_[end - 1].row + 1 - first);
+    sample_rows(plan, std::span(rows_).subspan(i, end - i), first, logits);
+    i = end;
   }
   // Sequences that end let pages and adapters go, which the device must no longer read.
   if (rows_.empty()) model_.device().synchronize();
 }
 
-void Engine::take_row(const StepPlan& plan, const OutputRow& row, std::span<const float> logits) {
-  StepResult& result = results_[row.entry];
+void Engine::sample_rows(const StepPlan& plan, std::span<const OutputRow> rows, int64_t first,
+                         const Tensor& logits) {
+  sampler_rows_.assign(static_cast<size_t>(logits.dim(0)), {});
+  bool samples = false;
+  for (size_t i = 0; i < rows.size();) {
+    size_t end = i + 1;
+    if (rows[i].samples) {
+      const EngineRequest& request = *step_requests_[rows[i].entry];
+      sampler_rows_[static_cast<size_t>(rows[i].row - first)] = {
+          .state = &request.sampler(), .alternatives = request.request().alternatives};
+      samples = true;
+    } else {
+      while (end < rows.size() && rows[end].entry == rows[i].entry && !rows[end].samples) ++end;
+      score_prompt(plan, rows.subspan(i, end - i), first, logits);
+    }
+    i = end;
+  }
+  if (!samples) return;
+  const std::span<const SampledToken> tokens = sampler_->sample(logits, sampler_rows_);
+  const Clock::time_point now = Clock::now();
+  for (const OutputRow& row : rows) {
+    if (!row.samples) continue;
+    const SampledToken& token = tokens[static_cast<size_t>(row.row - first)];
+    report(plan, row.entry, [&](EngineRequest& request, StepResult& result) {
+      result.token = token.id;
+      ++counts_.generated_tokens;
+      return request.report_token(token, now);
+    });
+  }
+}
+
+void Engine::score_prompt(const StepPlan& plan, std::span<const OutputRow> rows, int64_t first,
+                          const Tensor& logits) {
+  const GenerationRequest& request = step_requests_[rows.front().entry]->request();
+  prompt_ids_.clear();
+  for (const OutputRow& row : rows) {
+    prompt_ids_.push_back(request.prompt[static_cast<size_t>(row.position + 1)]);
+  }
+  const Tensor of_prompt = logits.slice(0, rows.front().row - first, rows.back().row + 1 - first);
+  const std::span<const SampledToken> tokens =
+      sampler_->score(of_prompt, prompt_ids_, request.prompt_alternatives);
+  report(plan, rows.front().entry,
+         [&](EngineRequest& reported, StepResult&) -> std::optional<FinishReason> {
+           reported.report_prompt(tokens);
+           return std::nullopt;
+         });
+}
+
+template <typename Report>
+void Engine::report(const StepPlan& plan, size_t entry, const Report& report) {
+  StepResult& result = results_[entry];
   if (result.kind != StepResult::Kind::kComputed) return;
-  EngineRequest& request = *step_requests_[row.entry];
-  const StepWork& work = plan.work[row.entry];
   GenerationEnd end;
   try {
-    const bool samples = work.samples && row.position + 1 == work.sequence->length();
-    if (!samples) return request.report_prompt_row(row.position, logits);
-    const SampledToken token = sampler_.sample(logits, request.request().sampling,
-                                               static_cast<uint64_t>(request.generated()));
-    ++counts_.generated_tokens;
-    result.token = token.id;
-    const auto reason = request.report_token(token, logits, Clock::now());
+    const std::optional<FinishReason> reason = report(*step_requests_[entry], result);
     if (!reason) return;
     result.kind = StepResult::Kind::kEnded;
     end.reason = *reason;
@@ -302,9 +341,10 @@ void Engine::take_row(const StepPlan& plan, const OutputRow& row, std::span<cons
     end.error = error.what();
   }
   result.token.reset();
-  end.cached_prompt_tokens = work.sequence->cached_prompt_tokens;
-  end.preemptions = work.sequence->preemptions;
-  ends_.emplace_back(work.sequence->id, std::move(end));
+  const ScheduledSequence& sequence = *plan.work[entry].sequence;
+  end.cached_prompt_tokens = sequence.cached_prompt_tokens;
+  end.preemptions = sequence.preemptions;
+  ends_.emplace_back(sequence.id, std::move(end));
 }
 
 void Engine::commit() {

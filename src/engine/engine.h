@@ -66,6 +66,7 @@ class Engine final : public GenerationService {
     int64_t row = 0;       // of the forward's output
     size_t entry = 0;      // of the plan
     int64_t position = 0;  // in its sequence
+    bool samples = false;  // the next token is wanted; else the score of the prompt's
   };
 
   void warm_up();
@@ -79,7 +80,16 @@ class Engine final : public GenerationService {
   void step(const StepPlan& plan);
   void forward(const StepPlan& plan);
   void sample(const StepPlan& plan);
-  void take_row(const StepPlan& plan, const OutputRow& row, std::span<const float> logits);
+  // Of rows whose logits are [rows, V], the first of them output row `first`.
+  void sample_rows(const StepPlan& plan, std::span<const OutputRow> rows, int64_t first,
+                   const Tensor& logits);
+  // Of neighbouring rows of one prompt.
+  void score_prompt(const StepPlan& plan, std::span<const OutputRow> rows, int64_t first,
+                    const Tensor& logits);
+  // Calls report(request, result), which returns why the request ends, if it does; an Error that
+  // it throws ends the request, too.
+  template <typename Report>
+  void report(const StepPlan& plan, size_t entry, const Report& report);
   void commit();
   void end(const EndedRequest& ended);
   void end(RequestId id, GenerationEnd end);
@@ -113,7 +123,9 @@ class Engine final : public GenerationService {
   std::unique_ptr<Scheduler> scheduler_;
   std::unordered_map<RequestId, std::unique_ptr<EngineRequest>> requests_;
   bool busy_ = false;  // the last plan had work: there may be more
-  Sampler sampler_;
+  std::unique_ptr<Sampler> sampler_;
+  std::vector<SamplerRow> sampler_rows_;
+  std::vector<int32_t> prompt_ids_;
   std::vector<Submission> taken_;
   std::vector<RequestId> taken_cancels_;
   std::vector<SequenceStep> steps_;

@@ -4,9 +4,18 @@
 #include <limits>
 #include <utility>
 
-#include "engine/token_scores.h"
+#include "base/error.h"
 
 namespace lorax {
+namespace {
+
+void check_usable(const SampledToken& token) {
+  if (token.id < 0) {
+    fail("the model gave logits that are no numbers; the weights hold infinities or NaN");
+  }
+}
+
+}  // namespace
 
 EngineRequest::EngineRequest(GenerationRequest request, std::shared_ptr<GenerationSink> sink,
                              const Tokenizer* tokenizer, Time submitted)
@@ -14,6 +23,7 @@ EngineRequest::EngineRequest(GenerationRequest request, std::shared_ptr<Generati
       prompt_tokens_(static_cast<int64_t>(request_.prompt.size())),
       sink_(std::move(sink)),
       tokenizer_(tokenizer),
+      sampler_(request_.sampling, request_.prompt),
       submitted_(submitted) {
   if (tokenizer != nullptr) text_.emplace(*tokenizer, request_.stop);
   if (request_.prompt_logprobs) {
@@ -32,15 +42,16 @@ int64_t EngineRequest::first_prompt_row(int64_t begin, int64_t end) const {
   return wanted ? next : end;
 }
 
-void EngineRequest::report_prompt_row(int64_t position, std::span<const float> logits) {
-  const double log_sum = log_sum_exp(logits);
-  const int32_t id = request_.prompt[static_cast<size_t>(position + 1)];
-  TokenInfo& info = prompt_.emplace_back(info_of({id, logprob_of(logits, log_sum, id)}));
-  info.alternatives = alternatives_of(logits, log_sum, request_.prompt_alternatives);
+void EngineRequest::report_prompt(std::span<const SampledToken> tokens) {
+  for (const SampledToken& token : tokens) {
+    check_usable(token);
+    prompt_.push_back(info_of(token));
+  }
 }
 
-std::optional<FinishReason> EngineRequest::report_token(const SampledToken& token,
-                                                        std::span<const float> logits, Time now) {
+std::optional<FinishReason> EngineRequest::report_token(const SampledToken& token, Time now) {
+  check_usable(token);
+  sampler_.accept(token.id);
   if (!first_token_) {
     first_token_ = now;
     if (request_.prompt_logprobs) sink_->on_prompt(std::exchange(prompt_, {}));
@@ -48,9 +59,6 @@ std::optional<FinishReason> EngineRequest::report_token(const SampledToken& toke
   ++generated_;
   GeneratedToken out;
   out.token = info_of(token);
-  if (request_.alternatives > 0) {
-    out.token.alternatives = alternatives_of(logits, log_sum_exp(logits), request_.alternatives);
-  }
   if (text_) out.delta = text_->push(token.id);
   sink_->on_token(std::move(out));
   if (std::ranges::find(request_.eos_token_ids, token.id) != request_.eos_token_ids.end()) {
@@ -77,24 +85,17 @@ void EngineRequest::report_end(GenerationEnd end, Time now) {
 TokenInfo EngineRequest::info_of(const SampledToken& token) const {
   TokenInfo info;
   info.id = token.id;
+  info.text = text_of(token.id);
   info.logprob = token.logprob;
-  if (tokenizer_ != nullptr) {
-    info.text = spell_token(*tokenizer_, token.id);
-    info.special = tokenizer_->is_special(token.id);
+  info.special = tokenizer_ != nullptr && tokenizer_->is_special(token.id);
+  for (const TokenLogprob& other : token.alternatives) {
+    info.alternatives.push_back({other.id, text_of(other.id), other.logprob});
   }
   return info;
 }
 
-std::vector<TokenAlternative> EngineRequest::alternatives_of(std::span<const float> logits,
-                                                             double log_sum, int32_t count) const {
-  std::vector<TokenAlternative> alternatives;
-  if (count <= 0) return alternatives;
-  for (const SampledToken& token : most_likely(logits, log_sum, count)) {
-    alternatives.push_back({.id = token.id,
-                            .text = tokenizer_ != nullptr ? spell_token(*tokenizer_, token.id) : "",
-                            .logprob = token.logprob});
-  }
-  return alternatives;
+std::string EngineRequest::text_of(int32_t id) const {
+  return tokenizer_ != nullptr ? spell_token(*tokenizer_, id) : "";
 }
 
 }  // namespace lorax

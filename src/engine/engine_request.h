@@ -11,6 +11,7 @@
 
 #include "engine/generation_service.h"
 #include "engine/sampler.h"
+#include "engine/sampler_state.h"
 #include "engine/text_stream.h"
 #include "text/tokenizer.h"
 
@@ -27,30 +28,31 @@ class EngineRequest {
   const GenerationRequest& request() const { return request_; }
   int64_t prompt_tokens() const { return prompt_tokens_; }
   int64_t generated() const { return generated_; }
+  const SamplerState& sampler() const { return sampler_; }
 
   // It takes part in a step that begins.
   void note_step(Time now);
   // Of rows [begin, end), each of which predicts the token behind it: the first that the client is
   // still to be told of, as it is a token of the prompt; `end` if there is none.
   int64_t first_prompt_row(int64_t begin, int64_t end) const;
-  // The logits of row `position`, which first_prompt_row() asked for. Throws Error if one is NaN.
-  void report_prompt_row(int64_t position, std::span<const float> logits);
-  // The next token, chosen from `logits`. Tells the client. Returns why the text ends with it, if
-  // it does.
-  std::optional<FinishReason> report_token(const SampledToken& token, std::span<const float> logits,
-                                           Time now);
+  // The prompt's tokens behind rows [position, position + tokens.size()), which
+  // first_prompt_row() asked for, with their scores. Throws Error if the model gave none.
+  void report_prompt(std::span<const SampledToken> tokens);
+  // The next token. Tells the client. Returns why the text ends with it, if it does. Throws Error
+  // if the model's logits allow none.
+  std::optional<FinishReason> report_token(const SampledToken& token, Time now);
   // Tells the client; last. Fills in what `end` lacks: counts and times of this, and the text.
   void report_end(GenerationEnd end, Time now);
 
  private:
   TokenInfo info_of(const SampledToken& token) const;
-  std::vector<TokenAlternative> alternatives_of(std::span<const float> logits, double log_sum,
-                                                int32_t count) const;
+  std::string text_of(int32_t id) const;
 
   GenerationRequest request_;
   const int64_t prompt_tokens_;
   std::shared_ptr<GenerationSink> sink_;
   const Tokenizer* tokenizer_;
+  SamplerState sampler_;
   std::optional<TextStream> text_;
   int64_t generated_ = 0;
   std::vector<TokenInfo> prompt_;  // while it is being computed

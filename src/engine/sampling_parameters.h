@@ -32,4 +32,10 @@ struct SamplingParameters {
   uint64_t seed = 0;
 };
 
+// Throws Error that names the field and its range: those of LoRAX's API, with temperature 0 and
+// probabilities of 1 (off) allowed, and OpenAI's for logit_bias.
+void validate(const SamplingParameters& parameters);
+// Also that the ids of logit_bias lie below vocab_size.
+void validate(const SamplingParameters& parameters, int64_t vocab_size);
+
 }  // namespace lorax

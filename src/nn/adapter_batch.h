@@ -64,13 +64,17 @@ class AdapterBatchMetadata {
 class AdapterBatchData {
  public:
   // `rows` holds the metadata's groups on the device. Of an adapter's Medusa heads, only the first
-  // `max_speculative_heads` are used.
+  // `max_speculative_heads` are used. With `lora_modules` [modules] this stands for all batches
+  // whose adapters change none but these modules, by low-rank factors alone: for work that is kept
+  // and done again when other adapters are in the rows.
   AdapterBatchData(const AdapterBatchMetadata& metadata, const AdapterTables& tables,
-                   const LoraRows& rows, int64_t max_speculative_heads)
+                   const LoraRows& rows, int64_t max_speculative_heads,
+                   const std::vector<bool>* lora_modules = nullptr)
       : metadata_(metadata),
         tables_(tables),
         rows_(rows),
-        max_speculative_heads_(max_speculative_heads) {}
+        max_speculative_heads_(max_speculative_heads),
+        lora_modules_(lora_modules) {}
 
   const LoraRows& rows() const { return rows_; }
   // Whether some adapter of the batch changes the module by low-rank factors, or replaces its
@@ -97,6 +101,7 @@ class AdapterBatchData {
   const AdapterTables& tables_;
   LoraRows rows_;
   int64_t max_speculative_heads_;
+  const std::vector<bool>* lora_modules_;
 };
 
 }  // namespace lorax

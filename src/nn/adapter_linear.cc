@@ -56,6 +56,12 @@ Tensor TensorParallelMultiAdapterLinear::operator()(Context& context, const Tens
   return out;
 }
 
+Tensor TensorParallelMultiAdapterLinear::gelu_tanh_mul(Context& context, const Tensor& x,
+                                                       const AdapterBatchData* adapters) const {
+  if (adapters == nullptr) return ops::linear_gelu_tanh_mul(context, x, weight_);
+  return ops::gelu_tanh_mul(context, (*this)(context, x, adapters));
+}
+
 TensorParallelAdapterRowLinear::TensorParallelAdapterRowLinear(const Weights& weights,
                                                                std::string_view name, int64_t rows,
                                                                int64_t columns)

@@ -50,8 +50,8 @@ class Harness {
  public:
   // `adapters` may be null.
   Harness(LoadedModel& loaded, const std::vector<int64_t>& lengths,
-          const AdapterTables* adapters = nullptr)
-      : runner_(loaded.device(), loaded.model(), limits(lengths), adapters) {
+          const AdapterTables* adapters = nullptr, bool use_graphs = true)
+      : runner_(loaded.device(), loaded.model(), limits(lengths, use_graphs), adapters) {
     int32_t next_page = 0;
     for (size_t i = 0; i < lengths.size(); ++i) {
       sequences_.push_back({.tokens = random_tokens(lengths[i], static_cast<uint32_t>(i) + 1),
@@ -84,8 +84,9 @@ class Harness {
   Sequence& sequence(size_t i) { return sequences_[i]; }
 
  private:
-  static RunnerLimits limits(const std::vector<int64_t>& lengths) {
+  static RunnerLimits limits(const std::vector<int64_t>& lengths, bool use_graphs) {
     RunnerLimits limits;
+    limits.use_graphs = use_graphs;
     for (int64_t length : lengths) {
       limits.max_tokens += length;
       limits.max_length = std::max(limits.max_length, length);

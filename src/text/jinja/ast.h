@@ -21,6 +21,14 @@ struct Statement;
 using ExprPtr = std::unique_ptr<const Expr>;
 using Body = std::vector<Statement>;
 
+// Statements that have a scope of their own.
+struct ScopedBody {
+  Body statements;
+  // Names that the body assigns before it reads them, and that no scope around it knows: a variable
+  // that the template was given under such a name is not seen here (scope_analysis.h).
+  std::vector<std::string> hidden;
+};
+
 struct CallArgs {
   std::vector<ExprPtr> positional;
   std::vector<std::pair<std::string, ExprPtr>> keyword;
@@ -115,7 +123,7 @@ struct Parameter {
 struct MacroBody {
   std::string name;
   std::vector<Parameter> parameters;
-  std::vector<Statement> body;
+  ScopedBody body;
   // Names that the body uses and that are no parameters.
   bool takes_varargs = false;
   bool takes_kwargs = false;
@@ -137,8 +145,8 @@ struct For {
   ExprPtr items;
   ExprPtr condition;  // or null
   bool recursive = false;
-  Body body;
-  Body otherwise;
+  ScopedBody body;
+  ScopedBody otherwise;
 };
 struct Set {
   Target target;
@@ -147,7 +155,7 @@ struct Set {
 struct SetBlock {
   Target target;
   ExprPtr filter;  // or null
-  Body body;
+  ScopedBody body;
 };
 struct Macro {
   MacroBody macro;
@@ -158,15 +166,15 @@ struct CallBlock {
 };
 struct FilterBlock {
   ExprPtr filter;
-  Body body;
+  ScopedBody body;
 };
 struct With {
   std::vector<std::pair<Target, ExprPtr>> values;
-  Body body;
+  ScopedBody body;
 };
 // {% generation %}, which marks the assistant's text and changes nothing.
 struct Generation {
-  Body body;
+  ScopedBody body;
 };
 struct LoopControl {
   bool is_break;

@@ -23,9 +23,16 @@ Value missing(Budget& budget, const Value& object, const Value& key) {
                                                                                 : "of that key"));
 }
 
+std::optional<Value> number_attribute(const Value& object, std::string_view name) {
+  if (name == "real") return plus(object);
+  if (name == "imag") return object.real() == nullptr ? Value(Integer{0}) : Value(0.0);
+  return std::nullopt;
+}
+
 std::optional<Value> find_attribute(Budget& budget, const Value& object, std::string_view name) {
   if (object.text() != nullptr) return string_method(budget, object, name);
   if (object.dict() != nullptr) return dict_method(budget, object, name);
+  if (object.is_number()) return number_attribute(object, name);
   if (object.sequence() != nullptr) return sequence_method(budget, object, name);
   if (Namespace* space = object.space()) {
     const Value* found = space->find(name);

@@ -12,8 +12,8 @@
 namespace lorax::jinja {
 
 struct Limits {
-  uint64_t steps = 20'000'000;       // expressions, statements, and items looked at
-  size_t bytes = size_t{512} << 20;  // of all values made, dead ones included
+  uint64_t steps = 4'000'000;        // expressions, statements, and items looked at
+  size_t bytes = size_t{256} << 20;  // of all values made, dead ones included
   size_t output_bytes = size_t{32} << 20;
   int depth = 500;  // of expressions, statements, macros and loops in each other
 };

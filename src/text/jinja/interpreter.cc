@@ -32,6 +32,13 @@ Interpreter::Flow Interpreter::run(const Body& body) {
   return Flow::kNext;
 }
 
+Interpreter::Flow Interpreter::run(const ScopedBody& body) {
+  for (const std::string& name : body.hidden) {
+    scopes_.current().set(name, Value::undefined("'" + name + "' is undefined"));
+  }
+  return run(body.statements);
+}
+
 Interpreter::Flow Interpreter::run(const Statement& statement) {
   const Budget::Level level(budget_);
   evaluator_.set_line(statement.line);
@@ -44,7 +51,7 @@ void Interpreter::write(std::string_view text) {
   *out_ += text;
 }
 
-std::string Interpreter::capture(const Body& body, Flow& flow) {
+std::string Interpreter::capture(const ScopedBody& body, Flow& flow) {
   std::string text;
   std::string* outer = std::exchange(out_, &text);
   const ScopeStack::Entry scope(scopes_);
@@ -114,11 +121,13 @@ void Interpreter::loop_over(const For& node, Value items, int depth0) {
   } const finish{*loop};
   bool any = false;
   while (const auto item = loop->next()) {
-    any = true;
     const ScopeStack::Entry scope(scopes_);
     assign(node.target, *item);
     scopes_.current().set("loop", Value(loop));
-    if (run(node.body) == Flow::kBreak) break;
+    const Flow flow = run(node.body);
+    // Jinja counts the passes that come to the body's end.
+    any = any || flow == Flow::kNext;
+    if (flow == Flow::kBreak) break;
   }
   if (any) return;
   const ScopeStack::Entry scope(scopes_);

@@ -30,6 +30,8 @@ class Interpreter {
   enum class Flow : uint8_t { kNext, kBreak, kContinue };
 
   Flow run(const Body& body);
+  // In the current scope, which was made for it.
+  Flow run(const ScopedBody& body);
   Flow run(const Statement& statement);
   Flow execute(const Data& node);
   Flow execute(const Output& node);
@@ -46,7 +48,7 @@ class Interpreter {
 
   void write(std::string_view text);
   // What `body` writes, in a scope of its own; its flow goes to `flow`.
-  std::string capture(const Body& body, Flow& flow);
+  std::string capture(const ScopedBody& body, Flow& flow);
   void assign(const Target& target, const Value& value);
   // The items of a for statement that meet its condition.
   Value filtered(const For& node, Value items);

@@ -154,6 +154,7 @@ class Lexer {
 
   void read_comment() {
     const int line = line_;
+    if (at_ == source_.size()) return;  // nothing is left that could lack an end
     const size_t end = source_.find("#}", at_);
     if (end == std::string::npos) fail("{}: line {}: a comment has no end, #}}", origin_, line);
     const bool has_sign = end > at_ && sign_at(end - 1) != '\0';
@@ -177,6 +178,7 @@ class Lexer {
     if (!strips && source_.compare(at, 2, "%}") != 0) return false;
     advance(at + (strips ? 3 : 2) - at_);
     if (strips) skip_space();
+    if (at_ == source_.size()) return true;
     for (size_t end = source_.find("{%", at_); end != std::string::npos;
          end = source_.find("{%", end + 1)) {
       const char sign = sign_at(end + 2);

@@ -8,6 +8,7 @@
 #include "text/jinja/attributes.h"
 #include "text/jinja/expression_parser.h"
 #include "text/jinja/globals.h"
+#include "text/jinja/scope_analysis.h"
 #include "text/quote_token.h"
 
 namespace lorax::jinja {
@@ -21,8 +22,9 @@ class Parser {
       : tokens_(tokenize(source, origin), origin), expressions_(tokens_, template_.names) {}
 
   Template run() {
-    template_.body = parse_body({});
+    template_.body.statements = parse_body({});
     check_names();
+    analyze_scopes(template_.body);
     return std::move(template_);
   }
 
@@ -165,10 +167,10 @@ class Parser {
     if (tokens_.take_name("if")) node.condition = expressions_.parse_expression();
     node.recursive = tokens_.take_name("recursive");
     ++loops_;
-    node.body = parse_block_until({"else", "endfor"});
+    node.body.statements = parse_block_until({"else", "endfor"});
     --loops_;
     if (tokens_.take_name("else")) {
-      node.otherwise = parse_block("endfor");
+      node.otherwise.statements = parse_block("endfor");
     } else {
       tokens_.take();
     }
@@ -189,7 +191,7 @@ class Parser {
     SetBlock node;
     node.target = std::move(target);
     node.filter = expressions_.parse_block_filters(false);
-    node.body = parse_block("endset");
+    node.body.statements = parse_block("endset");
     return {line, std::move(node)};
   }
 
@@ -222,7 +224,7 @@ class Parser {
     // A loop around a macro is not the macro's.
     const int loops = std::exchange(loops_, 0);
     auto outer = std::exchange(names().read, {});
-    macro.body = parse_block(end);
+    macro.body.statements = parse_block(end);
     loops_ = loops;
     const auto takes = [&](std::string_view special) {
       const bool is_parameter =
@@ -257,7 +259,7 @@ class Parser {
   FilterBlock parse_filter_block() {
     FilterBlock node;
     node.filter = expressions_.parse_block_filters(true);
-    node.body = parse_block("endfilter");
+    node.body.statements = parse_block("endfilter");
     return node;
   }
 
@@ -269,7 +271,7 @@ class Parser {
       tokens_.expect_operator("=");
       node.values.emplace_back(std::move(target), expressions_.parse_expression());
     }
-    node.body = parse_block("endwith");
+    node.body.statements = parse_block("endwith");
     return node;
   }
 
@@ -284,7 +286,7 @@ class Parser {
 
   Generation parse_generation() {
     const int loops = std::exchange(loops_, 0);
-    Generation node{parse_block("endgeneration")};
+    Generation node{{parse_block("endgeneration"), {}}};
     loops_ = loops;
     return node;
   }

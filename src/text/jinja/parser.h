@@ -10,7 +10,7 @@
 namespace lorax::jinja {
 
 struct Template {
-  Body body;
+  ScopedBody body;
   TemplateNames names;
 };
 

@@ -134,7 +134,7 @@ Value slice_into(Budget& budget, const Value& value, Args args) {
     if (const Value fill = given.value(1, None()); !fill.is_none() && !has_extra) {
       row.push_back(fill);
     }
-    budget.allocate(row.size() + 1, sizeof(Value));
+    budget.allocate(row.size() + 6, sizeof(Value));
     rows.push_back(Value::list(std::move(row)));
     at = end;
   }

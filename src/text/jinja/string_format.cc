@@ -391,13 +391,13 @@ class BraceFormatter {
     const std::string_view name = parts.take_until("!:");
     char conversion = 0;
     if (parts.take_if('!')) conversion = parts.take();
+    Value value = lookup(name);
     std::string spec;
     if (parts.take_if(':')) {
       spec = format(parts.rest(), depth + 1);
     } else if (!parts.done()) {
       raise("expected ':' after conversion specifier");
     }
-    Value value = lookup(name);
     if (conversion == 'r' || conversion == 'a') {
       value = repr(budget_, value);
     } else if (conversion == 's') {

@@ -21,6 +21,10 @@ namespace lorax::jinja {
 class Value;
 class Dict;
 class Loop;
+struct Args;
+struct Function;
+struct Iterator;
+struct Namespace;
 
 // Python's integers have no limit; ours end at 127 bits, and an operation that passes them raises.
 using Integer = __int128;
@@ -49,35 +53,6 @@ struct Sequence {
 
   // Whether items can be had by their index.
   bool is_indexed() const { return type <= Type::kRange; }
-};
-
-// A generator: gives its items once.
-struct Iterator final : Mutable {
-  std::function<std::optional<Value>()> next;
-  int nesting = 1;
-
-  void clear() override { next = nullptr; }
-};
-
-struct Namespace final : Mutable {
-  std::vector<std::pair<std::string, Value>> attributes;
-
-  void clear() override { attributes.clear(); }
-
-  Value* find(std::string_view name);
-  void set(std::string_view name, Value value);
-};
-
-struct Args {
-  std::vector<Value> positional;
-  std::vector<std::pair<std::string, Value>> keyword;
-};
-
-// A macro, a method with its object, or a global function.
-struct Function {
-  std::string name;
-  std::function<Value(Args)> call;
-  int nesting = 0;  // of the object that it is a method of
 };
 
 class Value {
@@ -152,6 +127,35 @@ class Value {
                std::shared_ptr<Iterator>, std::shared_ptr<Namespace>,
                std::shared_ptr<const Function>, std::shared_ptr<Loop>>
       data_;
+};
+
+// A generator: gives its items once.
+struct Iterator final : Mutable {
+  std::function<std::optional<Value>()> next;
+  int nesting = 1;
+
+  void clear() override { next = nullptr; }
+};
+
+struct Namespace final : Mutable {
+  std::vector<std::pair<std::string, Value>> attributes;
+
+  void clear() override { attributes.clear(); }
+
+  Value* find(std::string_view name);
+  void set(std::string_view name, Value value);
+};
+
+struct Args {
+  std::vector<Value> positional;
+  std::vector<std::pair<std::string, Value>> keyword;
+};
+
+// A macro, a method with its object, or a global function.
+struct Function {
+  std::string name;
+  std::function<Value(Args)> call;
+  int nesting = 0;  // of the object that it is a method of
 };
 
 // Keeps the order of insertion, as Python's.
