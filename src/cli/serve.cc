@@ -148,6 +148,7 @@ class Serving {
                            std::chrono::system_clock::now().time_since_epoch())
                            .count();
     settings.eos_token_ids = model_.info().eos_token_ids;
+    settings.vocab_size = static_cast<int32_t>(model_.info().vocab_size);
     settings.max_best_of = options_.max_best_of;
     settings.max_stop_sequences = options_.max_stop_sequences;
     settings.watermark_gamma = options_.watermark_gamma;

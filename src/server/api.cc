@@ -3,6 +3,7 @@
 #include <memory>
 #include <utility>
 
+#include "server/docs_routes.h"
 #include "server/generate_routes.h"
 #include "server/lora_adapter_routes.h"
 #include "server/models_route.h"
@@ -21,6 +22,7 @@ std::vector<ApiRoute> make_api_routes(ApiContext context) {
   add_openai_routes(shared, routes);
   add_models_routes(shared, routes);
   add_lora_adapter_routes(shared, routes);
+  add_docs_routes(shared, routes);
   return routes;
 }
 

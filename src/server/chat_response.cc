@@ -4,28 +4,35 @@
 
 #include "server/api_route.h"
 #include "server/sse.h"
+#include "server/token_offsets.h"
 
 namespace lorax {
 namespace {
 
 constexpr std::string_view kChunk = "chat.completion.chunk";
 
-// The fields of a token inside of an object that is open.
-void write_token_fields(JsonWriter& json, const std::string& text, float logprob) {
+// The fields of a token inside of an object that is open. `bytes` tells what `token` cannot show:
+// the byte of a token that is a part of a code point.
+void write_token_fields(JsonWriter& json, const Tokenizer& tokenizer, int32_t id,
+                        const std::string& text, float logprob) {
   json.field("token", text);
   json.field("logprob", finite_logprob(logprob));
   json.key("bytes").begin_array();
-  for (const char byte : text) json.value(static_cast<int>(static_cast<unsigned char>(byte)));
+  if (const std::optional<unsigned char> byte = byte_of_piece(tokenizer.piece(id))) {
+    json.value(static_cast<int>(*byte));
+  } else {
+    for (const char byte : text) json.value(static_cast<int>(static_cast<unsigned char>(byte)));
+  }
   json.end_array();
 }
 
-void write_logprob(JsonWriter& json, const TokenInfo& token) {
+void write_logprob(JsonWriter& json, const Tokenizer& tokenizer, const TokenInfo& token) {
   json.begin_object();
-  write_token_fields(json, token.text, token.logprob);
+  write_token_fields(json, tokenizer, token.id, token.text, token.logprob);
   json.key("top_logprobs").begin_array();
   for (const TokenAlternative& alternative : token.alternatives) {
     json.begin_object();
-    write_token_fields(json, alternative.text, alternative.logprob);
+    write_token_fields(json, tokenizer, alternative.id, alternative.text, alternative.logprob);
     json.end_object();
   }
   json.end_array();
@@ -48,7 +55,8 @@ void write_choice(JsonWriter& json, const ChatAnswer& answer, const Generation& 
   json.end_object();
   if (answer.has_logprobs) {
     begin_logprobs(json);
-    for (const GeneratedToken& token : generation.tokens) write_logprob(json, token.token);
+    for (const GeneratedToken& token : generation.tokens)
+      write_logprob(json, *answer.tokenizer, token.token);
     end_logprobs(json);
   } else {
     json.null_field("logprobs");
@@ -113,7 +121,7 @@ class ChatEvents final : public EventFormat {
   std::string end_chunk(JsonWriter& json, const TokenInfo* token, const GenerationEnd* end) const {
     if (answer_.has_logprobs && token != nullptr) {
       begin_logprobs(json);
-      write_logprob(json, *token);
+      write_logprob(json, *answer_.tokenizer, *token);
       end_logprobs(json);
     } else {
       json.null_field("logprobs");
@@ -135,6 +143,7 @@ class ChatEvents final : public EventFormat {
 ChatAnswer chat_answer(const ApiContext& context, const ChatPlan& plan, bool include_usage) {
   ChatAnswer answer;
   static_cast<OpenAiAnswer&>(answer) = openai_answer(context, plan, "chatcmpl", include_usage);
+  answer.tokenizer = &context.tokenizer;
   answer.has_logprobs = plan.has_logprobs;
   return answer;
 }

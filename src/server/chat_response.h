@@ -11,6 +11,7 @@
 namespace lorax {
 
 struct ChatAnswer : OpenAiAnswer {
+  const Tokenizer* tokenizer = nullptr;  // must outlive the answer
   bool has_logprobs = false;
 };
 

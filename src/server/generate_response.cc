@@ -6,14 +6,47 @@
 #include "server/api_route.h"
 #include "server/json_writer.h"
 #include "server/sse.h"
+#include "server/token_offsets.h"
+#include "text/incremental_detokenizer.h"
+#include "text/utf8.h"
 
 namespace lorax {
 namespace {
 
-void write_token(JsonWriter& json, const TokenInfo& token, bool with_alternatives) {
+// LoRAX's tokens have the text that they add: clients put those of a stream together. So of a code
+// point that is spelled in bytes the last one has all of it, the others nothing.
+class TokenTexts {
+ public:
+  explicit TokenTexts(const GenerateAnswer& answer)
+      : tokenizer_(*answer.tokenizer), detokenizer_(tokenizer_, /*skip_special_tokens=*/false) {}
+
+  std::string next(const TokenInfo& token) {
+    constexpr size_t kLongest = 4;  // bytes of a code point
+    if (const auto byte = byte_of_piece(tokenizer_.piece(token.id))) {
+      bytes_ += static_cast<char>(*byte);
+      return is_valid_utf8(bytes_) || bytes_.size() == kLongest ? take_bytes() : "";
+    }
+    const std::string before = take_bytes();
+    return before + detokenizer_.push(token.id);
+  }
+
+ private:
+  std::string take_bytes() {
+    std::string text = replace_invalid_utf8(bytes_);
+    bytes_.clear();
+    return text;
+  }
+
+  const Tokenizer& tokenizer_;
+  IncrementalDetokenizer detokenizer_;  // of what is not spelled in bytes
+  std::string bytes_;                   // of a code point that is incomplete
+};
+
+void write_token(JsonWriter& json, const TokenInfo& token, const std::string& text,
+                 bool with_alternatives) {
   json.begin_object();
   json.field("id", token.id);
-  json.field("text", token.text);
+  json.field("text", text);
   json.field("logprob", token.logprob);
   json.field("special", token.special);
   if (with_alternatives) {
@@ -53,8 +86,9 @@ void write_tokens(JsonWriter& json, const GenerateAnswer& answer, const Generati
   }
   json.end_array();
   json.key("tokens").begin_array();
+  TokenTexts texts(answer);
   for (const GeneratedToken& token : generation.tokens) {
-    write_token(json, token.token, answer.alternatives > 0);
+    write_token(json, token.token, texts.next(token.token), answer.alternatives > 0);
   }
   json.end_array();
 }
@@ -101,7 +135,7 @@ size_t index_of_best(const std::vector<Generation>& generations) {
 
 class GenerateEvents final : public EventFormat {
  public:
-  explicit GenerateEvents(GenerateAnswer answer) : answer_(std::move(answer)) {}
+  explicit GenerateEvents(GenerateAnswer answer) : answer_(std::move(answer)), texts_(answer_) {}
 
   std::string prompt(size_t, std::vector<TokenInfo>) override { return ""; }
 
@@ -119,7 +153,7 @@ class GenerateEvents final : public EventFormat {
 
   std::string end(size_t, const GenerationEnd& end) override {
     text_ += end.delta;
-    if (!held_) held_.emplace().special = true;  // the end came without a token
+    if (!held_) held_ = no_token();
     return event(*held_, &end);
   }
 
@@ -133,6 +167,14 @@ class GenerateEvents final : public EventFormat {
   }
 
  private:
+  // For an end that comes without a token.
+  static TokenInfo no_token() {
+    TokenInfo token;
+    token.id = -1;
+    token.special = true;
+    return token;
+  }
+
   // The last token's event has the whole text, so a token that can be the last waits for the end of
   // the generation or the next token, whichever comes. One that a stop string ends in cannot have
   // given all of its own text.
@@ -145,11 +187,11 @@ class GenerateEvents final : public EventFormat {
            (token.token.text.empty() || !token.delta.ends_with(token.token.text));
   }
 
-  std::string event(const TokenInfo& token, const GenerationEnd* end) const {
+  std::string event(const TokenInfo& token, const GenerationEnd* end) {
     JsonWriter json;
     json.begin_object();
     json.key("token");
-    write_token(json, token, answer_.alternatives > 0);
+    write_token(json, token, texts_.next(token), answer_.alternatives > 0);
     if (end == nullptr) {
       json.null_field("generated_text");
       json.null_field("details");
@@ -172,6 +214,7 @@ class GenerateEvents final : public EventFormat {
   }
 
   GenerateAnswer answer_;
+  TokenTexts texts_;
   std::string text_;
   int64_t tokens_ = 0;
   std::optional<TokenInfo> held_;  // the last token, if its event has not gone out
@@ -186,9 +229,10 @@ double mean_logprob(const Generation& generation) {
   return sum / static_cast<double>(generation.tokens.size());
 }
 
-GenerateAnswer answer_of(const GeneratePlan& plan, bool as_array) {
+GenerateAnswer answer_of(const ApiContext& context, const GeneratePlan& plan, bool as_array) {
   const GenerationRequest& request = plan.generations.front();
   GenerateAnswer answer;
+  answer.tokenizer = &context.tokenizer;
   answer.inputs = plan.inputs;
   answer.adapter = plan.adapter;
   if (plan.samples) {

@@ -15,6 +15,7 @@ namespace lorax {
 
 // What of a plan the answer needs.
 struct GenerateAnswer {
+  const Tokenizer* tokenizer = nullptr;  // must outlive the answer
   std::string inputs;
   AdapterChoice adapter;
   std::vector<uint64_t> seeds;  // of each generation; empty if none samples
@@ -28,7 +29,7 @@ struct GenerateAnswer {
   bool as_array = false;  // of the routes "/" and "/invocations"
 };
 
-GenerateAnswer answer_of(const GeneratePlan& plan, bool as_array);
+GenerateAnswer answer_of(const ApiContext& context, const GeneratePlan& plan, bool as_array);
 
 // The whole response; of several generations the one with the highest mean logprob comes first.
 HttpResponse generate_response(const GenerateAnswer& answer, Headers headers,

@@ -24,7 +24,7 @@ void generate(const std::shared_ptr<const ApiContext>& context, const GenerateTa
   GeneratePlan plan = plan_generate(*context, tables.parameters, std::move(body), stream);
   finish_validation(info, plan.adapter.name);
 
-  GenerateAnswer answer = answer_of(plan, form == Form::kCompat);
+  GenerateAnswer answer = answer_of(*context, plan, form == Form::kCompat);
   Headers headers =
       early_headers(context->settings, count_characters(answer.inputs), answer.adapter);
   std::shared_ptr<ResponseTask> task;

@@ -65,32 +65,55 @@ TEST_F(GenerateTest, TimesOfTheEngine) {
 }
 
 TEST_F(GenerateTest, DetailsGolden) {
-  Script script = scripted_text({" Hi", "\"\\\n\x7f"});
+  Script script;
+  script.tokens = {scripted_token(268, " a"), scripted_token(8, "\"\\\n\x7f"), scripted_eos()};
   script.prompt = {{2, "<bos>", std::nanf(""), false, {}}, {50, "abc", -1.5f, false, {}}};
   script.tokens[0].token.alternatives = {{100, " Hi", -0.5f},
                                          {7, "é", -std::numeric_limits<float>::infinity()}};
-  script.tokens.push_back(scripted_eos());
   script.end.reason = FinishReason::kEosToken;
   service_.set_script(script);
   const HttpResponse response = post("/generate", R"({"inputs": "abc", "parameters":
       {"decoder_input_details": true, "return_k_alternatives": 2, "seed": 3}})");
   const std::string prompt_tokens = *header(response, "x-prompt-tokens");
   EXPECT_EQ(response.body,
-            R"({"generated_text":" Hi\"\\\n\u007f","details":{"finish_reason":"eos_token",)"
+            R"({"generated_text":" a\"\\\n\u007f","details":{"finish_reason":"eos_token",)"
             R"("prompt_tokens":)" +
                 prompt_tokens +
                 R"(,"generated_tokens":3,"skipped_tokens":0,"seed":null,)"
                 R"("prefill":[{"id":2,"text":"<bos>","logprob":null},)"
                 R"({"id":50,"text":"abc","logprob":-1.5}],)"
-                R"("tokens":[{"id":100,"text":" Hi","logprob":-0.5,"special":false,)"
+                R"("tokens":[{"id":268,"text":" a","logprob":-0.5,"special":false,)"
                 R"("alternative_tokens":[{"id":100,"text":" Hi","logprob":-0.5},)"
                 R"({"id":7,"text":"é","logprob":null}],"skipped":false},)"
-                R"({"id":101,"text":"\"\\\n\u007f","logprob":-0.5,"special":false,)"
+                R"({"id":8,"text":"\n\n","logprob":-0.5,"special":false,)"
                 R"("alternative_tokens":[],"skipped":false},)"
                 R"({"id":1,"text":"<eos>","logprob":-0.25,"special":true,)"
                 R"("alternative_tokens":[],"skipped":false}]}})");
   EXPECT_TRUE(service_.requests()[0].prompt_logprobs);
   EXPECT_EQ(service_.requests()[0].alternatives, 2);
+}
+
+// What a client puts together of a stream's tokens is the text.
+TEST_F(GenerateTest, TokensHaveTheTextThatTheyAdd) {
+  Script script;
+  script.tokens = {scripted_token(268, " a"), scripted_token(204, "\ufffd"),
+                   scripted_token(178, "\ufffd"), scripted_token(278, " b")};
+  service_.set_script(script);
+  const std::string body =
+      post("/generate", R"({"inputs": "x", "parameters": {"details": true}})").body;
+  std::string texts;
+  const boost::json::value value = parse_json(body, "body");
+  for (const boost::json::value& token : value.at("details").at("tokens").as_array()) {
+    texts += std::string(token.at("text").as_string()) + "|";
+  }
+  EXPECT_EQ(texts, " a||é| b|");
+  const std::string stream = post("/generate_stream", R"({"inputs": "x"})").body;
+  size_t at = 0;
+  for (const char* part :
+       {R"("text":" a")", R"("id":204,"text":"")", R"("id":178,"text":"é")", R"("text":" b")"}) {
+    at = stream.find(part, at);
+    ASSERT_NE(at, std::string::npos) << part << stream;
+  }
 }
 
 TEST_F(GenerateTest, CompatRoutesAnswerWithAnArray) {
@@ -140,8 +163,8 @@ TEST_F(GenerateTest, BestOfChoosesTheHighestMeanLogprob) {
 }
 
 TEST_F(GenerateTest, StreamGolden) {
-  Script script = scripted_text({" a", " b"});
-  script.tokens.push_back(scripted_eos());
+  Script script;
+  script.tokens = {scripted_token(268, " a"), scripted_token(278, " b"), scripted_eos()};
   script.end.reason = FinishReason::kEosToken;
   service_.set_script(script);
   const HttpResponse response =
@@ -154,9 +177,9 @@ TEST_F(GenerateTest, StreamGolden) {
   EXPECT_EQ(header(response, "x-accel-buffering"), "no");
   const std::string prompt_tokens = std::to_string(service_.requests()[0].prompt.size());
   EXPECT_EQ(response.body,
-            "data: {\"token\":{\"id\":100,\"text\":\" a\",\"logprob\":-0.5,\"special\":false,"
+            "data: {\"token\":{\"id\":268,\"text\":\" a\",\"logprob\":-0.5,\"special\":false,"
             "\"skipped\":false},\"generated_text\":null,\"details\":null}\n\n"
-            "data: {\"token\":{\"id\":101,\"text\":\" b\",\"logprob\":-0.5,\"special\":false,"
+            "data: {\"token\":{\"id\":278,\"text\":\" b\",\"logprob\":-0.5,\"special\":false,"
             "\"skipped\":false},\"generated_text\":null,\"details\":null}\n\n"
             "data: {\"token\":{\"id\":1,\"text\":\"<eos>\",\"logprob\":-0.25,\"special\":true,"
             "\"skipped\":false},\"generated_text\":\" a b\",\"details\":{\"finish_reason\":"
@@ -198,14 +221,15 @@ TEST_F(GenerateTest, StreamThatEndsWithoutAToken) {
 }
 
 TEST_F(GenerateTest, ErrorsInsideAStream) {
-  Script script = scripted_text({" a"});
+  Script script;
+  script.tokens = {scripted_token(268, " a")};
   script.end = scripted_failure(FailureKind::kAdapter, "no such file").end;
   service_.set_script(script);
   const HttpResponse response = post("/generate_stream", R"({"inputs": "ab", "parameters":
                                                             {"max_new_tokens": 1}})");
   EXPECT_EQ(response.status, 200);
   EXPECT_EQ(response.body,
-            "data: {\"token\":{\"id\":100,\"text\":\" a\",\"logprob\":-0.5,\"special\":false,"
+            "data: {\"token\":{\"id\":268,\"text\":\" a\",\"logprob\":-0.5,\"special\":false,"
             "\"skipped\":false},\"generated_text\":null,\"details\":null}\n\n"
             "data: {\"error\":\"Request failed during generation: Server error: no such file\","
             "\"error_type\":\"generation\"}\n\n");

@@ -18,7 +18,8 @@ std::string masked(std::string body) {
   constexpr std::string_view kCreated = "\"created\":";
   for (size_t at = 0; (at = body.find(kCreated, at)) != std::string::npos;) {
     at += kCreated.size();
-    body.replace(at, body.find(',', at) - at, "0");
+    body.erase(at, body.find(',', at) - at);
+    body.insert(at, 1, '0');
   }
   return body;
 }
@@ -289,18 +290,20 @@ TEST_F(OpenAiTest, CompletionLogprobs) {
 }
 
 TEST_F(OpenAiTest, ChatLogprobs) {
-  Script script = scripted_text({"é"});
-  script.tokens[0].token.alternatives = {{1, "q", -0.125f}};
+  Script script;
+  script.tokens = {scripted_token(268, " a"), scripted_token(204, "\ufffd")};
+  script.tokens[0].token.alternatives = {{178, "\ufffd", -0.125f}};
   service_.set_script(script);
   const boost::json::value body =
       parse_json(chat(R"("logprobs": true, "top_logprobs": 1)").body, "body");
   EXPECT_EQ(body.at("choices").at(0).at("logprobs"),
-            parse_json(R"({"content":[{"token":"é","logprob":-0.5,"bytes":[195,169],
-                           "top_logprobs":[{"token":"q","logprob":-0.125,"bytes":[113]}]}],
+            parse_json(R"({"content":[{"token":" a","logprob":-0.5,"bytes":[32,97],
+                           "top_logprobs":[{"token":"\ufffd","logprob":-0.125,"bytes":[169]}]},
+                           {"token":"\ufffd","logprob":-0.5,"bytes":[195],"top_logprobs":[]}],
                            "refusal":null})",
                        "golden"));
   const std::string stream = chat(R"("logprobs": true, "stream": true)").body;
-  EXPECT_NE(stream.find(R"("delta":{"content":"é"},"logprobs":{"content":[{"token":"é")"),
+  EXPECT_NE(stream.find(R"("delta":{"content":" a"},"logprobs":{"content":[{"token":" a")"),
             std::string::npos)
       << stream;
 }

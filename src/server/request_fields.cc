@@ -120,7 +120,10 @@ void document(json::object& schema, const FieldDoc& doc, const NumberRange& rang
   if (!doc.description.empty()) schema["description"] = doc.description;
   if (!doc.example.empty()) schema["examples"] = {json::parse(doc.example)};
   const auto add = [&](const char* keyword, std::optional<double> bound) {
-    if (bound) schema[keyword] = *bound;
+    if (!bound) return;
+    const auto whole = static_cast<int64_t>(*bound);
+    schema[keyword] =
+        *bound == static_cast<double>(whole) ? json::value(whole) : json::value(*bound);
   };
   add("exclusiveMinimum", range.above);
   add("minimum", range.at_least);

@@ -154,6 +154,10 @@ class ScriptedService final : public GenerationService {
     const std::lock_guard lock(mutex_);
     return requests_;
   }
+  void forget_requests() {
+    const std::lock_guard lock(mutex_);
+    requests_.clear();
+  }
   std::vector<RequestId> cancelled() const {
     const std::lock_guard lock(mutex_);
     return cancelled_;

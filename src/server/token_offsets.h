@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "text/tokenizer.h"
@@ -13,6 +15,9 @@ struct TokenOffset {
   int64_t start = 0;
   int64_t stop = 0;  // one past the last
 };
+
+// The byte of a piece "<0xE2>", which such pieces spell a text in that the vocabulary lacks.
+std::optional<unsigned char> byte_of_piece(std::string_view piece);
 
 // The characters (code points) that each of a text's tokens covers, as Hugging Face's tokenizers
 // count them: a character spelled in <0x..> bytes is covered by each of its bytes. Right for
