@@ -144,16 +144,20 @@ void batch(benchmark::State& state) {
 }
 BENCHMARK(batch)->Unit(benchmark::kMicrosecond);
 
+// On the CPU's threads.
 void choose_greedily(benchmark::State& state) {
-  constexpr size_t kVocab = 2048;
-  std::vector<float> logits(kVocab);
-  for (size_t i = 0; i < kVocab; ++i) logits[i] = static_cast<float>(i * 7919 % 2003) * 0.01f;
-  Sampler sampler;
-  for (auto _ : state) {
-    for (int64_t i = 0; i < kSequences; ++i) {
-      benchmark::DoNotOptimize(sampler.sample(logits, {.temperature = 0.0f}, 0));
-    }
-  }
+  constexpr int64_t kVocab = 2048;
+  const std::unique_ptr<Device> device = make_device({});
+  std::vector<float> logits(static_cast<size_t>(kSequences * kVocab));
+  for (size_t i = 0; i < logits.size(); ++i)
+    logits[i] = static_cast<float>(i * 7919 % 2003) * 0.01f;
+  const Buffer buffer(*device, logits.size() * sizeof(float));
+  device->copy_from_host(buffer.data(), logits.data(), buffer.bytes());
+  const Tensor rows(buffer.data(), DType::kFloat32, {kSequences, kVocab});
+  const SamplerState greedy({.temperature = 0.0f}, {});
+  const std::vector<SamplerRow> wanted(static_cast<size_t>(kSequences), {.state = &greedy});
+  Sampler sampler(*device);
+  for (auto _ : state) benchmark::DoNotOptimize(sampler.sample(rows, wanted));
 }
 BENCHMARK(choose_greedily)->Unit(benchmark::kMicrosecond);
 
@@ -178,7 +182,7 @@ void tell_clients(benchmark::State& state) {
   for (auto _ : state) {
     for (const auto& request : requests) {
       token = 300 + (token + 1) % 1000;
-      request->report_token({token, -1.0f}, {}, {});
+      request->report_token({.id = token, .logprob = -1.0f}, {});
     }
   }
 }
