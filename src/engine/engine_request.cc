@@ -31,8 +31,10 @@ EngineRequest::EngineRequest(GenerationRequest request, std::shared_ptr<Generati
   }
 }
 
-void EngineRequest::note_step(Time now) {
-  if (!started_) started_ = now;
+bool EngineRequest::note_step(Time now) {
+  if (started_) return false;
+  started_ = now;
+  return true;
 }
 
 int64_t EngineRequest::first_prompt_row(int64_t begin, int64_t end) const {
