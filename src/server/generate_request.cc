@@ -220,7 +220,6 @@ GeneratePlan plan_generate(const ApiContext& context, const FieldTable<P>& table
   }
   plan.inputs = std::move(body.inputs);
   plan.details = parameters.details || parameters.decoder_input_details;
-  plan.decoder_input_details = parameters.decoder_input_details;
   plan.return_full_text = parameters.return_full_text;
   return plan;
 }

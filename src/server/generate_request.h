@@ -58,7 +58,6 @@ struct GeneratePlan {
   std::vector<GenerationRequest> generations;  // best_of; they differ in their seeds
   bool samples = false;
   bool details = false;
-  bool decoder_input_details = false;
   bool return_full_text = false;
 };
 

@@ -245,7 +245,6 @@ GenerateAnswer answer_of(const ApiContext& context, const GeneratePlan& plan, bo
   answer.max_new_tokens = request.max_new_tokens;
   answer.alternatives = request.alternatives;
   answer.details = plan.details;
-  answer.decoder_input_details = plan.decoder_input_details;
   answer.return_full_text = plan.return_full_text;
   answer.as_array = as_array;
   return answer;

@@ -24,7 +24,6 @@ struct GenerateAnswer {
   int64_t max_new_tokens = 0;
   int32_t alternatives = 0;
   bool details = false;
-  bool decoder_input_details = false;
   bool return_full_text = false;
   bool as_array = false;  // of the routes "/" and "/invocations"
 };
