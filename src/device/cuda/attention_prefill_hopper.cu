@@ -16,6 +16,10 @@
 #include "device/cuda/hopper.cuh"
 #include "device/cuda/kernels.h"
 
+#ifndef __CUDA_ARCH_FEAT_SM90_ALL
+#pragma nv_diag_suppress 177  // of other architectures the kernel is empty and uses nothing of this
+#endif
+
 namespace lorax::cuda {
 namespace {
 
@@ -148,16 +152,6 @@ __device__ void produce(const Layout<kD>& shared, const AttentionArgs& args, con
 // or 1, to the lane's row g or g + 8 of its warp's sixteen. hide(scores, x) overwrites with x those
 // of keys that their row does not see. It chooses, and never calculates: such a score may be NaN.
 
-// sums[..] += the weights of each of the lane's two rows.
-template <int kSize>
-__device__ void add_weights(float (&sums)[2], const float (&weights)[kSize]) {
-  float parts[4] = {};
-#pragma unroll
-  for (int i = 0; i < kSize; ++i) parts[i / 2 % 2 + i % 2 * 2] += weights[i];
-  sums[0] += parts[0] + parts[2];
-  sums[1] += parts[1] + parts[3];
-}
-
 // Of capped scores: |score| <= cap makes e^score a weight as it is, without a running maximum, if
 // sums of such weights stay within float32. The base that weights are relative to does not change
 // their relative error.
@@ -166,7 +160,7 @@ struct BoundedSoftmax {
   static constexpr float kMaxCap = 80.0f;
 
   ScoreTransform transform;
-  float sums[2] = {};
+  float sums[2] = {};  // of the lane's weights
 
   __device__ BoundedSoftmax(float scale, float softcap) : transform(scale, softcap) {}
 
@@ -176,7 +170,6 @@ struct BoundedSoftmax {
 #pragma unroll
     for (int i = 0; i < kSize; ++i) scores[i] = exp2_fast(transform.capped(scores[i]));
     hide(scores, 0.0f);
-    add_weights(sums, scores);
   }
 
   template <int kSize>
@@ -191,8 +184,8 @@ struct RunningSoftmax {
 
   ScoreTransform transform;
   float bases[2] = {-INFINITY, -INFINITY};
-  float sums[2] = {};
-  float rescales[2] = {1.0f, 1.0f};  // of sums of earlier tiles
+  float sums[2] = {};                // of the lane's weights
+  float rescales[2] = {1.0f, 1.0f};  // of sums and products of earlier tiles
 
   __device__ RunningSoftmax(float scale, float softcap) : transform(scale, softcap) {}
 
@@ -225,7 +218,6 @@ struct RunningSoftmax {
     for (int i = 0; i < kSize; ++i) {
       scores[i] = exp2_fast(fmaf(scores[i], factor, -relative_to[i / 2 % 2]));
     }
-    add_weights(sums, scores);
   }
 
   // Of the products with earlier tiles' weights.
@@ -341,6 +333,20 @@ __device__ void round_weights(uint32_t (&weights)[kSize / 2], const float (&scor
   }
 }
 
+// sums[..] += the weights of each of the lane's two rows, as rounded: what multiplies the values
+// then adds up to one, although not even the largest weight is a 1 that rounding would spare.
+template <int kSize>
+__device__ void add_weights(float (&sums)[2], const uint32_t (&weights)[kSize]) {
+  float parts[4] = {};
+#pragma unroll
+  for (int i = 0; i < kSize; ++i) {
+    parts[i % 2] += __uint_as_float(weights[i] << 16);
+    parts[2 + i % 2] += __uint_as_float(weights[i] & 0xffff0000u);
+  }
+  sums[0] += parts[0] + parts[2];
+  sums[1] += parts[1] + parts[3];
+}
+
 template <int kD, typename Softmax>
 __device__ void consume(const Layout<kD>& shared, const AttentionArgs& args,
                         const BlockRange& range) {
@@ -404,8 +410,10 @@ __device__ void consume(const Layout<kD>& shared, const AttentionArgs& args,
     multiply_keys<kD>(scores, queries, shared.keys(stage));
     commit_products();
     wait(shared.values_full(last_stage), last_phase);
+    begin_products();
     multiply_values<kD>(products, weights, shared.values(last_stage));
     commit_products();
+    add_weights(softmax.sums, weights);
     wait_products<1>();
     pin(scores);
     release(shared.keys_free(stage));
@@ -424,6 +432,7 @@ __device__ void consume(const Layout<kD>& shared, const AttentionArgs& args,
   begin_products();
   multiply_values<kD>(products, weights, shared.values(last_stage));
   commit_products();
+  add_weights(softmax.sums, weights);
   wait_products<0>();
   pin(products);
   sync_warpgroup(1 + warpgroup);  // nobody reads queries any more
