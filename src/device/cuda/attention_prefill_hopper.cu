@@ -14,7 +14,9 @@
 
 #include "device/cuda/attention_tile.cuh"
 #include "device/cuda/hopper.cuh"
+#include "device/cuda/hopper_softmax.cuh"
 #include "device/cuda/kernels.h"
+#include "device/cuda/page_map.h"
 
 #ifndef __CUDA_ARCH_FEAT_SM90_ALL
 #pragma nv_diag_suppress 177  // of other architectures the kernel is empty and uses nothing of this
@@ -146,89 +148,6 @@ __device__ void produce(const Layout<kD>& shared, const AttentionArgs& args, con
   }
 }
 
-// ---- softmax ----------------------------------------------------------------------------------
-
-// In what follows scores[4 j + i] belongs to key 8 j + 2 t + i % 2 of the tile and, for i / 2 = 0
-// or 1, to the lane's row g or g + 8 of its warp's sixteen. hide(scores, x) overwrites with x those
-// of keys that their row does not see. It chooses, and never calculates: such a score may be NaN.
-
-// Of capped scores: |score| <= cap makes e^score a weight as it is, without a running maximum, if
-// sums of such weights stay within float32. The base that weights are relative to does not change
-// their relative error.
-struct BoundedSoftmax {
-  // In units of log2: weights reach 2^80, their sums with values of up to 2^30 stay below 2^127.
-  static constexpr float kMaxCap = 80.0f;
-
-  ScoreTransform transform;
-  float sums[2] = {};  // of the lane's weights
-
-  __device__ BoundedSoftmax(float scale, float softcap) : transform(scale, softcap) {}
-
-  // A tile's scores become weights.
-  template <int kSize, typename Hide>
-  __device__ void weigh(float (&scores)[kSize], const Hide& hide) {
-#pragma unroll
-    for (int i = 0; i < kSize; ++i) scores[i] = exp2_fast(transform.capped(scores[i]));
-    hide(scores, 0.0f);
-  }
-
-  template <int kSize>
-  __device__ void rescale(float (&)[kSize]) {}
-};
-
-// Of any scores: exponents are relative to a running base, which follows the row's maximum when
-// that has grown past it by more than kSlack. Weights are then at most 2^kSlack.
-template <bool kCapped>
-struct RunningSoftmax {
-  static constexpr float kSlack = 8.0f;
-
-  ScoreTransform transform;
-  float bases[2] = {-INFINITY, -INFINITY};
-  float sums[2] = {};                // of the lane's weights
-  float rescales[2] = {1.0f, 1.0f};  // of sums and products of earlier tiles
-
-  __device__ RunningSoftmax(float scale, float softcap) : transform(scale, softcap) {}
-
-  // A tile's scores become weights.
-  template <int kSize, typename Hide>
-  __device__ void weigh(float (&scores)[kSize], const Hide& hide) {
-    if constexpr (kCapped) {
-#pragma unroll
-      for (int i = 0; i < kSize; ++i) scores[i] = transform.capped(scores[i]);
-    }
-    hide(scores, -INFINITY);
-    const float factor = kCapped ? 1.0f : transform.factor;  // still to be multiplied with
-    float tops[2][2] = {{-INFINITY, -INFINITY}, {-INFINITY, -INFINITY}};
-#pragma unroll
-    for (int i = 0; i < kSize; ++i) {
-      float& top = tops[i / 2 % 2][i % 2];
-      top = fmaxf(top, scores[i]);
-    }
-    float relative_to[2];
-#pragma unroll
-    for (int row = 0; row < 2; ++row) {
-      const float top = row_max(fmaxf(tops[row][0], tops[row][1])) * factor;
-      const float base = top > bases[row] + kSlack ? top : bases[row];
-      relative_to[row] = base == -INFINITY ? 0.0f : base;
-      rescales[row] = base == bases[row] ? 1.0f : exp2_fast(bases[row] - relative_to[row]);
-      bases[row] = base;
-      sums[row] *= rescales[row];
-    }
-#pragma unroll
-    for (int i = 0; i < kSize; ++i) {
-      scores[i] = exp2_fast(fmaf(scores[i], factor, -relative_to[i / 2 % 2]));
-    }
-  }
-
-  // Of the products with earlier tiles' weights.
-  template <int kSize>
-  __device__ void rescale(float (&products)[kSize]) {
-    if (!__any_sync(0xffffffffu, rescales[0] != 1.0f || rescales[1] != 1.0f)) return;
-#pragma unroll
-    for (int i = 0; i < kSize; ++i) products[i] *= rescales[i / 2 % 2];
-  }
-};
-
 // ---- consumers --------------------------------------------------------------------------------
 
 // Byte offset of a chunk of 16 bytes of a row of queries.
@@ -323,28 +242,6 @@ __device__ void write_rows(const float (&products)[kD / 2], const float (&sums)[
     *reinterpret_cast<uint4*>(static_cast<__nv_bfloat16*>(args.out) +
                               (token * args.heads + head) * kD + chunk * 8) = value;
   }
-}
-
-template <int kSize>
-__device__ void round_weights(uint32_t (&weights)[kSize / 2], const float (&scores)[kSize]) {
-#pragma unroll
-  for (int i = 0; i < kSize / 2; ++i) {
-    weights[i] = pack_bfloat16(scores[2 * i], scores[2 * i + 1]);
-  }
-}
-
-// sums[..] += the weights of each of the lane's two rows, as rounded: what multiplies the values
-// then adds up to one, although not even the largest weight is a 1 that rounding would spare.
-template <int kSize>
-__device__ void add_weights(float (&sums)[2], const uint32_t (&weights)[kSize]) {
-  float parts[4] = {};
-#pragma unroll
-  for (int i = 0; i < kSize; ++i) {
-    parts[i % 2] += __uint_as_float(weights[i] << 16);
-    parts[2 + i % 2] += __uint_as_float(weights[i] & 0xffff0000u);
-  }
-  sums[0] += parts[0] + parts[2];
-  sums[1] += parts[1] + parts[3];
 }
 
 template <int kD, typename Softmax>
@@ -538,40 +435,6 @@ __global__ void __launch_bounds__(kThreads, 1)
 #endif
 }
 
-using EncodeTiled = decltype(&cuTensorMapEncodeTiled);
-
-// The driver's function, found at run time: programs need no driver to be linked or started.
-EncodeTiled encode_tiled() {
-  static const EncodeTiled found = [] {
-    void* function = nullptr;
-    cudaDriverEntryPointQueryResult result;
-#if CUDART_VERSION >= 12050
-    const cudaError_t status = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function,
-                                                                12000, cudaEnableDefault, &result);
-#else
-    const cudaError_t status =
-        cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &function, cudaEnableDefault, &result);
-#endif
-    const bool there = status == cudaSuccess && result == cudaDriverEntryPointSuccess;
-    return there ? reinterpret_cast<EncodeTiled>(function) : nullptr;
-  }();
-  return found;
-}
-
-// Boxes of 64 columns of one head of `tokens` neighbouring slots of a pool [slots, kv_heads, d].
-bool make_map(CUtensorMap& map, const void* pool, const AttentionArgs& args, int tokens) {
-  const cuuint64_t sizes[3] = {static_cast<cuuint64_t>(args.head_size),
-                               static_cast<cuuint64_t>(args.kv_heads),
-                               static_cast<cuuint64_t>(args.blocks * args.block_size)};
-  const cuuint64_t strides[2] = {sizes[0] * 2, sizes[0] * sizes[1] * 2};  // bytes
-  const cuuint32_t box[3] = {64, 1, static_cast<cuuint32_t>(tokens)};
-  const cuuint32_t steps[3] = {1, 1, 1};
-  return encode_tiled()(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<void*>(pool), sizes,
-                        strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                        CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                        CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
-}
-
 template <int kD, typename Softmax>
 void launch(cudaStream_t stream, const AttentionArgs& args, const PageMaps& maps) {
   constexpr int64_t kCachedBytes = int64_t{32} << 20;
@@ -621,11 +484,12 @@ cudaError_t prepare_size() {
 bool attention_prefill_hopper(cudaStream_t stream, const AttentionArgs& args) {
   const int d = args.head_size;
   if ((d != 64 && d != 128 && d != 256) || args.block_size % kTokens != 0) return false;
+  const int64_t slots = args.blocks * args.block_size;
   PageMaps maps;
-  maps.slots = static_cast<int>(args.blocks * args.block_size);
-  if (encode_tiled() == nullptr || !make_map(maps.keys, args.key, args, kTokens) ||
-      !make_map(maps.values, args.value, args, kTokens) ||
-      !make_map(maps.value_rows, args.value, args, 1)) {
+  maps.slots = static_cast<int>(slots);
+  if (!make_page_map(maps.keys, args.key, slots, args.kv_heads, d, kTokens) ||
+      !make_page_map(maps.values, args.value, slots, args.kv_heads, d, kTokens) ||
+      !make_page_map(maps.value_rows, args.value, slots, args.kv_heads, d, 1)) {
     return false;
   }
   if (d == 64) {

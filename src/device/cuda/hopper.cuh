@@ -111,16 +111,15 @@ __device__ void wait_products() {
 }
 
 // Keeps the compiler from moving uses of registers that products read or write over this point.
-template <typename T, int kSize>
-__device__ void pin(T (&registers)[kSize]) {
+template <int kSize>
+__device__ void pin(float (&registers)[kSize]) {
 #pragma unroll
-  for (int i = 0; i < kSize; ++i) {
-    if constexpr (sizeof(T) == 4 && T(1) / 2 != T(0)) {
-      asm volatile("" : "+f"(registers[i])::"memory");
-    } else {
-      asm volatile("" : "+r"(registers[i])::"memory");
-    }
-  }
+  for (int i = 0; i < kSize; ++i) asm volatile("" : "+f"(registers[i])::"memory");
+}
+template <int kSize>
+__device__ void pin(uint32_t (&registers)[kSize]) {
+#pragma unroll
+  for (int i = 0; i < kSize; ++i) asm volatile("" : "+r"(registers[i])::"memory");
 }
 
 // The operand lists of the asm statements below.
@@ -189,5 +188,17 @@ __device__ void multiply_registers(float (&d)[kColumns / 2], const uint32_t* a, 
                             "%132");
   }
 }
+
+#undef LORAX_PRODUCT_REGISTERS
+#undef LORAX_PRODUCT_SHARED
+#undef LORAX_BIND128
+#undef LORAX_BIND64
+#undef LORAX_BIND40
+#undef LORAX_BIND32
+#undef LORAX_BIND8
+#undef LORAX_D128
+#undef LORAX_D64
+#undef LORAX_D40
+#undef LORAX_D32
 
 }  // namespace lorax::cuda
