@@ -1,8 +1,8 @@
 // The softmax of attention_prefill_hopper.cu: a tile's scores become weights, in place.
 //
-// scores[4 j + i] belongs to key 8 j + 2 t + i % 2 of the tile and, for i / 2 = 0 or 1, to the lane's
-// row g or g + 8 of its warp's sixteen. hide(scores, x) overwrites with x those of keys that their
-// row does not see. It chooses, and never calculates: such a score may be NaN.
+// scores[4 j + i] belongs to key 8 j + 2 t + i % 2 of the tile and, for i / 2 = 0 or 1, to the row
+// g or g + 8 of the warp's sixteen. hide(scores, x) overwrites with x those of keys that their row
+// does not see. It chooses, and never calculates: such a score may be NaN.
 #pragma once
 
 #include "device/cuda/attention_tile.cuh"
