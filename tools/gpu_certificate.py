@@ -1,17 +1,20 @@
 #!/usr/bin/env python3
 """How near to Hugging Face in float32 we compute in bfloat16, beside Hugging Face in bfloat16.
 
-    python3 tools/gpu_certificate.py [--shape 2b] [--prompts 1,100,4097,8000]
+    python3 tools/gpu_certificate.py [--shape 2b] [--prompts 1,100,4097,8000] [--adapters 2]
 
 Writes a checkpoint of the real shape with random weights (activations and scores of realistic
 size), runs eager Hugging Face in float32 and in bfloat16 and `lorax logits` in bfloat16 on the same
-prompts, and prints ||x - float32|| / ||float32|| of the last positions' logits for both. Passes if
-ours is at most 1.05 times Hugging Face's for every prompt. Needs torch and transformers 5, a GPU
-that holds the model in float32 (2b 10 GB, 9b 37 GB) beside the scores of the longest prompt, and
-room for the checkpoint (2b 5 GB, 9b 19 GB).
+prompts, and prints ||x - float32|| / ||float32|| of the last positions' logits for both. Ours come
+one by one, as decode steps, behind the prefill of what is in front of them. With --adapters,
+every prompt runs without adapter and with one of that many of PEFT's, of rank 16 on all seven
+projections; ours run as one mixed batch. Passes if ours is at most 1.05 times Hugging Face's for
+every prompt. Needs torch, transformers 5 and peft, a GPU that holds the model in float32 (2b 10 GB,
+9b 37 GB) beside the scores of the longest prompt, and room for the checkpoint (2b 5 GB, 9b 19 GB).
 """
 
 import argparse
+import contextlib
 import gc
 import json
 import pathlib
@@ -33,6 +36,8 @@ SHAPES = {  # hidden, intermediate, layers, heads, key/value heads, query_pre_at
     "9b": (3584, 14336, 42, 16, 8, 256),
 }
 SHARD_BYTES = 4 << 30
+PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+RANK = 16
 
 
 def say(*words):
@@ -98,12 +103,40 @@ def write_checkpoint(model, config, folder):
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
 
 
+def add_adapters(model, count, folder, seed):
+    """The model with PEFT's adapters "0", "1", ... in it, and their folders."""
+    if count == 0:
+        return model, []
+    from peft import LoraConfig, get_peft_model
+    torch.manual_seed(seed)
+    config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=PROJECTIONS)
+    model = get_peft_model(model, config, adapter_name="0").eval()
+    for i in range(1, count):
+        model.add_adapter(str(i), config)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_" in name:  # changes of a third of what they change
+                weight.normal_(0.0, weight.shape[1] ** -0.5 * (0.3 if "lora_B" in name else 1.0))
+                weight.copy_(weight.bfloat16())
+    model.save_pretrained(folder / "adapters", selected_adapters=[str(i) for i in range(count)])
+    return model, [folder / "adapters" / str(i) for i in range(count)]
+
+
+def using(model, adapter):
+    if adapter is not None:
+        model.set_adapter(str(adapter))
+    elif hasattr(model, "disable_adapter"):
+        return model.disable_adapter()
+    return contextlib.nullcontext()
+
+
 @torch.no_grad()
-def last_logits(model, prompts, rows, device):
+def last_logits(model, requests, rows, device):
     results = []
-    for prompt in prompts:
+    for prompt, adapter in requests:
         ids = torch.tensor([prompt], device=device)
-        out = model(input_ids=ids, use_cache=False, logits_to_keep=min(rows, len(prompt)))
+        with using(model, adapter):
+            out = model(input_ids=ids, use_cache=False, logits_to_keep=min(rows, len(prompt)))
         results.append(out.logits[0].float().cpu())
         del out
         if device == "cuda":
@@ -121,6 +154,7 @@ def main():
     parser.add_argument("--shape", default="2b", choices=SHAPES)
     parser.add_argument("--layers", type=int, help="fewer layers than the shape has")
     parser.add_argument("--prompts", default="1,100,4097,8000", help="their lengths")
+    parser.add_argument("--adapters", type=int, default=0, help="distinct adapters")
     parser.add_argument("--rows", type=int, default=64, help="last positions that are compared")
     parser.add_argument("--chunk", type=int, help="tokens of a prompt per step of ours")
     parser.add_argument("--seed", type=int, default=1)
@@ -148,23 +182,30 @@ def main():
                    for n in lengths]
         step("model made")
         write_checkpoint(model, config, folder)
+        model, adapters = add_adapters(model, options.adapters, folder, options.seed)
+        requests = [(prompt, None) for prompt in prompts]
+        if adapters:
+            requests += [(prompt, i % len(adapters)) for i, prompt in enumerate(prompts)]
         step("checkpoint written")
-        reference = last_logits(model, prompts, options.rows, device)
+        reference = last_logits(model, requests, options.rows, device)
         step("Hugging Face, float32")
         # The parameters only: the rotary frequencies stay float32, as after from_pretrained.
         for weight in model.parameters():
             weight.data = weight.data.bfloat16()
-        theirs = last_logits(model, prompts, options.rows, device)
+        theirs = last_logits(model, requests, options.rows, device)
         step("Hugging Face, bfloat16")
         del model
         gc.collect()
         if device == "cuda":
             torch.cuda.empty_cache()
 
-        (folder / "requests.json").write_text(json.dumps([{"input_ids": p} for p in prompts]))
+        (folder / "requests.json").write_text(json.dumps(
+            [{"input_ids": prompt, "adapter_id": None if i is None else str(adapters[i])}
+             for prompt, i in requests]))
         command = [options.lorax, "logits", "--model-id", folder, "--device", options.lorax_device,
                    "--dtype", "bfloat16", "--requests", folder / "requests.json", "--out",
-                   folder / "logits.safetensors", "--last", str(options.rows)]
+                   folder / "logits.safetensors", "--last", str(options.rows),
+                   "--decode", str(options.rows - 1)]
         if options.chunk:
             command += ["--chunk", str(options.chunk)]
         subprocess.run(command, check=True, env=gpu_programs.environment())
@@ -172,13 +213,14 @@ def main():
         step("lorax, bfloat16")
 
         passed = True
-        say(f"{'tokens':>8} {'ours':>12} {'Hugging Face':>14} {'ratio':>7}")
-        for i, length in enumerate(lengths):
+        say(f"{'tokens':>8} {'adapter':>8} {'ours':>12} {'Hugging Face':>14} {'ratio':>7}")
+        for i, (prompt, adapter) in enumerate(requests):
             our_error = relative(ours[str(i)], reference[i])
             their_error = relative(theirs[i], reference[i])
             ratio = our_error / their_error
             passed = passed and ratio <= 1.05  # also false for NaN
-            say(f"{length:8} {our_error:12.3e} {their_error:14.3e} {ratio:7.3f}")
+            say(f"{len(prompt):8} {'-' if adapter is None else adapter:>8} {our_error:12.3e} "
+                f"{their_error:14.3e} {ratio:7.3f}")
         say("certificate: " + ("passed" if passed else "FAILED"))
         return 0 if passed else 1
     finally:

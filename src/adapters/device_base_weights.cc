@@ -19,7 +19,7 @@ std::vector<float> DeviceBaseWeights::rows(size_t module, int64_t first, int64_t
   std::vector<char> copy;
   if (data == nullptr) {
     copy.resize(part.bytes());
-    device_.copy_to_host(copy.data(), part.data, copy.size());
+    device_.download(copy.data(), part.data, copy.size());
     data = copy.data();
   }
   convert(data, part.dtype, values.data(), DType::kFloat32, values.size());

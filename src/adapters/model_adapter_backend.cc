@@ -135,8 +135,7 @@ std::unique_ptr<ModelAdapter> ModelAdapterBackend::install(const PackedAdapter& 
   Buffer block;
   if (!is_unified()) {
     block = Buffer(device_, packed.bytes());
-    device_.copy_from_host(block.data(), packed.data(), packed.bytes());
-    device_.synchronize();
+    device_.upload(block.data(), packed.data(), packed.bytes());
   }
   return std::make_unique<ModelAdapter>(tables_, slot, packed, std::move(block));
 }

@@ -7,11 +7,9 @@
 #include <boost/json/object.hpp>
 
 #include "engine/loaded_adapters.h"
+#include "server/adapter_request.h"
 
 namespace lorax::cli {
-
-// What the REST API calls the base model.
-inline constexpr std::string_view kBaseModelId = "__base_model__";
 
 // The id of LoadedAdapters for an adapter_id: "" for the base model.
 std::string adapter_id_of(const std::string& name);

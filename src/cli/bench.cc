@@ -48,15 +48,20 @@ struct Measurement {
   std::string phase;  // "prefill" or "decode"
   int64_t batch = 0;
   int64_t prompt = 0;
-  int64_t adapters = 0;     // distinct ones in the batch
-  double adapter_gb = 0.0;  // of their A and B, which a step reads once
-  double seconds = 0.0;     // of one step
+  int64_t adapters = 0;         // distinct ones in the batch
+  double adapter_gb = 0.0;      // of their A and B, which a step reads once
+  double kv_gb = 0.0;           // of the keys and values that a decode step reads, windows aside
+  double seconds = 0.0;         // of one step, from its call to the end of its work
+  double host_seconds = 0.0;    // of these, until the host was free again
+  double device_seconds = 0.0;  // of a step while the next ones wait in the device's queue
   double tokens_per_second = 0.0;
   double weight_gb_per_second = 0.0;
   double tflop_per_second = 0.0;
   // The machine's bandwidth in between; of a GPU that of copying, reads and writes counted.
   double read_gb_per_second = 0.0;
-  double ratio_to_read = 0.0;  // weight_gb_per_second over it, step by step
+  double ratio_to_read = 0.0;   // weight_gb_per_second over it, step by step
+  double ratio_of_bytes = 0.0;  // the same for weights, keys and values, and adapters
+  GraphStats graphs = {};
 };
 
 double median(std::vector<double> values) {
@@ -146,15 +151,16 @@ class Bench {
     return static_cast<int32_t>((state >> 33) % static_cast<uint64_t>(loaded_.info().vocab_size));
   }
 
-  // One step over all pending tokens of every sequence, its logits included. Returns seconds.
-  double timed_step(ModelRunner& runner, std::vector<Sequence>& sequences) {
+  // Asks for one step over all pending tokens of every sequence and for the logits of their last
+  // rows, which stay on the device. Returns the seconds until the host was free.
+  double ask_for_step(ModelRunner& runner, std::vector<Sequence>& sequences) {
     std::vector<SequenceStep> steps;
     for (Sequence& sequence : sequences) {
-      steps.push_back({.sequence = &sequence, .tokens = sequence.pending()});
+      steps.push_back(next_step(sequence, sequence.pending()));
     }
     const Clock::time_point start = Clock::now();
     const int64_t rows = runner.step(steps);
-    runner.logits(0, rows);
+    runner.device_logits(0, rows);
     const std::chrono::duration<double> elapsed = Clock::now() - start;
     uint64_t state = static_cast<uint64_t>(sequences.front().length());
     for (Sequence& sequence : sequences) {
@@ -167,6 +173,8 @@ class Bench {
   // What the steps of one phase took, each beside the bandwidth just before and after.
   struct Samples {
     std::vector<double> seconds;
+    std::vector<double> host_seconds;
+    std::vector<double> device_seconds;
     std::vector<double> bandwidths;
     std::vector<double> ratios;
   };
@@ -174,20 +182,42 @@ class Bench {
   // `count` steps between two probes of the bandwidth. Returns the last one's seconds.
   double timed_steps(ModelRunner& runner, std::vector<Sequence>& sequences, int64_t count,
                      Samples& samples, bool keep) {
-    std::vector<double> seconds;
+    std::vector<double> seconds, host_seconds;
     const double before = probe_bandwidth();
-    for (int64_t i = 0; i < count; ++i) seconds.push_back(timed_step(runner, sequences));
+    for (int64_t i = 0; i < count; ++i) {
+      const Clock::time_point start = Clock::now();
+      host_seconds.push_back(ask_for_step(runner, sequences));
+      loaded_.device().synchronize();
+      seconds.push_back(std::chrono::duration<double>(Clock::now() - start).count());
+    }
     const double bandwidth = (before + probe_bandwidth()) / 2;
-    for (double time : keep ? seconds : std::vector<double>()) {
-      samples.seconds.push_back(time);
+    for (size_t i = 0; keep && i < seconds.size(); ++i) {
+      samples.seconds.push_back(seconds[i]);
+      samples.host_seconds.push_back(host_seconds[i]);
       samples.bandwidths.push_back(bandwidth);
-      samples.ratios.push_back(bandwidth > 0.0 ? step_bytes() / time * 1e-9 / bandwidth : 0.0);
+      samples.ratios.push_back(bandwidth > 0.0 ? step_bytes() / seconds[i] * 1e-9 / bandwidth
+                                               : 0.0);
     }
     return seconds.back();
   }
 
+  // `count` steps in a row, none of which waits for the host.
+  void queued_steps(ModelRunner& runner, std::vector<Sequence>& sequences, int64_t count,
+                    Samples& samples, bool keep) {
+    const std::unique_ptr<DeviceEvent> begin = loaded_.device().make_event();
+    const std::unique_ptr<DeviceEvent> end = loaded_.device().make_event();
+    ask_for_step(runner, sequences);  // fills the queue
+    begin->record();
+    for (int64_t i = 1; i < count; ++i) ask_for_step(runner, sequences);
+    end->record();
+    const double seconds = end->seconds_since(*begin);
+    if (keep && count > 1)
+      samples.device_seconds.push_back(seconds / static_cast<double>(count - 1));
+  }
+
   Measurement measure(std::string phase, int64_t batch, int64_t prompt, int64_t tokens,
-                      const BenchAdapters& adapters, const Samples& samples) const {
+                      const BenchAdapters& adapters, const ModelRunner& runner,
+                      const Samples& samples) const {
     const ModelInfo& info = loaded_.info();
     Measurement m{.phase = std::move(phase), .batch = batch, .prompt = prompt};
     m.adapters = adapters.count();
@@ -199,11 +229,19 @@ class Bench {
         (static_cast<double>(info.multiply_adds_per_token) - head) * static_cast<double>(tokens) +
         head * static_cast<double>(batch);
     m.seconds = median(samples.seconds);
+    m.host_seconds = median(samples.host_seconds);
+    m.device_seconds = samples.device_seconds.empty() ? m.seconds : median(samples.device_seconds);
+    m.graphs = runner.graph_stats();
     m.tokens_per_second = static_cast<double>(tokens) / m.seconds;
     m.weight_gb_per_second = step_bytes() / m.seconds * 1e-9;
     m.tflop_per_second = 2.0 * multiply_adds / m.seconds * 1e-12;
     m.read_gb_per_second = median(samples.bandwidths);
     m.ratio_to_read = median(samples.ratios);
+    if (tokens == batch) {
+      m.kv_gb = static_cast<double>(batch * (prompt + options_.generate / 2)) *
+                static_cast<double>(loaded_.model().kv_shape().bytes_per_token()) * 1e-9;
+    }
+    m.ratio_of_bytes = m.ratio_to_read * (1.0 + (m.kv_gb + m.adapter_gb) * 1e9 / step_bytes());
     return m;
   }
 
@@ -227,14 +265,22 @@ class Bench {
     for (int round = -1; round < options_.repeat; ++round) {  // the first warms up
       std::vector<Sequence> sequences = make_sequences(batch, prompt, adapter_count);
       const double prefill = timed_steps(runner, sequences, 1, prefills, round >= 0);
+      bool queue = false;  // every other time, where the device works beside the host
       for (int64_t left = options_.generate - 1; left > 0; left -= kStepsPerProbe) {
-        timed_steps(runner, sequences, std::min(left, kStepsPerProbe), decodes, round >= 0);
+        const int64_t count = std::min(left, kStepsPerProbe);
+        if (queue) {
+          queued_steps(runner, sequences, count, decodes, round >= 0);
+        } else {
+          timed_steps(runner, sequences, count, decodes, round >= 0);
+        }
+        queue = !queue && !on_host();
       }
       if (options_.repeat > 1 && round < 0 && prefill > 30.0) ++round;  // warm enough
     }
-    measurements.push_back(measure("prefill", batch, prompt, batch * prompt, adapters, prefills));
+    measurements.push_back(
+        measure("prefill", batch, prompt, batch * prompt, adapters, runner, prefills));
     if (!decodes.seconds.empty()) {
-      measurements.push_back(measure("decode", batch, prompt, batch, adapters, decodes));
+      measurements.push_back(measure("decode", batch, prompt, batch, adapters, runner, decodes));
     }
   }
 
@@ -250,12 +296,19 @@ json::object to_json(const Measurement& m) {
           {"prompt", m.prompt},
           {"adapters", m.adapters},
           {"adapter_gb", m.adapter_gb},
+          {"kv_gb", m.kv_gb},
           {"ms_per_step", m.seconds * 1e3},
+          {"host_ms_per_step", m.host_seconds * 1e3},
+          {"device_ms_per_step", m.device_seconds * 1e3},
           {"tokens_per_s", m.tokens_per_second},
           {"weight_gb_per_s", m.weight_gb_per_second},
           {"tflop_per_s", m.tflop_per_second},
           {"read_gb_per_s", m.read_gb_per_second},
-          {"ratio_to_read", m.ratio_to_read}};
+          {"ratio_to_read", m.ratio_to_read},
+          {"ratio_of_bytes", m.ratio_of_bytes},
+          {"graphs", m.graphs.graphs},
+          {"graph_s", m.graphs.seconds},
+          {"graph_mb", static_cast<double>(m.graphs.bytes) * 1e-6}};
 }
 
 void run(const Options& options) {
@@ -279,13 +332,16 @@ void run(const Options& options) {
   }
   fmt::print("{} {} on {}, {:.2f} GB of weights\n", options.shape, name_of(bench.loaded().dtype()),
              device, static_cast<double>(bench.loaded().weight_bytes()) * 1e-9);
-  fmt::print("{:8} {:>6} {:>7} {:>8} {:>12} {:>10} {:>13} {:>9} {:>11} {:>6}\n", "phase", "batch",
-             "prompt", "adapters", "ms/step", "tokens/s", "weights GB/s", "TFLOP/s", "read GB/s",
-             "ratio");
+  fmt::print("{:8} {:>6} {:>7} {:>8} {:>10} {:>8} {:>10} {:>10} {:>13} {:>9} {:>10} {:>6} {:>9}\n",
+             "phase", "batch", "prompt", "adapters", "ms/step", "host ms", "device ms", "tokens/s",
+             "weights GB/s", "TFLOP/s", "read GB/s", "ratio", "of bytes");
   for (const Measurement& m : measurements) {
-    fmt::print("{:8} {:>6} {:>7} {:>8} {:>12.2f} {:>10.2f} {:>13.2f} {:>9.3f} {:>11.2f} {:>6.2f}\n",
-               m.phase, m.batch, m.prompt, m.adapters, m.seconds * 1e3, m.tokens_per_second,
-               m.weight_gb_per_second, m.tflop_per_second, m.read_gb_per_second, m.ratio_to_read);
+    fmt::print(
+        "{:8} {:>6} {:>7} {:>8} {:>10.3f} {:>8.3f} {:>10.3f} {:>10.2f} {:>13.2f} {:>9.3f} "
+        "{:>10.2f} {:>6.2f} {:>9.2f}\n",
+        m.phase, m.batch, m.prompt, m.adapters, m.seconds * 1e3, m.host_seconds * 1e3,
+        m.device_seconds * 1e3, m.tokens_per_second, m.weight_gb_per_second, m.tflop_per_second,
+        m.read_gb_per_second, m.ratio_to_read, m.ratio_of_bytes);
   }
 }
 

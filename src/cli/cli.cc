@@ -28,6 +28,7 @@ int run_command_line(int argc, char** argv) {
   app.set_version_flag("--version", LORAX_VERSION);
   app.require_subcommand(1);
   app.get_formatter()->column_width(34);
+  cli::add_serve_command(app);
   cli::add_generate_command(app);
   cli::add_logits_command(app);
   cli::add_tokenize_command(app);

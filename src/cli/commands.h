@@ -5,6 +5,7 @@
 
 namespace lorax::cli {
 
+void add_serve_command(CLI::App& app);
 void add_generate_command(CLI::App& app);
 void add_logits_command(CLI::App& app);
 void add_tokenize_command(CLI::App& app);

@@ -3,19 +3,26 @@
 
 #include <algorithm>
 #include <chrono>
+#include <condition_variable>
 #include <filesystem>
+#include <limits>
 #include <memory>
+#include <mutex>
 #include <optional>
+#include <set>
+#include <utility>
+#include <vector>
 
 #include <boost/json/serialize.hpp>
 #include <boost/json/value.hpp>
 
 #include "base/error.h"
+#include "base/memory_info.h"
 #include "cli/adapter_options.h"
 #include "cli/commands.h"
 #include "cli/options.h"
-#include "engine/generator.h"
-#include "text/incremental_detokenizer.h"
+#include "engine/engine.h"
+#include "engine/sequence.h"
 #include "text/tokenizer.h"
 
 namespace lorax::cli {
@@ -44,7 +51,7 @@ bool has_tokenizer(const std::filesystem::path& directory) {
 // One of the texts to generate: its prompt and its adapter.
 struct Job {
   std::string prompt;   // as given: text or ids
-  std::string adapter;  // id of LoadedAdapters
+  std::string adapter;  // as of adapter_id_of()
 };
 
 // Prompts and adapters pair up in their order; one of either goes with all of the other.
@@ -76,59 +83,143 @@ std::vector<int32_t> prompt_ids(const std::string& prompt, bool is_ids,
   return ids;
 }
 
-std::vector<int32_t> ids_of(const GenerateResult& result) {
+// What a request gave.
+struct Result {
   std::vector<int32_t> ids;
-  for (const SampledToken& token : result.tokens) ids.push_back(token.id);
-  return ids;
-}
+  std::vector<float> logprobs;
+  GenerationEnd end;
+};
 
-json::object report_of(const Options& options, const Job& job, const GenerateRequest& request,
-                       const GenerateResult& result, const Tokenizer* tokenizer) {
-  const std::vector<int32_t> ids = ids_of(result);
-  json::array logprobs;
-  for (const SampledToken& token : result.tokens) logprobs.push_back(token.logprob);
+// Collects what all requests give; streams the texts it is told to.
+class Results {
+ public:
+  explicit Results(size_t requests) : results_(requests), left_(requests) {}
+
+  // The sink of one request. The results must outlive it.
+  std::shared_ptr<GenerationSink> sink(size_t request, bool streams) {
+    return std::make_shared<Sink>(*this, results_[request], streams);
+  }
+  // Blocks until all have ended.
+  const std::vector<Result>& wait() {
+    std::unique_lock lock(mutex_);
+    ended_.wait(lock, [this] { return left_ == 0; });
+    return results_;
+  }
+
+ private:
+  class Sink final : public GenerationSink {
+   public:
+    Sink(Results& all, Result& result, bool streams)
+        : all_(all), result_(result), streams_(streams) {}
+    void on_prompt(std::vector<TokenInfo>) override {}
+    void on_token(GeneratedToken token) override {
+      result_.ids.push_back(token.token.id);
+      result_.logprobs.push_back(token.token.logprob);
+      print(token.delta);
+    }
+    void on_end(GenerationEnd end) override {
+      print(end.delta);
+      result_.end = std::move(end);
+      const std::lock_guard lock(all_.mutex_);
+      if (--all_.left_ == 0) all_.ended_.notify_one();
+    }
+
+   private:
+    void print(const std::string& text) const {
+      if (!streams_) return;
+      fmt::print("{}", text);
+      std::fflush(stdout);
+    }
+
+    Results& all_;
+    Result& result_;
+    bool streams_;
+  };
+
+  std::vector<Result> results_;
+  std::mutex mutex_;
+  std::condition_variable ended_;
+  size_t left_;
+};
+
+json::object report_of(const Options& options, const Job& job, const GenerationRequest& request,
+                       const Result& result, const Tokenizer* tokenizer) {
   json::object out;
   if (options.input_ids.empty()) out["prompt"] = job.prompt;
   if (!options.adapter_ids.empty()) {
     out["adapter_id"] = job.adapter.empty() ? json::value() : json::value(job.adapter);
   }
   out["input_ids"] = json::array(request.prompt.begin(), request.prompt.end());
-  out["generated_ids"] = json::array(ids.begin(), ids.end());
-  if (tokenizer != nullptr) out["generated_text"] = tokenizer->decode(ids, true);
-  out["logprobs"] = std::move(logprobs);
-  out["finish_reason"] = name_of(result.finish_reason);
+  out["generated_ids"] = json::array(result.ids.begin(), result.ids.end());
+  if (tokenizer != nullptr) out["generated_text"] = tokenizer->decode(result.ids, true);
+  out["logprobs"] = json::array(result.logprobs.begin(), result.logprobs.end());
+  out["finish_reason"] = name_of(result.end.reason);
   return out;
 }
 
-// Of all jobs together.
-json::object report_of(const GenerateTimings& timings, double load_seconds,
-                       const std::vector<GenerateRequest>& requests,
-                       const std::vector<GenerateResult>& results) {
+// Of all jobs together: until the first step, from there until all have their first token, from
+// there to the end.
+json::object report_of(double load_seconds, const std::vector<Result>& results) {
+  using Seconds = std::chrono::duration<double>;
+  double start = std::numeric_limits<double>::infinity();
+  double first_tokens = 0.0;
+  double end = 0.0;
   double prompt_tokens = 0.0;
-  double later_tokens = 0.0;  // those that decode steps gave
-  for (size_t i = 0; i < requests.size(); ++i) {
-    prompt_tokens += static_cast<double>(requests[i].prompt.size());
-    later_tokens += static_cast<double>(results[i].tokens.size()) - 1.0;
+  double later_tokens = 0.0;
+  for (const Result& result : results) {
+    const double queued = Seconds(result.end.queue_time).count();
+    const double first_token = queued + Seconds(result.end.prefill_time).count();
+    start = std::min(start, queued);
+    first_tokens = std::max(first_tokens, first_token);
+    end = std::max(end, first_token + Seconds(result.end.decode_time).count());
+    prompt_tokens += static_cast<double>(result.end.prompt_tokens);
+    later_tokens += static_cast<double>(result.ids.size()) - 1.0;
   }
   const auto rate = [](double count, double seconds) {
     return seconds > 0 ? count / seconds : 0.0;
   };
-  return {{"load_seconds", load_seconds},
-          {"prefill_seconds", timings.prefill_seconds},
-          {"prefill_tokens_per_second", rate(prompt_tokens, timings.prefill_seconds)},
-          {"decode_seconds", timings.decode_seconds},
-          {"decode_tokens_per_second", rate(later_tokens, timings.decode_seconds)}};
+  return {{"load_seconds", load_seconds + start},
+          {"prefill_seconds", first_tokens - start},
+          {"prefill_tokens_per_second", rate(prompt_tokens, first_tokens - start)},
+          {"decode_seconds", end - first_tokens},
+          {"decode_tokens_per_second", rate(later_tokens, end - first_tokens)}};
 }
 
 // Whole texts, as those of a batch come at the same time.
-void print_texts(const std::vector<Job>& jobs, const std::vector<GenerateResult>& results,
+void print_texts(const std::vector<Job>& jobs, const std::vector<Result>& results,
                  const Tokenizer& tokenizer) {
   for (size_t i = 0; i < jobs.size(); ++i) {
     const std::string adapter =
         jobs[i].adapter.empty() ? "base model" : std::filesystem::path(jobs[i].adapter).filename();
     fmt::print("{}[{}] {}{}\n", i > 0 ? "\n" : "", adapter, jobs[i].prompt,
-               tokenizer.decode(ids_of(results[i]), true));
+               tokenizer.decode(results[i].ids, true));
   }
+}
+
+// An engine that runs all requests at once.
+EngineOptions engine_options(const Options& options, const Device& device,
+                             const std::vector<GenerationRequest>& requests) {
+  EngineOptions out;
+  out.max_concurrent_requests = static_cast<int64_t>(requests.size());
+  out.max_running_sequences = out.max_concurrent_requests;
+  out.base_name = options.model_id;
+  out.on_warning = print_warning;
+  std::set<std::string> adapters;
+  for (const GenerationRequest& request : requests) {
+    const int64_t prompt = static_cast<int64_t>(request.prompt.size());
+    const int64_t length = prompt + request.max_new_tokens;
+    out.max_total_tokens = std::max(out.max_total_tokens, length);
+    out.max_input_tokens = std::max(out.max_input_tokens, prompt);
+    out.kv_blocks += pages_for(length, KvCache::kBlockSize);
+    adapters.insert(request.adapter);
+  }
+  // What admission leaves for running sequences to grow into.
+  out.kv_blocks += out.max_running_sequences;
+  out.adapter_slots = static_cast<int>(adapters.size());
+  // All of them are wanted at once, so what is free is theirs.
+  out.adapter_bytes = device.available_memory();
+  out.adapter_host_bytes = available_memory_bytes();
+  return out;
 }
 
 void run(const Options& options) {
@@ -143,46 +234,40 @@ void run(const Options& options) {
     tokenizer = load_tokenizer(options.model_id);
   }
   const std::vector<Job> jobs = make_jobs(options);
-  std::vector<GenerateRequest> requests;
-  std::vector<std::string> adapter_ids;
+  std::vector<GenerationRequest> requests;
   for (const Job& job : jobs) {
     if (job.prompt.empty()) fail("--prompt is empty; give at least one character");
-    requests.push_back({.prompt = prompt_ids(job.prompt, is_ids, tokenizer.get()),
-                        .max_new_tokens = options.max_new_tokens,
-                        .sampling = options.sampling,
-                        .eos_token_ids = {}});
-    adapter_ids.push_back(job.adapter);
+    GenerationRequest& request = requests.emplace_back();
+    request.prompt = prompt_ids(job.prompt, is_ids, tokenizer.get());
+    request.adapter = job.adapter;
+    request.sampling = options.sampling;
+    request.max_new_tokens = options.max_new_tokens;
   }
 
   const Clock::time_point start = Clock::now();
   LoadedModel loaded = load_model(options.model_id, options.device);
-  const LoadedAdapters adapters = load_adapters(loaded, options.model_id, adapter_ids);
-  const std::chrono::duration<double> load_time = Clock::now() - start;
-  for (size_t i = 0; i < requests.size(); ++i) {
-    check_prompt(requests[i].prompt, requests[i].max_new_tokens, loaded.info(),
+  for (GenerationRequest& request : requests) {
+    check_prompt(request.prompt, request.max_new_tokens, loaded.info(),
                  is_ids ? "--input-ids" : "--prompt");
-    if (!options.ignore_eos) requests[i].eos_token_ids = loaded.info().eos_token_ids;
-    requests[i].adapter = adapters.slot(jobs[i].adapter);
+    if (!options.ignore_eos) request.eos_token_ids = loaded.info().eos_token_ids;
   }
-
-  ModelRunner runner(loaded.device(), loaded.model(), limits_for(requests), &adapters.tables());
-  TokenSink stream;
-  std::unique_ptr<IncrementalDetokenizer> detokenizer;
-  if (!options.as_json && jobs.size() == 1) {
-    detokenizer = std::make_unique<IncrementalDetokenizer>(*tokenizer, true);
-    stream = [&](size_t, const SampledToken& token) {
-      fmt::print("{}", detokenizer->push(token.id));
-      std::fflush(stdout);
-    };
+  Results collected(jobs.size());
+  Engine engine(loaded, tokenizer.get(), engine_options(options, loaded.device(), requests));
+  const std::chrono::duration<double> load_time = Clock::now() - start;
+  const bool streams = !options.as_json && jobs.size() == 1;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    engine.submit(requests[i], collected.sink(i, streams));
   }
-  GenerateTimings timings;
-  const std::vector<GenerateResult> results = generate(runner, requests, stream, &timings);
+  const std::vector<Result>& results = collected.wait();
+  for (const Result& result : results) {
+    if (result.end.reason == FinishReason::kFailed) throw Error(result.end.error);
+  }
+  const json::object timings = report_of(load_time.count(), results);
   if (!options.as_json) {
-    if (detokenizer != nullptr) return fmt::print("{}\n", detokenizer->finish());
+    if (streams) return fmt::print("\n");
     print_texts(jobs, results, *tokenizer);
-    const json::object rates = report_of(timings, load_time.count(), requests, results);
     return fmt::print("\n{} texts in one batch: {:.0f} tokens/s\n", jobs.size(),
-                      rates.at("decode_tokens_per_second").as_double());
+                      timings.at("decode_tokens_per_second").as_double());
   }
   json::array reports;
   for (size_t i = 0; i < jobs.size(); ++i) {
@@ -194,8 +279,31 @@ void run(const Options& options) {
   } else {
     out["results"] = std::move(reports);
   }
-  out["timings"] = report_of(timings, load_time.count(), requests, results);
+  out["timings"] = timings;
   fmt::print("{}\n", json::serialize(out));
+}
+
+void add_sampling_options(CLI::App& command, SamplingParameters& sampling) {
+  const auto add = [&](const char* flag, auto& value, const char* description) {
+    command.add_option(flag, value, description)->capture_default_str();
+  };
+  add("--temperature", sampling.temperature, "0 is greedy");
+  add("--top-k", sampling.top_k, "Keep the k most likely tokens; 0: all");
+  add("--top-p", sampling.top_p,
+      "Keep the most likely tokens that together reach this probability");
+  add("--typical-p", sampling.typical_p,
+      "Keep the tokens nearest to the expected surprise that together reach this probability");
+  add("--min-p", sampling.min_p, "Keep what is at least this times as likely as the best; 0: all");
+  add("--repetition-penalty", sampling.repetition_penalty,
+      "Above 1: tokens of prompt and text become less likely");
+  add("--frequency-penalty", sampling.frequency_penalty,
+      "Lowers a token's logit by this for each time it was generated");
+  add("--presence-penalty", sampling.presence_penalty,
+      "Lowers a token's logit by this if it was generated");
+  add("--seed", sampling.seed, "Seed of the random choices");
+  command.add_flag(
+      "--watermark", sampling.watermark,
+      "Prefer tokens of a list that depends on the token before (Kirchenbauer et al.)");
 }
 
 }  // namespace
@@ -221,16 +329,7 @@ void add_generate_command(CLI::App& app) {
   command->add_option("--max-new-tokens", options->max_new_tokens, "Tokens to generate at most")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
       ->capture_default_str();
-  command->add_option("--temperature", options->sampling.temperature, "0 is greedy")
-      ->capture_default_str();
-  command->add_option("--top-k", options->sampling.top_k, "Keep the k most likely tokens; 0: all")
-      ->capture_default_str();
-  command
-      ->add_option("--top-p", options->sampling.top_p,
-                   "Keep the most likely tokens that together reach this probability")
-      ->capture_default_str();
-  command->add_option("--seed", options->sampling.seed, "Seed of the random choices")
-      ->capture_default_str();
+  add_sampling_options(*command, options->sampling);
   command->add_flag("--ignore-eos", options->ignore_eos, "Go on after an end token");
   command->add_flag("--json", options->as_json,
                     "One JSON object at the end: ids, text, logprobs, timings; of several texts a "

@@ -29,6 +29,7 @@ struct Options {
   std::string requests;
   std::string out;
   int64_t chunk = 0;
+  int64_t decode = 0;
   int64_t last = 0;
   DeviceFlags device;
 };
@@ -158,10 +159,16 @@ class Output {
   std::vector<float> speculative_;
 };
 
+// Tokens of a sequence in its next step: the last `decode` come one by one.
+int64_t next_tokens(const Sequence& sequence, int64_t chunk, int64_t decode) {
+  const int64_t pending = sequence.pending();
+  return pending > decode ? std::min(chunk, pending - decode) : std::min(int64_t{1}, pending);
+}
+
 // Logits come step by step, each with rows of every sequence; the file wants them sequence by
 // sequence. They are written straight to their places.
-void run_steps(ModelRunner& runner, std::vector<Sequence>& sequences, int64_t chunk, int64_t last,
-               Output& output) {
+void run_steps(ModelRunner& runner, std::vector<Sequence>& sequences, int64_t chunk, int64_t decode,
+               int64_t last, Output& output) {
   std::vector<SequenceStep> steps;
   std::vector<size_t> members;
   while (true) {
@@ -169,9 +176,8 @@ void run_steps(ModelRunner& runner, std::vector<Sequence>& sequences, int64_t ch
     members.clear();
     for (size_t i = 0; i < sequences.size(); ++i) {
       if (sequences[i].pending() == 0) continue;
-      steps.push_back({.sequence = &sequences[i],
-                       .tokens = std::min(chunk, sequences[i].pending()),
-                       .output = SequenceStep::Output::kAllRows});
+      steps.push_back(next_step(sequences[i], next_tokens(sequences[i], chunk, decode),
+                                SequenceStep::Output::kAllRows));
       members.push_back(i);
     }
     if (steps.empty()) return;
@@ -180,14 +186,14 @@ void run_steps(ModelRunner& runner, std::vector<Sequence>& sequences, int64_t ch
     for (size_t s = 0; s < steps.size(); ++s) {
       Sequence& sequence = sequences[members[s]];
       const int64_t first = sequence.length() - rows_to_write(sequence, last);
-      for (int64_t done = std::clamp(first - sequence.cached, int64_t{0}, steps[s].tokens);
-           done < steps[s].tokens;) {
-        const int64_t count = std::min(runner.limits().max_logits_rows, steps[s].tokens - done);
+      const int64_t rows = static_cast<int64_t>(steps[s].tokens.size());
+      for (int64_t done = std::clamp(first - sequence.cached, int64_t{0}, rows); done < rows;) {
+        const int64_t count = std::min(runner.limits().max_logits_rows, rows - done);
         output.write(members[s], sequence.cached + done - first, runner, row + done, count);
         done += count;
       }
-      row += steps[s].tokens;
-      sequence.cached += steps[s].tokens;
+      row += rows;
+      sequence.cached += rows;
     }
   }
 }
@@ -208,7 +214,7 @@ void run(const Options& options) {
       limits_for_logits(requests.sequences, chunk, info.vocab_size, std::ranges::max(heads)),
       &adapters.tables());
   Output output(options.out, requests.sequences, heads, options.last, info.vocab_size);
-  run_steps(runner, requests.sequences, chunk, options.last, output);
+  run_steps(runner, requests.sequences, chunk, options.decode, options.last, output);
   output.finish();
 }
 
@@ -233,6 +239,10 @@ void add_logits_command(CLI::App& app) {
       ->add_option("--chunk", options->chunk,
                    "Tokens of each request per step (default: all at once)")
       ->check(CLI::PositiveNumber);
+  command
+      ->add_option("--decode", options->decode,
+                   "The last so many tokens of each request one by one, as when generated")
+      ->check(CLI::NonNegativeNumber);
   command
       ->add_option("--last", options->last,
                    "Write only this many last positions of each request (default: all)")

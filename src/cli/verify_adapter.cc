@@ -51,8 +51,7 @@ std::vector<float> prompt_logits(LoadedModel& loaded, const AdapterTables* table
                       .kv_blocks = pages,
                       .max_speculative_heads = speculative_heads},
                      tables);
-  const SequenceStep step{
-      .sequence = &sequence, .tokens = sequence.length(), .output = SequenceStep::Output::kAllRows};
+  const SequenceStep step = next_step(sequence, sequence.length(), SequenceStep::Output::kAllRows);
   const int64_t rows = runner.step({&step, 1});
   const std::span<const float> logits = runner.logits(0, rows);
   return {logits.begin(), logits.end()};

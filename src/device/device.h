@@ -12,10 +12,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
 #include "device/lora.h"
+#include "device/sampling.h"
 #include "device/tensor.h"
 
 namespace lorax {
@@ -38,6 +40,44 @@ class Buffer {
   Device* device_ = nullptr;
   void* data_ = nullptr;
   size_t bytes_ = 0;
+};
+
+// Move-only host bytes, aligned to 64 or more, that the device copies from and to at full speed and
+// beside its kernels (pinned, where that means anything). Must not outlive its Device.
+class HostBuffer {
+ public:
+  HostBuffer() = default;
+  HostBuffer(Device& device, size_t bytes);
+  ~HostBuffer();
+  HostBuffer(HostBuffer&& other) noexcept;
+  HostBuffer& operator=(HostBuffer&& other) noexcept;
+
+  void* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  Device* device_ = nullptr;
+  void* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+// A moment in the order of a device's work. Must not outlive its Device.
+class DeviceEvent {
+ public:
+  virtual ~DeviceEvent() = default;
+  // This moment: when the device has done all that it was asked for so far.
+  virtual void record() = 0;
+  // Returns when the device has come to the moment; at once if there is none yet.
+  virtual void wait() = 0;
+  // From the moment `earlier`, of the same device, to this one, as the device's clock has it. Waits
+  // for both.
+  virtual double seconds_since(DeviceEvent& earlier) = 0;
+};
+
+// Work of a device, kept to be done again by one call. Must not outlive its Device.
+class DeviceGraph {
+ public:
+  virtual ~DeviceGraph() = default;
 };
 
 // One layer's pages. Token slot s lies in page s / block_size at row s % block_size.
@@ -83,6 +123,26 @@ class Device {
   // Within the device, contiguous bytes that do not overlap; ordered with its kernels.
   virtual void copy(void* to, const void* from, size_t bytes) = 0;
   virtual void synchronize() = 0;
+  // The same as copy_from_host, but done when it returns, from any thread, and beside the kernels:
+  // those under way go on, and no order holds between them and the copy.
+  virtual void upload(void* to, const void* from, size_t bytes);
+  // The same for copy_to_host.
+  virtual void download(void* to, const void* from, size_t bytes);
+  // The memory of a HostBuffer. copy_from_host from such memory takes its bytes when the device
+  // comes to it: they must stay until then (DeviceEvent).
+  virtual void* allocate_host(size_t bytes);
+  virtual void deallocate_host(void* data, size_t bytes);
+  virtual std::unique_ptr<DeviceEvent> make_event();
+
+  // Whether capture() gives anything.
+  virtual bool can_capture() const { return false; }
+  // Calls `work` and keeps the kernels and copies that it asks for, with their arguments as they
+  // are, instead of doing them. Every shape must have run once before, outside. Null, and `work`
+  // not called, where the device keeps nothing.
+  virtual std::unique_ptr<DeviceGraph> capture(const std::function<void()>& work);
+  // Does what a graph of this device keeps, in the order of all its work.
+  virtual void replay(DeviceGraph& graph);
+
   // Where host code may write weights directly: `data` itself on the CPU, nullptr otherwise.
   virtual void* host_pointer(void* data) = 0;
 
@@ -99,6 +159,11 @@ class Device {
   // residual += rms_norm(x, weight, eps), not rounded in between. residual [T, D] float32.
   virtual void rms_norm_add(const Tensor& x, const Tensor& weight, float eps,
                             const Tensor& residual) = 0;
+
+  // rms_norm_add(x, weight, eps, residual), then rms_norm(residual, next_weight, next_eps, out).
+  virtual void rms_norm_add_norm(const Tensor& x, const Tensor& weight, float eps,
+                                 const Tensor& residual, const Tensor& next_weight, float next_eps,
+                                 const Tensor& out);
 
   // out = x * weight^T. x [T, n] and weight [m, n] contiguous rows, model dtype both;
   // out [T, m] float32 or model dtype, rounded once.
@@ -133,8 +198,14 @@ class Device {
   virtual void store_kv(const Tensor& k, const Tensor& v, const Tensor& slots,
                         const PagedKv& kv) = 0;
 
+  // rotary of q and k, then store_kv of k and v. What k holds afterwards has no meaning.
+  virtual void rotary_store_kv(const Tensor& q, const Tensor& k, const Tensor& v,
+                               const Tensor& positions, const Tensor& cos, const Tensor& sin,
+                               const Tensor& slots, const PagedKv& kv);
+
   // Causal softmax attention of every query row over its sequence's pages (which already hold
-  // this step's keys and values). q [T, H, d], rows may be strided; out [T, H, d] contiguous,
+  // this step's keys and values). A sequence may have no keys at all (a row that fills up a batch):
+  // its output has no meaning. q [T, H, d], rows may be strided; out [T, H, d] contiguous,
   // model dtype. Query head h reads key/value head h / (H / K). d is a multiple of 8, at most 256.
   virtual void attention(const Tensor& q, const PagedKv& kv, const AttentionBatch& batch,
                          const AttentionOptions& options, const Tensor& out) = 0;
@@ -144,11 +215,56 @@ class Device {
   // gate_up [T, 2F], out [T, F], model dtype; products in float32, rounded once.
   virtual void gelu_tanh_mul(const Tensor& gate_up, const Tensor& out) = 0;
 
+  // linear(x, weight, gate_up), then gelu_tanh_mul(gate_up, out). gate_up [T, 2F] is room that the
+  // call may use; what it holds afterwards has no meaning.
+  virtual void linear_gelu_tanh_mul(const Tensor& x, const Tensor& weight, const Tensor& gate_up,
+                                    const Tensor& out);
+
   // x = cap * tanh(x / cap), in place. x float32, contiguous.
   virtual void softcap(const Tensor& x, float cap) = 0;
 
   // out[i] = x[indices[i]]. x [T, D], out [N, D] of one dtype; indices [N] int32.
   virtual void gather_rows(const Tensor& x, const Tensor& indices, const Tensor& out) = 0;
+
+  // ---- Sampling: logits are [N, V] float32, rows may be strided. A row's result is a function of
+  // that row and its records alone, on every device. Both devices give the same, but for ids whose
+  // place in a cut or in the draw is a matter of rounding.
+
+  // What each row holds, into out [N], and its argmax once more into ids [N] int32. Sums of blocks
+  // in float32, sums of those in double.
+  virtual void row_statistics(const Tensor& logits, const Tensor& ids, RowStatistics* out) = 0;
+
+  // Changes the logits that `edits` names and keeps what was there in saved[i] for edit i. With
+  // x = logit + (id is green ? delta : 0), the logit becomes, less the same gain,
+  //   (seen ? (x > 0 ? x / repetition : x * repetition) : x)
+  //       - count * frequency - (count > 0 ? presence : 0) + bias,
+  // at most the largest finite float. No row twice.
+  virtual void edit_logits(const Tensor& logits, DeviceList<const EditedRow> rows,
+                           const LogitEdit* edits, float* saved) = 0;
+  // Puts back what edit_logits() has kept.
+  virtual void restore_logits(const Tensor& logits, DeviceList<const EditedRow> rows,
+                              const LogitEdit* edits, const float* saved) = 0;
+
+  // Draws one token for each of `rows`, into ids[row] (ids [N] int32); other rows are not touched.
+  // A row that is not usable (RowStatistics) gives -1. From all ids whose logit is above -infinity,
+  // each cut over the softmax of logit / temperature of what the one before it has left:
+  //   top_k      those whose logit is at least the k-th largest (ties are kept);
+  //   top_p      in descending order of logit, then ascending id: the smallest set that reaches
+  //              top_p; one at least;
+  //   typical_p  in ascending order of |-log p - entropy|: up to the first that reaches typical_p,
+  //              and those equal to it;
+  //   min_p      those at least min_p times as likely as the likeliest.
+  // Then the first id, in ascending order, at which the running sum of probabilities exceeds unit
+  // times their sum. Logits are not changed.
+  virtual void sample(const Tensor& logits, DeviceList<const SampledRow> rows,
+                      const Tensor& ids) = 0;
+
+  // The largest logits of some rows, in no particular order; among equals the lowest ids. Only
+  // those above -infinity: places left get id -1. count <= V.
+  virtual void top_logits(const Tensor& logits, DeviceList<const TopRow> rows, TopLogit* out) = 0;
+
+  // out[n] = logits[n, ids[n]]; NaN where ids[n] is -1. ids [N] int32, out [N] float32.
+  virtual void gather_logits(const Tensor& logits, const Tensor& ids, const Tensor& out) = 0;
 };
 
 struct DeviceOptions {

@@ -32,6 +32,14 @@ class DryRunDevice final : public Device {
   void gelu_tanh_mul(const Tensor&, const Tensor&) override {}
   void softcap(const Tensor&, float) override {}
   void gather_rows(const Tensor&, const Tensor&, const Tensor&) override {}
+
+  void row_statistics(const Tensor&, const Tensor&, RowStatistics*) override {}
+  void edit_logits(const Tensor&, DeviceList<const EditedRow>, const LogitEdit*, float*) override {}
+  void restore_logits(const Tensor&, DeviceList<const EditedRow>, const LogitEdit*,
+                      const float*) override {}
+  void sample(const Tensor&, DeviceList<const SampledRow>, const Tensor&) override {}
+  void top_logits(const Tensor&, DeviceList<const TopRow>, TopLogit*) override {}
+  void gather_logits(const Tensor&, const Tensor&, const Tensor&) override {}
 };
 
 }  // namespace lorax

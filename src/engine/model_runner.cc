@@ -1,6 +1,7 @@
 #include "engine/model_runner.h"
 
 #include <algorithm>
+#include <chrono>
 
 #include "base/check.h"
 #include "device/dry_run.h"
@@ -29,6 +30,16 @@ AdapterTables widest_adapter(Device& dry_run, const FlashCausalLM& model, int64_
 
 }  // namespace
 
+SequenceStep next_step(const Sequence& sequence, int64_t tokens, SequenceStep::Output output) {
+  LORAX_CHECK(tokens <= sequence.pending());
+  return {.tokens = std::span(sequence.tokens)
+                        .subspan(static_cast<size_t>(sequence.cached), static_cast<size_t>(tokens)),
+          .position = sequence.cached,
+          .blocks = sequence.blocks,
+          .adapter = sequence.adapter,
+          .output = output};
+}
+
 ModelRunner::ModelRunner(Device& device, const FlashCausalLM& model, const RunnerLimits& limits,
                          const AdapterTables* adapters)
     : device_(device),
@@ -38,7 +49,12 @@ ModelRunner::ModelRunner(Device& device, const FlashCausalLM& model, const Runne
       blocks_per_sequence_(pages_for(limits.max_length, KvCache::kBlockSize)),
       workspace_bytes_(measure_workspace()),
       workspace_(device, workspace_bytes_),
-      cache_(device, model.kv_shape(), limits.kv_blocks) {
+      cache_(device, model.kv_shape(), limits.kv_blocks),
+      step_block_(device, step_input_bytes()),
+      head_block_(device, adapter_input_bytes(limits.max_logits_rows)),
+      host_logits_(device,
+                   static_cast<size_t>(limits.max_logits_rows * vocab_size_) * sizeof(float)),
+      buckets_(std::min(limits.max_sequences, limits.max_tokens)) {
   const size_t tokens = static_cast<size_t>(limits.max_tokens);
   const size_t sequences = static_cast<size_t>(limits.max_sequences);
   inputs_.ids.reserve(tokens);
@@ -51,7 +67,30 @@ ModelRunner::ModelRunner(Device& device, const FlashCausalLM& model, const Runne
   head_row_adapters_.reserve(tokens);
   step_adapters_.metadata.reserve(limits.max_tokens);
   head_adapters_.metadata.reserve(limits.max_logits_rows);
-  host_logits_.resize(static_cast<size_t>(limits.max_logits_rows * vocab_size_));
+  padded_rows_.reserve(sequences);
+  padded_segments_.reserve(sequences + 1);
+  padded_slots_.reserve(sequences);
+
+  const std::vector<AdapterModule>& modules = model.adapter_modules();
+  for (size_t i = 0; i < modules.size(); ++i) {
+    const bool is_wide = modules[i].in == vocab_size_ || modules[i].out == vocab_size_;
+    if (is_wide) wide_modules_.push_back(static_cast<int64_t>(i));
+    graph_modules_.push_back(!is_wide && modules[i].kind == AdapterModule::Kind::kLinear);
+  }
+  graphs_.resize(static_cast<size_t>(2 * buckets_.count()));
+}
+
+size_t ModelRunner::step_input_bytes() const {
+  const int64_t tokens = limits_.max_tokens;
+  const int64_t sequences = limits_.max_sequences;
+  return 3 * InputBlock::room_for<int32_t>(tokens) + InputBlock::room_for<int64_t>(tokens) +
+         2 * InputBlock::room_for<int32_t>(sequences + 1) +
+         InputBlock::room_for<int32_t>(sequences * blocks_per_sequence_) +
+         adapter_input_bytes(tokens);
+}
+
+size_t ModelRunner::adapter_input_bytes(int64_t rows) const {
+  return tables_ == nullptr ? 0 : 3 * InputBlock::room_for<int32_t>(rows + 1);
 }
 
 size_t ModelRunner::measure_workspace() {
@@ -66,18 +105,13 @@ size_t ModelRunner::measure_workspace() {
   const std::vector<PagedKv> cache(static_cast<size_t>(shape.layers), PagedKv{pages, pages});
 
   ForwardBatch batch;
-  batch.input_ids = workspace.take(DType::kInt32, {tokens});
-  batch.position_ids = workspace.take(DType::kInt32, {tokens});
-  batch.slots = workspace.take(DType::kInt64, {tokens});
-  batch.cu_seqlen_prefill = workspace.take(DType::kInt32, {sequences + 1});
-  batch.seqlen.kv_lengths = workspace.take(DType::kInt32, {sequences});
-  batch.block_tables = workspace.take(DType::kInt32, {sequences, blocks_per_sequence_});
-  batch.lm_head_indices = workspace.take(DType::kInt32, {tokens});
-  // What upload_adapters() takes.
-  const auto take_adapter_rows = [&](int64_t rows) {
-    for (int64_t count : {rows, rows + 1, rows}) workspace.take(DType::kInt32, {count});
-  };
-  if (tables_ != nullptr) take_adapter_rows(tokens);
+  batch.input_ids = Tensor(nullptr, DType::kInt32, {tokens});
+  batch.position_ids = Tensor(nullptr, DType::kInt32, {tokens});
+  batch.slots = Tensor(nullptr, DType::kInt64, {tokens});
+  batch.cu_seqlen_prefill = Tensor(nullptr, DType::kInt32, {sequences + 1});
+  batch.seqlen.kv_lengths = Tensor(nullptr, DType::kInt32, {sequences});
+  batch.block_tables = Tensor(nullptr, DType::kInt32, {sequences, blocks_per_sequence_});
+  batch.lm_head_indices = Tensor(nullptr, DType::kInt32, {tokens});
   batch.kv_cache = cache;
   batch.skip_lm_head = true;
   const Tensor hidden = model_.forward(context, batch).logits;
@@ -88,7 +122,6 @@ size_t ModelRunner::measure_workspace() {
   }
   if (tables_ == nullptr) return workspace.peak_bytes();
 
-  take_adapter_rows(limits_.max_logits_rows);
   const AdapterTables widest =
       widest_adapter(device, model_, limits_.max_speculative_heads, hidden.dim(1), vocab_size_);
   AdapterBatchMetadata metadata;
@@ -99,24 +132,23 @@ size_t ModelRunner::measure_workspace() {
   rows.segments = Tensor(nullptr, DType::kInt32, {2});
   rows.slots = Tensor(nullptr, DType::kInt32, {1});
   rows.table = widest.device_table();
-  const AdapterBatchData adapters(metadata, widest, rows);
+  const AdapterBatchData adapters(metadata, widest, rows, limits_.max_speculative_heads);
   model_.lm_head(context, head_rows, &adapters);
   return workspace.peak_bytes();
 }
 
 void ModelRunner::fill_sequence(const SequenceStep& step) {
-  const Sequence& sequence = *step.sequence;
-  const int64_t begin = sequence.cached;
-  const int64_t end = begin + step.tokens;
-  LORAX_CHECK(step.tokens >= 1 && end <= sequence.length() && end <= limits_.max_length);
-  LORAX_CHECK(end <= static_cast<int64_t>(sequence.blocks.size()) * KvCache::kBlockSize);
+  const int64_t begin = step.position;
+  const int64_t end = begin + static_cast<int64_t>(step.tokens.size());
+  LORAX_CHECK(begin < end && end <= limits_.max_length);
+  LORAX_CHECK(end <= static_cast<int64_t>(step.blocks.size()) * KvCache::kBlockSize);
+  inputs_.ids.insert(inputs_.ids.end(), step.tokens.begin(), step.tokens.end());
   for (int64_t position = begin; position < end; ++position) {
-    const int64_t block = sequence.blocks[static_cast<size_t>(position / KvCache::kBlockSize)];
-    inputs_.ids.push_back(sequence.tokens[static_cast<size_t>(position)]);
+    const int64_t block = step.blocks[static_cast<size_t>(position / KvCache::kBlockSize)];
     inputs_.positions.push_back(static_cast<int32_t>(position));
     inputs_.slots.push_back(block * KvCache::kBlockSize + position % KvCache::kBlockSize);
   }
-  step_adapters_.metadata.append(sequence.adapter, step.tokens);
+  step_adapters_.metadata.append(step.adapter, end - begin);
   const int32_t rows = static_cast<int32_t>(inputs_.ids.size());
   switch (step.output) {
     case SequenceStep::Output::kNone:
@@ -130,12 +162,12 @@ void ModelRunner::fill_sequence(const SequenceStep& step) {
       }
       break;
   }
-  head_row_adapters_.resize(inputs_.head_rows.size(), sequence.adapter);
+  head_row_adapters_.resize(inputs_.head_rows.size(), step.adapter);
   inputs_.cu_seqlens.push_back(rows);
   inputs_.kv_lengths.push_back(static_cast<int32_t>(end));
-  const size_t used = std::min(sequence.blocks.size(), static_cast<size_t>(blocks_per_sequence_));
-  inputs_.block_tables.insert(inputs_.block_tables.end(), sequence.blocks.begin(),
-                              sequence.blocks.begin() + static_cast<ptrdiff_t>(used));
+  const size_t used = std::min(step.blocks.size(), static_cast<size_t>(blocks_per_sequence_));
+  inputs_.block_tables.insert(inputs_.block_tables.end(), step.blocks.begin(),
+                              step.blocks.begin() + static_cast<ptrdiff_t>(used));
   inputs_.block_tables.resize(inputs_.kv_lengths.size() *
                               static_cast<size_t>(blocks_per_sequence_));
 }
@@ -153,78 +185,216 @@ void ModelRunner::fill_inputs(std::span<const SequenceStep> steps) {
   for (const SequenceStep& step : steps) fill_sequence(step);
 }
 
-template <typename T>
-Tensor ModelRunner::upload(const std::vector<T>& host, std::initializer_list<int64_t> shape) {
-  const Tensor tensor = workspace_.take(dtype_of<T>(), shape);
-  LORAX_CHECK(tensor.bytes() == host.size() * sizeof(T));
-  device_.copy_from_host(tensor.data, host.data(), tensor.bytes());
-  return tensor;
+void ModelRunner::fill_up(int64_t rows) {
+  while (static_cast<int64_t>(inputs_.ids.size()) < rows) {
+    inputs_.ids.push_back(0);
+    inputs_.positions.push_back(0);
+    inputs_.slots.push_back(-1);
+    inputs_.kv_lengths.push_back(0);
+    inputs_.cu_seqlens.push_back(static_cast<int32_t>(inputs_.ids.size()));
+    step_adapters_.metadata.append(kNoAdapter, 1);
+  }
+  inputs_.block_tables.resize(static_cast<size_t>(rows * blocks_per_sequence_));
 }
 
-const AdapterBatchData* ModelRunner::upload_adapters(RowAdapters& adapters) {
-  AdapterBatchMetadata& metadata = adapters.metadata;
-  metadata.group();
+const AdapterBatchData* ModelRunner::put_adapters(RowAdapters& adapters, InputBlock& block) {
+  const AdapterBatchMetadata& metadata = adapters.metadata;
   adapters.data.reset();
   if (!metadata.has_adapters()) return nullptr;
   LORAX_CHECK(tables_ != nullptr);
   const int64_t slots = static_cast<int64_t>(metadata.slots().size());
   LoraRows rows;
-  rows.rows = upload(metadata.rows(), {static_cast<int64_t>(metadata.rows().size())});
-  rows.segments = upload(metadata.group_boundaries(), {slots + 1});
-  rows.slots = upload(metadata.slots(), {slots});
+  rows.rows = block.put(std::span(metadata.rows()), {static_cast<int64_t>(metadata.rows().size())});
+  rows.segments = block.put(std::span(metadata.group_boundaries()), {slots + 1});
+  rows.slots = block.put(std::span(metadata.slots()), {slots});
   rows.table = tables_->device_table();
-  return &adapters.data.emplace(metadata, *tables_, rows);
+  return &adapters.data.emplace(metadata, *tables_, rows, limits_.max_speculative_heads);
 }
 
-ForwardBatch ModelRunner::upload_inputs(int64_t sequences) {
+const AdapterBatchData* ModelRunner::put_adapters_for_graph(RowAdapters& adapters, int64_t rows) {
+  const AdapterBatchMetadata& metadata = adapters.metadata;
+  padded_rows_.assign(metadata.rows().begin(), metadata.rows().end());
+  padded_segments_.assign(metadata.group_boundaries().begin(), metadata.group_boundaries().end());
+  padded_slots_.assign(metadata.slots().begin(), metadata.slots().end());
+  // Groups without rows, of a slot that is never looked at.
+  padded_rows_.resize(static_cast<size_t>(rows));
+  padded_segments_.resize(static_cast<size_t>(rows + 1), padded_segments_.back());
+  padded_slots_.resize(static_cast<size_t>(rows));
+  LoraRows padded;
+  padded.rows = step_block_.put(std::span<const int32_t>(padded_rows_), {rows});
+  padded.segments = step_block_.put(std::span<const int32_t>(padded_segments_), {rows + 1});
+  padded.slots = step_block_.put(std::span<const int32_t>(padded_slots_), {rows});
+  padded.table = tables_->device_table();
+  return &adapters.data.emplace(metadata, *tables_, padded, limits_.max_speculative_heads,
+                                &graph_modules_);
+}
+
+ForwardBatch ModelRunner::put_inputs(int64_t sequences) {
   const int64_t tokens = static_cast<int64_t>(inputs_.ids.size());
+  const auto put = [this](const std::vector<int32_t>& values,
+                          std::initializer_list<int64_t> shape) {
+    return step_block_.put(std::span(values), shape);
+  };
   ForwardBatch batch;
-  batch.input_ids = upload(inputs_.ids, {tokens});
-  batch.position_ids = upload(inputs_.positions, {tokens});
-  batch.slots = upload(inputs_.slots, {tokens});
-  const Tensor cu_seqlens = upload(inputs_.cu_seqlens, {sequences + 1});
+  batch.input_ids = put(inputs_.ids, {tokens});
+  batch.position_ids = put(inputs_.positions, {tokens});
+  batch.slots = step_block_.put(std::span<const int64_t>(inputs_.slots), {tokens});
+  const Tensor cu_seqlens = put(inputs_.cu_seqlens, {sequences + 1});
   (tokens == sequences ? batch.seqlen.cu_seqlen_q : batch.cu_seqlen_prefill) = cu_seqlens;
-  batch.seqlen.kv_lengths = upload(inputs_.kv_lengths, {sequences});
-  batch.block_tables = upload(inputs_.block_tables, {sequences, blocks_per_sequence_});
-  batch.lm_head_indices =
-      upload(inputs_.head_rows, {static_cast<int64_t>(inputs_.head_rows.size())});
+  batch.seqlen.kv_lengths = put(inputs_.kv_lengths, {sequences});
+  batch.block_tables = put(inputs_.block_tables, {sequences, blocks_per_sequence_});
   for (size_t i = 0; i < inputs_.kv_lengths.size(); ++i) {
     batch.max_s = std::max(batch.max_s, inputs_.kv_lengths[i]);
     batch.seqlen.max_q =
         std::max(batch.seqlen.max_q, inputs_.cu_seqlens[i + 1] - inputs_.cu_seqlens[i]);
   }
   batch.kv_cache = cache_.layers();
-  batch.adapter_data = upload_adapters(step_adapters_);
   batch.skip_lm_head = true;
   return batch;
 }
 
+bool ModelRunner::is_decode(std::span<const SequenceStep> steps) const {
+  return device_.can_capture() && std::ranges::all_of(steps, [](const SequenceStep& step) {
+           return step.tokens.size() == 1 && step.output != SequenceStep::Output::kNone;
+         });
+}
+
+bool ModelRunner::fits_graph() const {
+  return std::ranges::all_of(step_adapters_.metadata.slots(), [this](int32_t slot) {
+    const AdapterSlot& content = tables_->slot(slot);
+    return content.replacements.empty() && content.medusa.empty() &&
+           std::ranges::none_of(wide_modules_, [&content](int64_t module) {
+             return content.lora[static_cast<size_t>(module)].rank > 0;
+           });
+  });
+}
+
 int64_t ModelRunner::step(std::span<const SequenceStep> steps) {
-  LORAX_CHECK(!steps.empty() && static_cast<int64_t>(steps.size()) <= limits_.max_sequences);
+  const int64_t sequences = static_cast<int64_t>(steps.size());
+  LORAX_CHECK(0 < sequences && sequences <= limits_.max_sequences);
   fill_inputs(steps);
   LORAX_CHECK(static_cast<int64_t>(inputs_.ids.size()) <= limits_.max_tokens);
   head_scope_.reset();
   step_scope_.reset();
   step_scope_.emplace(workspace_);
+  step_block_.begin();
+  logits_ = Tensor();
+  step_speculative_ = Tensor();
+  if (is_decode(steps)) {
+    const int64_t bucket = buckets_.rows(buckets_.index_for(sequences));
+    fill_up(bucket);
+    step_adapters_.metadata.group();
+    run_decode(step_adapters_.metadata.has_adapters());
+    return sequences;
+  }
+  step_adapters_.metadata.group();
+  ForwardBatch batch = put_inputs(sequences);
+  const int64_t rows = static_cast<int64_t>(inputs_.head_rows.size());
+  batch.lm_head_indices = step_block_.put(std::span<const int32_t>(inputs_.head_rows), {rows});
+  batch.adapter_data = put_adapters(step_adapters_, step_block_);
+  step_block_.send();
   Context context{device_, workspace_};
-  hidden_ = model_.forward(context, upload_inputs(static_cast<int64_t>(steps.size()))).logits;
-  return hidden_.dim(0);
+  hidden_ = model_.forward(context, batch).logits;
+  return rows;
 }
 
-std::span<const float> ModelRunner::logits(int64_t first, int64_t count) {
+void ModelRunner::run_decode(bool with_adapters) {
+  const int64_t rows = static_cast<int64_t>(inputs_.ids.size());
+  const bool is_covered = limits_.use_graphs && fits_graph();
+  ForwardBatch batch = put_inputs(rows);
+  // Splits of long sequences follow from the bound, so that a graph may outlive the lengths.
+  batch.max_s = static_cast<int>(limits_.max_length);
+  if (with_adapters) {
+    batch.adapter_data = is_covered ? put_adapters_for_graph(step_adapters_, rows)
+                                    : put_adapters(step_adapters_, step_block_);
+  }
+  batch.head_adapter_data = batch.adapter_data;
+  step_block_.send();
+  if (!is_covered) return forward_decode(batch);
+  CapturedStep& captured = graphs_[static_cast<size_t>(2 * buckets_.index_for(rows)) +
+                                   static_cast<size_t>(with_adapters)];
+  if (captured.graph == nullptr) {
+    forward_decode(batch);  // this step, and what a shape needs once before it is captured
+    capture(captured, batch);
+  } else {
+    device_.replay(*captured.graph);
+  }
+  hidden_ = captured.hidden;
+  logits_ = captured.logits;
+}
+
+void ModelRunner::forward_decode(const ForwardBatch& batch) {
+  Context context{device_, workspace_};
+  hidden_ = model_.forward(context, batch).logits;
+  if (hidden_.dim(0) > limits_.max_logits_rows) return;
+  const ForwardOutput output = model_.lm_head(context, hidden_, batch.head_adapter_data);
+  logits_ = output.logits;
+  step_speculative_ = output.speculative_logits;
+}
+
+void ModelRunner::capture(CapturedStep& step, const ForwardBatch& batch) {
+  const uint64_t free_before = device_.available_memory();
+  const auto start = std::chrono::steady_clock::now();
+  // The same sizes once more, hence the same addresses.
+  step_scope_.reset();
+  step_scope_.emplace(workspace_);
+  step.graph = device_.capture([&] { forward_decode(batch); });
+  step.hidden = hidden_;
+  step.logits = logits_;
+  graph_stats_.seconds +=
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  const uint64_t free_after = device_.available_memory();
+  graph_stats_.bytes += free_before > free_after ? free_before - free_after : 0;
+  ++graph_stats_.graphs;
+}
+
+void ModelRunner::capture_graphs() {
+  if (!device_.can_capture() || !limits_.use_graphs) return;
+  for (int64_t bucket = 0; bucket < buckets_.count(); ++bucket) {
+    for (bool with_adapters : {false, true}) {
+      if (with_adapters && tables_ == nullptr) continue;
+      fill_inputs({});
+      head_scope_.reset();
+      step_scope_.reset();
+      step_scope_.emplace(workspace_);
+      step_block_.begin();
+      fill_up(buckets_.rows(bucket));
+      step_adapters_.metadata.group();
+      run_decode(with_adapters);
+    }
+  }
+  device_.synchronize();
+}
+
+Tensor ModelRunner::device_logits(int64_t first, int64_t count) {
   LORAX_CHECK(count <= limits_.max_logits_rows);
+  if (!logits_.empty()) {
+    speculative_ =
+        step_speculative_.empty() ? Tensor() : step_speculative_.slice(0, first, first + count);
+    return logits_.slice(0, first, first + count);
+  }
   head_scope_.reset();
   head_scope_.emplace(workspace_);
   head_adapters_.metadata.clear();
   for (int64_t row = first; row < first + count; ++row) {
     head_adapters_.metadata.append(head_row_adapters_[static_cast<size_t>(row)], 1);
   }
+  head_adapters_.metadata.group();
+  head_block_.begin();
+  const AdapterBatchData* adapters = put_adapters(head_adapters_, head_block_);
+  if (adapters != nullptr) head_block_.send();
   Context context{device_, workspace_};
-  const ForwardOutput output = model_.lm_head(context, hidden_.slice(0, first, first + count),
-                                              upload_adapters(head_adapters_));
+  const ForwardOutput output =
+      model_.lm_head(context, hidden_.slice(0, first, first + count), adapters);
   speculative_ = output.speculative_logits;
-  device_.copy_to_host(host_logits_.data(), output.logits.data, output.logits.bytes());
-  return {host_logits_.data(), static_cast<size_t>(count * vocab_size_)};
+  return output.logits;
+}
+
+std::span<const float> ModelRunner::logits(int64_t first, int64_t count) {
+  const Tensor logits = device_logits(first, count);
+  float* host = static_cast<float*>(host_logits_.data());
+  device_.copy_to_host(host, logits.data, logits.bytes());
+  return {host, static_cast<size_t>(count * vocab_size_)};
 }
 
 int64_t ModelRunner::speculative_heads() const {
@@ -234,8 +404,9 @@ int64_t ModelRunner::speculative_heads() const {
 std::span<const float> ModelRunner::speculative_logits(int64_t head) {
   const Tensor logits = speculative_.select(1, head);  // [rows, V]
   LORAX_CHECK(logits.is_contiguous());
-  device_.copy_to_host(host_logits_.data(), logits.data, logits.bytes());
-  return {host_logits_.data(), static_cast<size_t>(logits.numel())};
+  float* host = static_cast<float*>(host_logits_.data());
+  device_.copy_to_host(host, logits.data, logits.bytes());
+  return {host, static_cast<size_t>(logits.numel())};
 }
 
 }  // namespace lorax

@@ -76,23 +76,26 @@ void AdapterBatchMetadata::group() {
 }
 
 bool AdapterBatchData::has_lora(int64_t module) const {
+  if (lora_modules_ != nullptr) return (*lora_modules_)[static_cast<size_t>(module)];
   return std::ranges::any_of(metadata_.slots(), [&](int32_t slot) {
     return tables_.slot(slot).lora[static_cast<size_t>(module)].rank > 0;
   });
 }
 
 bool AdapterBatchData::has_replacement(int64_t module) const {
+  if (lora_modules_ != nullptr) return false;
   return std::ranges::any_of(metadata_.slots(), [&](int32_t slot) {
     return tables_.slot(slot).replacement(module) != nullptr;
   });
 }
 
 int64_t AdapterBatchData::speculative_heads() const {
+  if (lora_modules_ != nullptr) return 0;
   int64_t heads = 0;
   for (int32_t slot : metadata_.slots()) {
     heads = std::max(heads, static_cast<int64_t>(tables_.slot(slot).medusa.size()));
   }
-  return heads;
+  return std::min(heads, max_speculative_heads_);
 }
 
 }  // namespace lorax

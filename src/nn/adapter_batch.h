@@ -63,10 +63,18 @@ class AdapterBatchMetadata {
 // What a forward is handed. Views of a metadata and of the tables, both of which outlive the step.
 class AdapterBatchData {
  public:
-  // `rows` holds the metadata's groups on the device.
+  // `rows` holds the metadata's groups on the device. Of an adapter's Medusa heads, only the first
+  // `max_speculative_heads` are used. With `lora_modules` [modules] this stands for all batches
+  // whose adapters change none but these modules, by low-rank factors alone: for work that is kept
+  // and done again when other adapters are in the rows.
   AdapterBatchData(const AdapterBatchMetadata& metadata, const AdapterTables& tables,
-                   const LoraRows& rows)
-      : metadata_(metadata), tables_(tables), rows_(rows) {}
+                   const LoraRows& rows, int64_t max_speculative_heads,
+                   const std::vector<bool>* lora_modules = nullptr)
+      : metadata_(metadata),
+        tables_(tables),
+        rows_(rows),
+        max_speculative_heads_(max_speculative_heads),
+        lora_modules_(lora_modules) {}
 
   const LoraRows& rows() const { return rows_; }
   // Whether some adapter of the batch changes the module by low-rank factors, or replaces its
@@ -85,13 +93,15 @@ class AdapterBatchData {
     }
   }
 
-  // Most Medusa heads of an adapter of the batch; 0 without any.
+  // Most Medusa heads of an adapter of the batch that are used; 0 without any.
   int64_t speculative_heads() const;
 
  private:
   const AdapterBatchMetadata& metadata_;
   const AdapterTables& tables_;
   LoraRows rows_;
+  int64_t max_speculative_heads_;
+  const std::vector<bool>* lora_modules_;
 };
 
 }  // namespace lorax

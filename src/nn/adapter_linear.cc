@@ -1,5 +1,7 @@
 #include "nn/adapter_linear.h"
 
+#include <algorithm>
+
 namespace lorax {
 namespace {
 
@@ -54,6 +56,12 @@ Tensor TensorParallelMultiAdapterLinear::operator()(Context& context, const Tens
   return out;
 }
 
+Tensor TensorParallelMultiAdapterLinear::gelu_tanh_mul(Context& context, const Tensor& x,
+                                                       const AdapterBatchData* adapters) const {
+  if (adapters == nullptr) return ops::linear_gelu_tanh_mul(context, x, weight_);
+  return ops::gelu_tanh_mul(context, (*this)(context, x, adapters));
+}
+
 TensorParallelAdapterRowLinear::TensorParallelAdapterRowLinear(const Weights& weights,
                                                                std::string_view name, int64_t rows,
                                                                int64_t columns)
@@ -92,9 +100,10 @@ Tensor MultiAdapterHead::speculate(Context& context, const Tensor& x,
   const Tensor out = context.workspace.take(DType::kFloat32, {heads, x.dim(0), weight_.dim(0)});
   adapters.for_each_run([&](int64_t begin, int64_t end, const AdapterSlot* slot) {
     if (slot == nullptr) return;
-    for (size_t i = 0; i < slot->medusa.size(); ++i) {
-      const Tensor logits = out.select(0, static_cast<int64_t>(i)).slice(0, begin, end);
-      speculate_run(context, x.slice(0, begin, end), slot->medusa[i], logits);
+    const int64_t count = std::min(heads, static_cast<int64_t>(slot->medusa.size()));
+    for (int64_t i = 0; i < count; ++i) {
+      const Tensor logits = out.select(0, i).slice(0, begin, end);
+      speculate_run(context, x.slice(0, begin, end), slot->medusa[static_cast<size_t>(i)], logits);
     }
   });
   return out.swap_axes(0, 1);

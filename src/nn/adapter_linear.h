@@ -20,6 +20,10 @@ class TensorParallelMultiAdapterLinear {
   // x [T, columns] -> [T, sum of the parts' rows], dtype of x. `adapters` may be null.
   Tensor operator()(Context& context, const Tensor& x, const AdapterBatchData* adapters) const;
 
+  // Of two parts, gate and up: gelu_tanh(gate) * up, [T, rows of a part]. Rounded as the product
+  // followed by ops::gelu_tanh_mul.
+  Tensor gelu_tanh_mul(Context& context, const Tensor& x, const AdapterBatchData* adapters) const;
+
  private:
   Tensor weight_;
   std::vector<LoraTarget> targets_;

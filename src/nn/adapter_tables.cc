@@ -15,9 +15,8 @@ void AdapterTables::set(int32_t slot, AdapterSlot content) {
   LORAX_CHECK(0 <= slot && slot < slots() && static_cast<int64_t>(content.lora.size()) == modules_);
   const size_t bytes = static_cast<size_t>(modules_) * sizeof(LoraEntry);
   slots_[static_cast<size_t>(slot)] = std::move(content);
-  device_.copy_from_host(static_cast<char*>(buffer_.data()) + static_cast<size_t>(slot) * bytes,
-                         slots_[static_cast<size_t>(slot)].lora.data(), bytes);
-  device_.synchronize();
+  device_.upload(static_cast<char*>(buffer_.data()) + static_cast<size_t>(slot) * bytes,
+                 slots_[static_cast<size_t>(slot)].lora.data(), bytes);
 }
 
 void AdapterTables::clear(int32_t slot) {

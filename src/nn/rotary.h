@@ -17,6 +17,12 @@ class RotaryEmbedding {
     ops::rotary(context, x, positions, cos_, sin_);
   }
 
+  // q [T, H, d] in place, k and v [T, K, d] into the pages.
+  void store(Context& context, const Tensor& q, const Tensor& k, const Tensor& v,
+             const Tensor& positions, const Tensor& slots, const PagedKv& kv) const {
+    ops::rotary_store_kv(context, q, k, v, positions, cos_, sin_, slots, kv);
+  }
+
  private:
   Tensor cos_;  // [max_positions, d/2] float32
   Tensor sin_;

@@ -46,6 +46,7 @@ WeightStore::WeightStore(Device& device, const TensorSource& source, DType dtype
       dtype_(dtype),
       mode_(mode),
       pool_(threads),
+      staging_(static_cast<size_t>(threads)),
       progress_(std::move(progress)) {}
 
 Tensor WeightStore::allocate(DType dtype, std::initializer_list<int64_t> shape) {
@@ -81,7 +82,7 @@ void WeightStore::read_into(const Piece& piece, int64_t columns, char* device_da
   char* host = static_cast<char*>(device_.host_pointer(device_data));
   std::exception_ptr error;
   std::mutex mutex;
-  pool_.parallel_for((total + kChunk - 1) / kChunk, [&](int64_t chunk, int) {
+  pool_.parallel_for((total + kChunk - 1) / kChunk, [&](int64_t chunk, int thread) {
     const int64_t first = chunk * kChunk;
     const int64_t count = std::min(kChunk, total - first);
     const size_t offset = static_cast<size_t>(first) * element;
@@ -90,11 +91,10 @@ void WeightStore::read_into(const Piece& piece, int64_t columns, char* device_da
       if (host != nullptr) {
         source_.read(piece.name, first, count, dtype_, host + offset);
       } else {
-        std::vector<char> staging(bytes);
+        HostBuffer& staging = staging_[static_cast<size_t>(thread)];
+        if (staging.data() == nullptr) staging = HostBuffer(device_, kChunk * element);
         source_.read(piece.name, first, count, dtype_, staging.data());
-        const std::lock_guard lock(mutex);
-        device_.copy_from_host(device_data + offset, staging.data(), bytes);
-        device_.synchronize();
+        device_.upload(device_data + offset, staging.data(), bytes);
       }
       const std::lock_guard lock(mutex);
       read_bytes_ += bytes;
@@ -120,8 +120,7 @@ Tensor WeightStore::add_float32(std::span<const float> values,
   const Tensor tensor = allocate(DType::kFloat32, shape);
   LORAX_CHECK(tensor.bytes() == values.size_bytes());
   if (mode_ == Mode::kLoad) {
-    device_.copy_from_host(tensor.data, values.data(), values.size_bytes());
-    device_.synchronize();
+    device_.upload(tensor.data, values.data(), values.size_bytes());
   }
   return tensor;
 }
@@ -131,7 +130,8 @@ int64_t WeightStore::add_module(AdapterModule module) {
   return static_cast<int64_t>(modules_.size()) - 1;
 }
 
-void WeightStore::check_all_used() const {
+void WeightStore::finish() {
+  for (HostBuffer& staging : staging_) staging = HostBuffer();
   std::vector<std::string> unused = source_.names();
   std::erase_if(unused, [&](const std::string& name) { return used_.contains(name); });
   if (unused.empty()) return;

@@ -83,8 +83,9 @@ class WeightStore {
 
   // A tensor that the model knows and does not need.
   void mark_used(const std::string& name) { used_.insert(name); }
-  // Throws Error if the source has tensors that nobody loaded: weights of another architecture.
-  void check_all_used() const;
+  // Ends the load. Throws Error if the source has tensors that nobody loaded: weights of another
+  // architecture.
+  void finish();
 
  private:
   friend class Weights;
@@ -102,6 +103,7 @@ class WeightStore {
   DType dtype_;
   Mode mode_;
   ThreadPool pool_;
+  std::vector<HostBuffer> staging_;  // of each thread, where the host cannot write weights itself
   Progress progress_;
   uint64_t bytes_ = 0;
   uint64_t read_bytes_ = 0;

@@ -69,7 +69,7 @@ TEST_F(WeightsTest, LoadsEveryDTypeIntoEachModelDType) {
       EXPECT_EQ(tensor.dtype, dtype);
       EXPECT_EQ(values(tensor), (std::vector<float>{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}));
       EXPECT_EQ(store.bytes(), 12 * size_of(dtype));
-      store.check_all_used();
+      store.finish();
     }
   }
 }
@@ -125,7 +125,7 @@ TEST_F(WeightsTest, ErrorsNameTheTensor) {
   EXPECT_TRUE(mentions(error_of([&] { root.matrix("w", 4, 3); }), "[3, 4]"));
   EXPECT_TRUE(mentions(error_of([&] { root.vector_float32("i", 2, 0); }), "I64"));
   root.matrix("w", 3, 4);
-  EXPECT_TRUE(mentions(error_of([&] { store.check_all_used(); }), "extra"));
+  EXPECT_TRUE(mentions(error_of([&] { store.finish(); }), "extra"));
 }
 
 TEST_F(WeightsTest, RandomWeightsAreReproducibleAndSpread) {

@@ -19,6 +19,22 @@ void check_heads(const Tensor& x) {
       x.describe());
 }
 
+void check_rotary(const Tensor& x, const Tensor& positions, const Tensor& cos, const Tensor& sin) {
+  check_heads(x);
+  LORAX_CHECK(positions.dtype == DType::kInt32 && positions.has_shape({x.dim(0)}));
+  LORAX_CHECK(x.dim(2) % 2 == 0 && cos.rank == 2 && cos.dim(1) == x.dim(2) / 2 &&
+              sin.has_shape({cos.dim(0), cos.dim(1)}));
+}
+
+void check_store(const Tensor& k, const Tensor& v, const Tensor& slots, const PagedKv& kv) {
+  check_heads(k);
+  check_heads(v);
+  LORAX_CHECK(slots.dtype == DType::kInt64 && slots.has_shape({k.dim(0)}));
+  LORAX_CHECK(kv.key.rank == 4 && kv.key.dim(2) == k.dim(1) && kv.key.dim(3) == k.dim(2) &&
+                  kv.key.dtype == k.dtype,
+              "{} into {}", k.describe(), kv.key.describe());
+}
+
 void check_lora_rows(const LoraRows& rows) {
   LORAX_CHECK(rows.rows.dtype == DType::kInt32 && rows.segments.dtype == DType::kInt32 &&
               rows.slots.dtype == DType::kInt32 &&
@@ -60,6 +76,16 @@ void rms_norm_add(Context& context, const Tensor& x, const Tensor& weight, float
   check_norm(x, weight);
   LORAX_CHECK(residual.dtype == DType::kFloat32 && residual.has_shape({x.dim(0), x.dim(1)}));
   context.device.rms_norm_add(x, weight, eps, residual);
+}
+
+void rms_norm_add_norm_into(Context& context, const Tensor& x, const Tensor& weight, float eps,
+                            const Tensor& residual, const Tensor& next_weight, float next_eps,
+                            const Tensor& out) {
+  check_norm(x, weight);
+  check_norm(residual, next_weight);
+  LORAX_CHECK(residual.dtype == DType::kFloat32 && residual.has_shape({x.dim(0), x.dim(1)}));
+  LORAX_CHECK(is_model_dtype(out.dtype) && out.has_shape({x.dim(0), x.dim(1)}));
+  context.device.rms_norm_add_norm(x, weight, eps, residual, next_weight, next_eps, out);
 }
 
 Tensor linear(Context& context, const Tensor& x, const Tensor& weight, DType out_dtype) {
@@ -110,21 +136,22 @@ Tensor add_silu(Context& context, const Tensor& x, const Tensor& h, const Tensor
 
 void rotary(Context& context, const Tensor& x, const Tensor& positions, const Tensor& cos,
             const Tensor& sin) {
-  check_heads(x);
-  LORAX_CHECK(positions.dtype == DType::kInt32 && positions.has_shape({x.dim(0)}));
-  LORAX_CHECK(x.dim(2) % 2 == 0 && cos.rank == 2 && cos.dim(1) == x.dim(2) / 2 &&
-              sin.has_shape({cos.dim(0), cos.dim(1)}));
+  check_rotary(x, positions, cos, sin);
   context.device.rotary(x, positions, cos, sin);
+}
+
+void rotary_store_kv(Context& context, const Tensor& q, const Tensor& k, const Tensor& v,
+                     const Tensor& positions, const Tensor& cos, const Tensor& sin,
+                     const Tensor& slots, const PagedKv& kv) {
+  check_rotary(q, positions, cos, sin);
+  check_rotary(k, positions, cos, sin);
+  check_store(k, v, slots, kv);
+  context.device.rotary_store_kv(q, k, v, positions, cos, sin, slots, kv);
 }
 
 void store_kv(Context& context, const Tensor& k, const Tensor& v, const Tensor& slots,
               const PagedKv& kv) {
-  check_heads(k);
-  check_heads(v);
-  LORAX_CHECK(slots.dtype == DType::kInt64 && slots.has_shape({k.dim(0)}));
-  LORAX_CHECK(kv.key.rank == 4 && kv.key.dim(2) == k.dim(1) && kv.key.dim(3) == k.dim(2) &&
-                  kv.key.dtype == k.dtype,
-              "{} into {}", k.describe(), kv.key.describe());
+  check_store(k, v, slots, kv);
   context.device.store_kv(k, v, slots, kv);
 }
 
@@ -146,6 +173,17 @@ Tensor gelu_tanh_mul(Context& context, const Tensor& gate_up) {
   LORAX_CHECK(gate_up.rank == 2 && gate_up.dim(1) % 2 == 0 && is_model_dtype(gate_up.dtype));
   Tensor out = context.workspace.take(gate_up.dtype, {gate_up.dim(0), gate_up.dim(1) / 2});
   context.device.gelu_tanh_mul(gate_up, out);
+  return out;
+}
+
+Tensor linear_gelu_tanh_mul(Context& context, const Tensor& x, const Tensor& weight) {
+  const Tensor out = context.workspace.take(x.dtype, {x.dim(0), weight.dim(0) / 2});
+  const Tensor gate_up = context.workspace.take(x.dtype, {x.dim(0), weight.dim(0)});
+  LORAX_CHECK(x.rank == 2 && weight.rank == 2 && x.dim(1) == weight.dim(1) &&
+                  weight.dim(0) % 2 == 0 && x.dtype == weight.dtype && is_model_dtype(x.dtype) &&
+                  has_dense_rows(x) && weight.is_contiguous(),
+              "{} times {}", x.describe(), weight.describe());
+  context.device.linear_gelu_tanh_mul(x, weight, gate_up, out);
   return out;
 }
 

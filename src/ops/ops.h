@@ -31,6 +31,11 @@ void rms_norm_into(Context& context, const Tensor& x, const Tensor& weight, floa
 void rms_norm_add(Context& context, const Tensor& x, const Tensor& weight, float eps,
                   const Tensor& residual);
 
+// rms_norm_add, then the next norm of the residual -> out [T, D].
+void rms_norm_add_norm_into(Context& context, const Tensor& x, const Tensor& weight, float eps,
+                            const Tensor& residual, const Tensor& next_weight, float next_eps,
+                            const Tensor& out);
+
 // x [T, n], weight [m, n] -> [T, m] of `out_dtype` (float32 or the dtype of x).
 Tensor linear(Context& context, const Tensor& x, const Tensor& weight, DType out_dtype);
 void linear_into(Context& context, const Tensor& x, const Tensor& weight, const Tensor& out);
@@ -49,6 +54,11 @@ Tensor add_silu(Context& context, const Tensor& x, const Tensor& h, const Tensor
 void rotary(Context& context, const Tensor& x, const Tensor& positions, const Tensor& cos,
             const Tensor& sin);
 
+// q [T, H, d] in place, k and v [T, K, d] -> pages; slots as below. k is no more of use.
+void rotary_store_kv(Context& context, const Tensor& q, const Tensor& k, const Tensor& v,
+                     const Tensor& positions, const Tensor& cos, const Tensor& sin,
+                     const Tensor& slots, const PagedKv& kv);
+
 // k, v [T, K, d] -> pages; slots [T] int64, -1 = nowhere.
 void store_kv(Context& context, const Tensor& k, const Tensor& v, const Tensor& slots,
               const PagedKv& kv);
@@ -59,6 +69,9 @@ Tensor attention(Context& context, const Tensor& q, const PagedKv& kv, const Att
 
 // gate_up [T, 2F] -> [T, F].
 Tensor gelu_tanh_mul(Context& context, const Tensor& gate_up);
+
+// x [T, n], weight [2F, n] (gate | up) -> [T, F].
+Tensor linear_gelu_tanh_mul(Context& context, const Tensor& x, const Tensor& weight);
 
 // x float32 in place; no cap (0) does nothing.
 void softcap(Context& context, const Tensor& x, float cap);

@@ -1,12 +1,12 @@
 #include "text/tokenizer.h"
 
 #include <algorithm>
-#include <fstream>
 
 #include "base/error.h"
 #include "text/bpe_tokenizer.h"
 #include "text/incremental_detokenizer.h"
 #include "text/sentencepiece_tokenizer.h"
+#include "text/text_file.h"
 #include "text/tokenizer_config.h"
 
 namespace lorax {
@@ -14,32 +14,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr uint64_t kMaxFileBytes = uint64_t{256} << 20;
-
-bool is_there(const fs::path& path) {
-  std::error_code error;
-  return fs::exists(path, error);
-}
-
-std::string read_file(const fs::path& path) {
-  std::error_code error;
-  const uint64_t bytes = fs::file_size(path, error);
-  if (error) fail("{}: cannot be read: {}", path.string(), error.message());
-  if (bytes > kMaxFileBytes) {
-    fail("{}: {} bytes are more than a tokenizer's file may have ({})", path.string(), bytes,
-         kMaxFileBytes);
-  }
-  std::string text(bytes, '\0');
-  std::ifstream stream(path, std::ios::binary);
-  if (!stream.read(text.data(), static_cast<std::streamsize>(bytes))) {
-    fail("{}: cannot be read; check its permissions", path.string());
-  }
-  return text;
-}
-
 TokenizerConfig read_config(const fs::path& path) {
-  if (!is_there(path)) return {};
-  return TokenizerConfig::from_json(read_file(path), path.string());
+  if (!file_is_there(path)) return {};
+  return TokenizerConfig::from_json(read_text_file(path), path.string());
 }
 
 }  // namespace
@@ -74,14 +51,14 @@ bool Tokenizer::is_special(int32_t id) const {
 
 std::unique_ptr<Tokenizer> load_tokenizer(const fs::path& model_dir) {
   for (const char* name : {"tokenizer.json", "tokenizer.model"}) {
-    if (is_there(model_dir / name)) return load_tokenizer_file(model_dir / name);
+    if (file_is_there(model_dir / name)) return load_tokenizer_file(model_dir / name);
   }
   fail("{}: has no tokenizer; put a tokenizer.json or a tokenizer.model there", model_dir.string());
 }
 
 std::unique_ptr<Tokenizer> load_tokenizer_file(const fs::path& file) {
   const TokenizerConfig config = read_config(file.parent_path() / "tokenizer_config.json");
-  const std::string bytes = read_file(file);
+  const std::string bytes = read_text_file(file);
   if (file.extension() == ".model") {
     return SentencePieceTokenizer::from_bytes(bytes, file.string(), config);
   }

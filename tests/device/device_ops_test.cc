@@ -7,6 +7,8 @@
 #include <limits>
 #include <numeric>
 #include <random>
+#include <span>
+#include <stdexcept>
 #include <tuple>
 
 #include "device_tensor.h"
@@ -127,6 +129,187 @@ TEST_P(DeviceOpsTest, RmsNormOfEveryPairOfDtypes) {
       }
     }
   }
+}
+
+TEST_P(DeviceOpsTest, RmsNormAddNormIsOneAfterTheOther) {
+  for (int64_t width : kWidths) {
+    for (int64_t rows : kRows) {
+      const DeviceTensor x = upload({rows, width}, random(rows * width, 2.0));
+      const DeviceTensor weight = upload(DType::kFloat32, {width}, random(DType::kFloat32, width));
+      const DeviceTensor next = upload(DType::kFloat32, {width}, random(DType::kFloat32, width));
+      const Values start = random(DType::kFloat32, rows * width);
+      const DeviceTensor residual = upload(DType::kFloat32, {rows, width}, start);
+      const DeviceTensor out = poisoned(dtype_, {rows, width});
+      device_.rms_norm_add_norm(x, weight, 1e-6f, residual, next, 1e-5f, out);
+
+      const DeviceTensor want_residual = upload(DType::kFloat32, {rows, width}, start);
+      const DeviceTensor want = poisoned(dtype_, {rows, width});
+      device_.rms_norm_add(x, weight, 1e-6f, want_residual);
+      device_.rms_norm(want_residual, next, 1e-5f, want);
+      EXPECT_EQ(residual.bytes(), want_residual.bytes()) << rows << " x " << width;
+      EXPECT_EQ(out.bytes(), want.bytes()) << rows << " x " << width;
+    }
+  }
+}
+
+TEST_P(DeviceOpsTest, RotaryStoreKvIsOneAfterTheOther) {
+  constexpr int64_t kSlots = 90;
+  constexpr int64_t kHeads = 3, kKvHeads = 2;
+  for (int64_t head_size : {2, 8, 24, 256}) {
+    for (int64_t rows : kRows) {
+      const int64_t width = (kHeads + 2 * kKvHeads) * head_size;
+      const Values row_values = random(rows * width);
+      std::vector<int> positions = random_integers(rows, 40);
+      std::vector<int> slots(count(kSlots));
+      std::iota(slots.begin(), slots.end(), 0);
+      std::shuffle(slots.begin(), slots.end(), random_);
+      slots.resize(count(rows));
+      if (rows > 1) slots[1] = -1;
+      const Values angles = random(DType::kFloat32, 40 * head_size / 2);
+      const DeviceTensor cos = upload(DType::kFloat32, {40, head_size / 2}, angles);
+      const DeviceTensor sin =
+          upload(DType::kFloat32, {40, head_size / 2}, {angles.rbegin(), angles.rend()});
+      const DeviceTensor d_positions = upload(DType::kInt32, {rows}, to_values(positions));
+      const DeviceTensor d_slots = upload(DType::kInt64, {rows}, to_values(slots));
+      struct Outcome {
+        DeviceTensor qkv, key, value;
+      };
+      const auto run = [&](bool fused) {
+        Outcome o{upload({rows, width}, row_values),
+                  upload({kSlots, 1, kKvHeads, head_size},
+                         Values(count(kSlots * kKvHeads * head_size), 5.0)),
+                  upload({kSlots, 1, kKvHeads, head_size},
+                         Values(count(kSlots * kKvHeads * head_size), 6.0))};
+        const Tensor heads = o.qkv.tensor().split_last(kHeads + 2 * kKvHeads, head_size);
+        const Tensor q = heads.slice(1, 0, kHeads);
+        const Tensor k = heads.slice(1, kHeads, kHeads + kKvHeads);
+        const Tensor v = heads.slice(1, kHeads + kKvHeads, kHeads + 2 * kKvHeads);
+        const PagedKv kv{o.key, o.value};
+        if (fused) {
+          device_.rotary_store_kv(q, k, v, d_positions, cos, sin, d_slots, kv);
+        } else {
+          device_.rotary(q, d_positions, cos, sin);
+          device_.rotary(k, d_positions, cos, sin);
+          device_.store_kv(k, v, d_slots, kv);
+        }
+        return o;
+      };
+      const Outcome got = run(true);
+      const Outcome want = run(false);
+      EXPECT_EQ(columns(got.qkv.download(), width, 0, kHeads * head_size),
+                columns(want.qkv.download(), width, 0, kHeads * head_size));
+      EXPECT_EQ(got.key.bytes(), want.key.bytes()) << rows << " rows of " << head_size;
+      EXPECT_EQ(got.value.bytes(), want.value.bytes()) << rows << " rows of " << head_size;
+    }
+  }
+}
+
+TEST_P(DeviceOpsTest, LinearGeluTanhMulIsOneAfterTheOther) {
+  for (int64_t n : {8, 33, 72, 2304}) {
+    for (int64_t features : {1, 16, 40, 200}) {
+      for (int64_t rows : {1, 3, 9, 17, 32, 70}) {
+        const DeviceTensor x = upload({rows, n}, random(rows * n));
+        const DeviceTensor weight = upload({2 * features, n}, random(2 * features * n, 0.1));
+        const DeviceTensor room = poisoned(dtype_, {rows, 2 * features});
+        const DeviceTensor out = poisoned(dtype_, {rows, features});
+        device_.linear_gelu_tanh_mul(x, weight, room, out);
+        const DeviceTensor gate_up = poisoned(dtype_, {rows, 2 * features});
+        const DeviceTensor want = poisoned(dtype_, {rows, features});
+        device_.linear(x, weight, gate_up);
+        device_.gelu_tanh_mul(gate_up, want);
+        EXPECT_EQ(out.bytes(), want.bytes()) << rows << " x " << n << " x " << features;
+      }
+    }
+  }
+}
+
+// Kernels that overlap, each of which reads what the one before wrote, in memory used again and
+// again: as the layers of a model.
+TEST_P(DeviceOpsTest, ChainsOfOperationsSeeEachOther) {
+  constexpr int64_t kWidth = 512;
+  for (int64_t rows : {1, 20}) {
+    const DeviceTensor weight = upload({kWidth, kWidth}, random(kWidth * kWidth, 0.06));
+    const DeviceTensor norm = upload(DType::kFloat32, {kWidth}, random(DType::kFloat32, kWidth));
+    const Values start = random(DType::kFloat32, rows * kWidth);
+    const auto run = [&](bool wait) {
+      const DeviceTensor residual = upload(DType::kFloat32, {rows, kWidth}, start);
+      const DeviceTensor x = poisoned(dtype_, {rows, kWidth});
+      const DeviceTensor y = poisoned(dtype_, {rows, kWidth});
+      device_.rms_norm(residual, norm, 1e-6f, x);
+      for (int layer = 0; layer < 40; ++layer) {
+        device_.linear(x, weight, y);
+        if (wait) device_.synchronize();
+        device_.linear(y, weight, x);
+        if (wait) device_.synchronize();
+        device_.rms_norm_add_norm(x, norm, 1e-6f, residual, norm, 1e-6f, y);
+        if (wait) device_.synchronize();
+        device_.linear(y, weight, x);
+        if (wait) device_.synchronize();
+      }
+      return residual.bytes();
+    };
+    const std::vector<char> want = run(true);
+    for (int again = 0; again < 5; ++again) EXPECT_EQ(run(false), want);
+  }
+}
+
+TEST_P(DeviceOpsTest, UploadsAndDownloadsOfAnySize) {
+  for (size_t bytes : {size_t{1}, size_t{2} << 20, (size_t{7} << 20) + 5}) {
+    Buffer buffer(device_, bytes);
+    HostBuffer pinned(device_, bytes);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(pinned.data()) % 64, 0u);
+    std::vector<char> sent(bytes), back(bytes);
+    std::iota(sent.begin(), sent.end(), char{1});
+    device_.upload(buffer.data(), sent.data(), bytes);
+    device_.download(back.data(), buffer.data(), bytes);
+    EXPECT_TRUE(sent == back) << bytes;
+    std::ranges::reverse(sent);
+    std::ranges::copy(sent, static_cast<char*>(pinned.data()));
+    device_.upload(buffer.data(), pinned.data(), bytes);
+    std::fill_n(static_cast<char*>(pinned.data()), bytes, char{0});
+    device_.download(pinned.data(), buffer.data(), bytes);
+    EXPECT_TRUE(std::ranges::equal(sent, std::span(static_cast<char*>(pinned.data()), bytes)));
+  }
+}
+
+TEST_P(DeviceOpsTest, EventsAreMomentsInOrder) {
+  const std::unique_ptr<DeviceEvent> before = device_.make_event();
+  const std::unique_ptr<DeviceEvent> after = device_.make_event();
+  before->wait();  // no moment yet
+  const DeviceTensor x = upload({64, 64}, random(64 * 64));
+  const DeviceTensor out = poisoned(dtype_, {64, 64});
+  before->record();
+  for (int i = 0; i < 20; ++i) device_.linear(x, x, out);
+  after->record();
+  EXPECT_GT(after->seconds_since(*before), 0.0);
+}
+
+TEST_P(DeviceOpsTest, GraphsDoTheirWorkAgain) {
+  const DeviceTensor in = upload({4, 64}, random(4 * 64));
+  const DeviceTensor weight = upload(DType::kFloat32, {64}, random(DType::kFloat32, 64));
+  const DeviceTensor out = poisoned(dtype_, {4, 64});
+  bool called = false;
+  const std::unique_ptr<DeviceGraph> graph = device_.capture([&] {
+    called = true;
+    device_.rms_norm(in, weight, 1e-6f, out);
+    device_.copy(in.tensor().data, out.tensor().data, in.tensor().bytes());
+  });
+  EXPECT_EQ(graph != nullptr, device_.can_capture());
+  EXPECT_EQ(called, device_.can_capture());
+  if (graph == nullptr) return;
+  const Values before = in.download();
+  EXPECT_TRUE(std::isnan(out.download()[0]));  // kept, not done
+  device_.replay(*graph);
+  expect_close(out.download(), reference::rms_norm(before, weight.download(), 1e-6),
+               rounding(dtype_, 8 * kUnit));
+  const Values once = in.download();
+  device_.replay(*graph);
+  expect_close(out.download(), reference::rms_norm(once, weight.download(), 1e-6),
+               rounding(dtype_, 8 * kUnit));
+  // What fails inside leaves the device as it was.
+  EXPECT_THROW(device_.capture([] { throw std::runtime_error("no"); }), std::runtime_error);
+  device_.replay(*graph);
+  device_.synchronize();
 }
 
 TEST_P(DeviceOpsTest, RoundsToNearestEvenAndKeepsNan) {

@@ -212,10 +212,9 @@ TEST_P(ForwardTest, AStepAllocatesNothingAfterTheFirst) {
   Harness harness(loaded, {130, 130}, &adapters.tables());
   harness.sequence(0).adapter = 1;
   harness.sequence(1).adapter = 0;
-  std::vector<SequenceStep> steps = {{.sequence = &harness.sequence(0), .tokens = 10},
-                                     {.sequence = &harness.sequence(1), .tokens = 10}};
+  std::vector<SequenceStep> steps(2);
   auto advance = [&](int64_t tokens) {
-    for (size_t i = 0; i < 2; ++i) steps[i].tokens = tokens;
+    for (size_t i = 0; i < 2; ++i) steps[i] = next_step(harness.sequence(i), tokens);
     harness.runner().step(steps);
     harness.runner().logits(0, 2);
     for (size_t i = 0; i < 2; ++i) harness.sequence(i).cached += tokens;

@@ -6,13 +6,14 @@
 
 #include <algorithm>
 #include <fstream>
+#include <memory>
 #include <random>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "engine/generator.h"
 #include "engine/loaded_model.h"
+#include "engine/model_runner.h"
 
 namespace lorax::differential {
 
@@ -26,14 +27,17 @@ inline const char kConfig[] = R"({
   "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "rms_norm_eps": 1e-6,
   "rope_theta": 10000.0, "hidden_activation": "gelu_pytorch_tanh"})";
 
-inline LoadedModel load(DType dtype, int threads, const std::string& device = "cpu") {
+inline std::unique_ptr<ModelDefinition> read_definition() {
   // Tests run as processes of their own, several at once.
   const std::string path =
       ::testing::TempDir() + "forward_test_config." + std::to_string(::getpid()) + ".json";
   std::ofstream(path) << kConfig;
+  return read_model_definition(path);
+}
+
+inline LoadedModel load(DType dtype, int threads, const std::string& device = "cpu") {
   return LoadedModel::with_random_weights(
-      read_model_definition(path),
-      {.device = {.name = device, .threads = threads}, .dtype = dtype});
+      read_definition(), {.device = {.name = device, .threads = threads}, .dtype = dtype});
 }
 
 inline std::vector<int32_t> random_tokens(int64_t count, uint32_t seed) {
@@ -50,8 +54,8 @@ class Harness {
  public:
   // `adapters` may be null.
   Harness(LoadedModel& loaded, const std::vector<int64_t>& lengths,
-          const AdapterTables* adapters = nullptr)
-      : runner_(loaded.device(), loaded.model(), limits(lengths), adapters) {
+          const AdapterTables* adapters = nullptr, bool use_graphs = true)
+      : runner_(loaded.device(), loaded.model(), limits(lengths, use_graphs), adapters) {
     int32_t next_page = 0;
     for (size_t i = 0; i < lengths.size(); ++i) {
       sequences_.push_back({.tokens = random_tokens(lengths[i], static_cast<uint32_t>(i) + 1),
@@ -67,8 +71,7 @@ class Harness {
   void step(const std::vector<std::pair<size_t, int64_t>>& work) {
     std::vector<SequenceStep> steps;
     for (const auto& [i, tokens] : work) {
-      steps.push_back(
-          {.sequence = &sequences_[i], .tokens = tokens, .output = SequenceStep::Output::kAllRows});
+      steps.push_back(next_step(sequences_[i], tokens, SequenceStep::Output::kAllRows));
     }
     runner_.step(steps);
     int64_t row = 0;
@@ -85,8 +88,9 @@ class Harness {
   Sequence& sequence(size_t i) { return sequences_[i]; }
 
  private:
-  static RunnerLimits limits(const std::vector<int64_t>& lengths) {
+  static RunnerLimits limits(const std::vector<int64_t>& lengths, bool use_graphs) {
     RunnerLimits limits;
+    limits.use_graphs = use_graphs;
     for (int64_t length : lengths) {
       limits.max_tokens += length;
       limits.max_length = std::max(limits.max_length, length);

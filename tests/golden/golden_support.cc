@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "engine/collecting_sink.h"
+#include "engine/engine.h"
 #include "engine/model_runner.h"
 
 namespace lorax::golden {
@@ -89,9 +91,7 @@ std::vector<Logits> packed_logits(LoadedModel& loaded, const LoadedAdapters* ada
                      adapters != nullptr ? &adapters->tables() : nullptr);
   std::vector<SequenceStep> steps;
   for (const Sequence& sequence : sequences) {
-    steps.push_back({.sequence = &sequence,
-                     .tokens = sequence.length(),
-                     .output = SequenceStep::Output::kAllRows});
+    steps.push_back(next_step(sequence, sequence.length(), SequenceStep::Output::kAllRows));
   }
   runner.step(steps);
   std::vector<Logits> results;
@@ -104,6 +104,32 @@ std::vector<Logits> packed_logits(LoadedModel& loaded, const LoadedAdapters* ada
     row += sequence.length();
   }
   return results;
+}
+
+std::vector<std::vector<int32_t>> greedy_ids(LoadedModel& loaded,
+                                             const std::vector<Request>& requests,
+                                             const std::vector<size_t>& tokens) {
+  EngineOptions options;
+  options.kv_blocks = 256;
+  options.adapter_bytes = uint64_t{256} << 20;
+  Engine engine(loaded, nullptr, options);
+  std::vector<std::shared_ptr<CollectingSink>> sinks;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    GenerationRequest request;
+    request.prompt = requests[i].input_ids;
+    request.adapter = requests[i].adapter;
+    request.sampling.temperature = 0.0f;
+    request.max_new_tokens = static_cast<int64_t>(tokens[i]);
+    sinks.push_back(std::make_shared<CollectingSink>());
+    EXPECT_EQ(engine.submit(request, sinks.back()).admission,
+              GenerationService::Admission::kAccepted);
+  }
+  std::vector<std::vector<int32_t>> ids;
+  for (const auto& sink : sinks) {
+    EXPECT_EQ(sink->wait().end.error, "");
+    ids.push_back(sink->wait().ids());
+  }
+  return ids;
 }
 
 }  // namespace lorax::golden

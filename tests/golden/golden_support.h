@@ -41,4 +41,10 @@ struct Logits {
 std::vector<Logits> packed_logits(LoadedModel& loaded, const LoadedAdapters* adapters,
                                   const std::vector<Request>& requests);
 
+// What an engine generates for all requests at once: greedy, so many tokens of each. Ids of
+// adapters are those of ModelAdapterBackend.
+std::vector<std::vector<int32_t>> greedy_ids(LoadedModel& loaded,
+                                             const std::vector<Request>& requests,
+                                             const std::vector<size_t>& tokens);
+
 }  // namespace lorax::golden

@@ -10,7 +10,6 @@
 #include <boost/json/value.hpp>
 
 #include "device_tensor.h"
-#include "engine/generator.h"
 #include "formats/json_file.h"
 #include "formats/safetensors.h"
 #include "golden_support.h"
@@ -85,22 +84,15 @@ TEST_P(GoldenTest, BFloat16IsAsNearAsHuggingFaceInBFloat16) {
 TEST_P(GoldenTest, GreedyIdsAreThoseOfHuggingFace) {
   LoadedModel loaded = load_case(DType::kFloat32);
   const json::value greedy = read_json_file(path_ / "greedy.json");
-  std::vector<GenerateRequest> requests;
+  std::vector<golden::Request> requests;
   std::vector<std::vector<int32_t>> expected;
+  const size_t tokens = greedy.at("max_new_tokens").to_number<size_t>();
   for (const json::value& request : greedy.at("requests").as_array()) {
-    requests.push_back({.prompt = ids_of(request.at("input_ids")),
-                        .max_new_tokens = greedy.at("max_new_tokens").to_number<int64_t>(),
-                        .sampling = {.temperature = 0.0f},
-                        .eos_token_ids = {}});
+    requests.push_back({ids_of(request.at("input_ids")), ""});
     expected.push_back(ids_of(request.at("generated_ids")));
   }
-  ModelRunner runner(loaded.device(), loaded.model(), limits_for(requests));
-  const std::vector<GenerateResult> results = generate(runner, requests, {});
-  for (size_t i = 0; i < results.size(); ++i) {
-    std::vector<int32_t> ids;
-    for (const SampledToken& token : results[i].tokens) ids.push_back(token.id);
-    EXPECT_EQ(ids, expected[i]) << "request " << i;
-  }
+  const std::vector<size_t> counts(requests.size(), tokens);
+  EXPECT_EQ(golden::greedy_ids(loaded, requests, counts), expected);
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, GoldenTest,
@@ -123,15 +115,9 @@ TEST_P(TinyGemma2Test, GreedyIdsAreThoseOfHuggingFace) {
   const json::value expected = read_json_file(kTinyGemma2 / "expected.json");
   for (const json::value& prompt : expected.at("prompts").as_array()) {
     const std::vector<int32_t> generated = ids_of(prompt.at("generated_ids"));
-    const GenerateRequest request{.prompt = ids_of(prompt.at("input_ids")),
-                                  .max_new_tokens = static_cast<int64_t>(generated.size()),
-                                  .sampling = {.temperature = 0.0f},
-                                  .eos_token_ids = {}};
-    ModelRunner runner(loaded.device(), loaded.model(), limits_for({&request, 1}));
-    const std::vector<GenerateResult> results = generate(runner, {&request, 1}, {});
-    std::vector<int32_t> ids;
-    for (const SampledToken& token : results[0].tokens) ids.push_back(token.id);
-    EXPECT_EQ(ids, generated) << prompt.at("prompt").as_string();
+    const std::vector<golden::Request> request = {{ids_of(prompt.at("input_ids")), ""}};
+    EXPECT_EQ(golden::greedy_ids(loaded, request, {generated.size()})[0], generated)
+        << prompt.at("prompt").as_string();
   }
 }
 

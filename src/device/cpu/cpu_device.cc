@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include "base/core_count.h"
 #include "base/memory_info.h"
@@ -151,6 +152,36 @@ void CpuDevice::gather_rows(const Tensor& x, const Tensor& indices, const Tensor
     const Tensor from = x.slice(0, indices.as<int32_t>()[row], indices.as<int32_t>()[row] + 1);
     std::memcpy(out.slice(0, row, row + 1).data, from.data, row_bytes);
   });
+}
+
+void CpuDevice::row_statistics(const Tensor& logits, const Tensor& ids, RowStatistics* out) {
+  sampling_.row_statistics(logits, ids, out);
+}
+
+void CpuDevice::edit_logits(const Tensor& logits, DeviceList<const EditedRow> rows,
+                            const LogitEdit* edits, float* saved) {
+  sampling_.edit_logits(logits, rows, edits, saved);
+}
+
+void CpuDevice::restore_logits(const Tensor& logits, DeviceList<const EditedRow> rows,
+                               const LogitEdit* edits, const float* saved) {
+  sampling_.restore_logits(logits, rows, edits, saved);
+}
+
+void CpuDevice::sample(const Tensor& logits, DeviceList<const SampledRow> rows, const Tensor& ids) {
+  sampling_.sample(logits, rows, ids);
+}
+
+void CpuDevice::top_logits(const Tensor& logits, DeviceList<const TopRow> rows, TopLogit* out) {
+  sampling_.top_logits(logits, rows, out);
+}
+
+void CpuDevice::gather_logits(const Tensor& logits, const Tensor& ids, const Tensor& out) {
+  for (int64_t row = 0; row < logits.dim(0); ++row) {
+    const int32_t id = ids.as<int32_t>()[row];
+    out.as<float>()[row] = id < 0 ? std::numeric_limits<float>::quiet_NaN()
+                                  : logits.as<float>()[row * logits.stride(0) + id];
+  }
 }
 
 }  // namespace lorax::cpu

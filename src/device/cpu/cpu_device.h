@@ -7,6 +7,7 @@
 #include "device/cpu/attention.h"
 #include "device/cpu/lora.h"
 #include "device/cpu/matmul.h"
+#include "device/cpu/sampling.h"
 #include "device/device.h"
 
 namespace lorax::cpu {
@@ -15,7 +16,7 @@ namespace lorax::cpu {
 class CpuDevice final : public Device {
  public:
   explicit CpuDevice(int threads)
-      : pool_(threads), matmul_(pool_), lora_(pool_), attention_(pool_) {}
+      : pool_(threads), matmul_(pool_), lora_(pool_), attention_(pool_), sampling_(pool_) {}
 
   std::string describe() const override;
 
@@ -46,6 +47,15 @@ class CpuDevice final : public Device {
   void softcap(const Tensor& x, float cap) override;
   void gather_rows(const Tensor& x, const Tensor& indices, const Tensor& out) override;
 
+  void row_statistics(const Tensor& logits, const Tensor& ids, RowStatistics* out) override;
+  void edit_logits(const Tensor& logits, DeviceList<const EditedRow> rows, const LogitEdit* edits,
+                   float* saved) override;
+  void restore_logits(const Tensor& logits, DeviceList<const EditedRow> rows,
+                      const LogitEdit* edits, const float* saved) override;
+  void sample(const Tensor& logits, DeviceList<const SampledRow> rows, const Tensor& ids) override;
+  void top_logits(const Tensor& logits, DeviceList<const TopRow> rows, TopLogit* out) override;
+  void gather_logits(const Tensor& logits, const Tensor& ids, const Tensor& out) override;
+
  private:
   // Calls function(row) for all rows, several rows per job so that a job is worth handing out.
   template <typename Function>
@@ -55,6 +65,7 @@ class CpuDevice final : public Device {
   Matmul matmul_;
   Lora lora_;
   Attention attention_;
+  Sampling sampling_;
 };
 
 }  // namespace lorax::cpu

@@ -4,12 +4,14 @@
 // that a page is read for all of them. The keys that the row sees are cut into `splits` parts, one
 // block each; the two warps of a block take turns over tiles of 16 keys, each with buffers of its
 // own (one tile in use, the next on its way), and never wait for each other before the end. A part
-// leaves its sums in scratch, and a second kernel merges them. The number of parts follows from the
-// batch's bounds alone, so that a captured graph stays valid while sequences grow below them.
+// leaves its sums in scratch, and the last part of a sequence to end merges them. The grid follows
+// from the batch's bounds alone and the parts from each sequence's length, on the device, so that a
+// captured graph stays valid while sequences grow below the bounds.
 #include <algorithm>
 
 #include "device/cuda/attention_tile.cuh"
 #include "device/cuda/kernels.h"
+#include "device/cuda/launch.cuh"
 
 namespace lorax::cuda {
 namespace {
@@ -18,6 +20,7 @@ constexpr int kWarps = 2;
 constexpr int kKeys = 16;   // of a tile
 constexpr int kHeads = 16;  // of a block
 constexpr int kMaxSplits = 128;
+constexpr int kMinKeys = 64;  // of a part
 
 template <int kD>
 constexpr int kTileBytes = 16 * kD * 2;  // of queries, keys or values
@@ -25,20 +28,16 @@ template <int kD>
 constexpr int kWarpBytes = 4 * kTileBytes<kD>;  // two tiles of keys, two of values
 template <int kD>
 constexpr int kSharedBytes = kTileBytes<kD> + kWarps* kWarpBytes<kD>;
+static_assert(kSharedBytes<64> >= kHeads * kMaxSplits * sizeof(float));
 
 // The sums of all parts: of part s of query head h of sequence b at [(b * heads + h) * splits + s].
 struct Scratch {
-  float* tops;    // the largest score, in units of log2
-  float* sums;    // of the weights relative to it; 0: the part has no keys, and no values
-  float* values;  // [.., d] weighted
-  int splits;
+  float* tops;        // the largest score, in units of log2
+  float* sums;        // of the weights relative to it
+  float* values;      // [.., d] weighted
+  uint32_t* tickets;  // [sequences, blocks of heads]: parts that have ended
+  int splits;         // parts at most
 };
-
-Scratch scratch_at(void* memory, const AttentionArgs& args, int splits) {
-  const int64_t parts = int64_t{args.sequences} * args.heads * splits;
-  float* floats = static_cast<float*>(memory);
-  return {floats, floats + parts, floats + 2 * parts, splits};
-}
 
 // Sums of 16 rows (heads) as the lanes of a warp hold them.
 template <int kD>
@@ -145,7 +144,8 @@ __device__ void merge_warps(Sums<kD>& sums, float* buffer) {
 // there is one part only, else to scratch.
 template <int kD>
 __device__ void write_sums(const Sums<kD>& sums, const AttentionArgs& args, const Scratch& scratch,
-                           int sequence, int split, int64_t token, int first_head, int heads) {
+                           int sequence, int split, int parts, int64_t token, int first_head,
+                           int heads) {
   const int lane = threadIdx.x % 32;
   const int t = lane % 4;
 #pragma unroll
@@ -153,7 +153,7 @@ __device__ void write_sums(const Sums<kD>& sums, const AttentionArgs& args, cons
     const int row = lane / 4 + 8 * half;
     if (row >= heads) continue;
     const int head = first_head + row;
-    if (scratch.splits == 1) {
+    if (parts == 1) {
       const float inverse = 1.0f / sums.rows[half].sum;
       __nv_bfloat16* to = static_cast<__nv_bfloat16*>(args.out) +
                           (token * args.heads + head) * args.head_size + t * 2;
@@ -180,17 +180,93 @@ __device__ void write_sums(const Sums<kD>& sums, const AttentionArgs& args, cons
   }
 }
 
+// Whether this block is the last of `parts` to come here; then it sees what the others wrote.
+__device__ bool is_last(uint32_t* ticket, int parts) {
+  __shared__ bool last;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    last = atomicAdd(ticket, 1u) == static_cast<uint32_t>(parts) - 1;
+    if (last) *ticket = 0;
+  }
+  __syncthreads();
+  __threadfence();
+  return last;
+}
+
+// The output of some heads from all parts, by one block. `weights` is room in shared memory for the
+// weight of each head's parts, [kHeads].
+__device__ void merge_parts(const AttentionArgs& args, const Scratch& scratch,
+                            float (*weights)[kMaxSplits], int sequence, int parts, int64_t token,
+                            int first_head, int heads) {
+  const int warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
+  const int64_t first_row = int64_t{sequence} * args.heads + first_head;
+  for (int head = warp; head < heads; head += kWarps) {
+    const int64_t first_part = (first_row + head) * scratch.splits;
+    float tops[kMaxSplits / 32], sums[kMaxSplits / 32];
+    float top = -INFINITY;
+#pragma unroll
+    for (int i = 0; i < kMaxSplits / 32; ++i) {
+      const bool exists = i * 32 + lane < parts;
+      tops[i] = exists ? __ldcg(scratch.tops + first_part + i * 32 + lane) : -INFINITY;
+      sums[i] = exists ? __ldcg(scratch.sums + first_part + i * 32 + lane) : 0.0f;
+      top = fmaxf(top, tops[i]);
+    }
+#pragma unroll
+    for (int offset = 16; offset > 0; offset /= 2) {
+      top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, offset));
+    }
+    float total = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kMaxSplits / 32; ++i) {
+      tops[i] = exp2_fast(tops[i] - top);
+      total += tops[i] * sums[i];
+    }
+#pragma unroll
+    for (int offset = 16; offset > 0; offset /= 2) {
+      total += __shfl_xor_sync(0xffffffffu, total, offset);
+    }
+#pragma unroll
+    for (int i = 0; i < kMaxSplits / 32; ++i) weights[head][i * 32 + lane] = tops[i] / total;
+  }
+  __syncthreads();
+  const int fours = args.head_size / 4;
+  __nv_bfloat16* out =
+      static_cast<__nv_bfloat16*>(args.out) + (token * args.heads + first_head) * args.head_size;
+  for (int i = threadIdx.x; i < heads * fours; i += kWarps * 32) {
+    const int head = i / fours;
+    const float4* values =
+        reinterpret_cast<const float4*>(scratch.values + (first_row + head) * scratch.splits *
+                                                             static_cast<int64_t>(args.head_size)) +
+        i % fours;
+    float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll 16
+    for (int part = 0; part < parts; ++part) {
+      const float4 value = __ldcg(values + part * fours);
+      const float weight = weights[head][part];
+      sum.x += weight * value.x;
+      sum.y += weight * value.y;
+      sum.z += weight * value.z;
+      sum.w += weight * value.w;
+    }
+    *reinterpret_cast<uint2*>(out + i * 4) =
+        make_uint2(pack_bfloat16(sum.x, sum.y), pack_bfloat16(sum.z, sum.w));
+  }
+}
+
 template <int kD>
 __global__ void __launch_bounds__(kWarps * 32)
     decode_kernel(const __grid_constant__ AttentionArgs args,
                   const __grid_constant__ Scratch scratch) {
   extern __shared__ __align__(128) unsigned char shared[];
+  start_next();
   const int split = blockIdx.x;
   const int sequence = blockIdx.z;
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   const int64_t token = args.cu_seqlens_q[sequence];
-  if (args.cu_seqlens_q[sequence + 1] - token != 1) return;
+  if (args.cu_seqlens_q[sequence + 1] - token != 1) return wait_for_previous();
 
   const int group = args.heads / args.kv_heads;
   const int head_tiles = (group + kHeads - 1) / kHeads;
@@ -201,14 +277,20 @@ __global__ void __launch_bounds__(kWarps * 32)
 
   const int length = args.kv_lengths[sequence];
   const int first_seen = args.window > 0 ? max(0, length - args.window) : 0;
-  const int per_split = (length - first_seen + scratch.splits - 1) / scratch.splits;
+  const int keys_seen = length - first_seen;
+  const int per_split = max(kMinKeys, (keys_seen + scratch.splits - 1) / scratch.splits);
   const int span = (per_split + kWarps * kKeys - 1) / (kWarps * kKeys) * (kWarps * kKeys);
+  const int parts = (keys_seen + span - 1) / span;
   const int begin = first_seen + split * span;
   const int end = min(begin + span, length);
   if (begin >= end) {
-    if (threadIdx.x < heads) {
-      const int64_t head = first_head + threadIdx.x;
-      scratch.sums[(int64_t{sequence} * args.heads + head) * scratch.splits + split] = 0.0f;
+    wait_for_previous();
+    if (length == 0 && split == 0) {
+      __nv_bfloat16* out = static_cast<__nv_bfloat16*>(args.out) +
+                           (token * args.heads + first_head) * args.head_size;
+      for (int i = threadIdx.x; i < heads * args.head_size; i += kWarps * 32) {
+        out[i] = __float2bfloat16_rn(0.0f);
+      }
     }
     return;
   }
@@ -221,6 +303,14 @@ __global__ void __launch_bounds__(kWarps * 32)
                        slot_stride, args.head_size};
   const HeadPages values{static_cast<const __nv_bfloat16*>(args.value) + kv_head * args.head_size,
                          slot_stride, args.head_size};
+  // Into the L2 cache while the kernel before still runs, which at most writes the last of them.
+  for (int key = begin + static_cast<int>(threadIdx.x); key < min(end, begin + 2 * kMinKeys);
+       key += kWarps * 32) {
+    const int64_t at = slot_of(block_table, args.block_size, key) * slot_stride;
+    prefetch_to_l2(keys.data + at, args.head_size * 2);
+    prefetch_to_l2(values.data + at, args.head_size * 2);
+  }
+  wait_for_previous();
   auto first_key = [&](int tile) { return begin + (tile * kWarps + warp) * kKeys; };
   auto start_copies = [&](int tile) {
     if (first_key(tile) < end) {
@@ -260,61 +350,12 @@ __global__ void __launch_bounds__(kWarps * 32)
   }
   merge_warps<kD>(sums, reinterpret_cast<float*>(shared + kTileBytes<kD>));
   if (warp == 0) {
-    write_sums<kD>(sums, args, scratch, sequence, split, token, first_head, heads);
+    write_sums<kD>(sums, args, scratch, sequence, split, parts, token, first_head, heads);
   }
-}
-
-// One block per query head and sequence; thread s weighs part s.
-__global__ void __launch_bounds__(kMaxSplits)
-    merge_kernel(const __grid_constant__ AttentionArgs args,
-                 const __grid_constant__ Scratch scratch) {
-  __shared__ float weights[kMaxSplits];
-  __shared__ float warp_tops[kMaxSplits / 32];
-  __shared__ float warp_sums[kMaxSplits / 32];
-  const int head = blockIdx.x;
-  const int sequence = blockIdx.y;
-  const int warp = threadIdx.x / 32;
-  const int64_t token = args.cu_seqlens_q[sequence];
-  if (args.cu_seqlens_q[sequence + 1] - token != 1) return;
-
-  const int64_t first_part = (int64_t{sequence} * args.heads + head) * scratch.splits;
-  const bool exists = static_cast<int>(threadIdx.x) < scratch.splits;
-  const float sum = exists ? scratch.sums[first_part + threadIdx.x] : 0.0f;
-  const bool empty = sum == 0.0f;  // then nothing else of it was written
-  const float own_top = empty ? -INFINITY : scratch.tops[first_part + threadIdx.x];
-  float top = own_top;
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) {
-    top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, offset));
-  }
-  if (threadIdx.x % 32 == 0) warp_tops[warp] = top;
-  __syncthreads();
-#pragma unroll
-  for (float warp_top : warp_tops) top = fmaxf(top, warp_top);
-  const float weight = empty ? 0.0f : exp2_fast(own_top - top);
-  weights[threadIdx.x] = weight;
-  float total = empty ? 0.0f : weight * sum;
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) {
-    total += __shfl_xor_sync(0xffffffffu, total, offset);
-  }
-  if (threadIdx.x % 32 == 0) warp_sums[warp] = total;
-  __syncthreads();
-  total = 0.0f;
-#pragma unroll
-  for (float warp_sum : warp_sums) total += warp_sum;
-
-  const float inverse = 1.0f / total;
-  __nv_bfloat16* out =
-      static_cast<__nv_bfloat16*>(args.out) + (token * args.heads + head) * args.head_size;
-  for (int column = threadIdx.x; column < args.head_size; column += kMaxSplits) {
-    const float* values = scratch.values + first_part * args.head_size + column;
-    float value = 0.0f;
-    for (int split = 0; split < scratch.splits; ++split) {
-      const float split_weight = weights[split];
-      if (split_weight > 0.0f) value += split_weight * values[int64_t{split} * args.head_size];
-    }
-    out[column] = __float2bfloat16_rn(value * inverse);
+  if (parts == 1) return;
+  if (is_last(scratch.tickets + int64_t{sequence} * gridDim.y + blockIdx.y, parts)) {
+    merge_parts(args, scratch, reinterpret_cast<float(*)[kMaxSplits]>(shared), sequence, parts,
+                token, first_head, heads);
   }
 }
 
@@ -322,27 +363,11 @@ int head_tiles(const AttentionArgs& args) {
   return (args.heads / args.kv_heads + kHeads - 1) / kHeads;
 }
 
-template <int kD>
-void launch(cudaStream_t stream, const AttentionArgs& args, const Scratch& scratch) {
-  const dim3 grid(static_cast<unsigned>(scratch.splits),
-                  static_cast<unsigned>(args.kv_heads * head_tiles(args)),
-                  static_cast<unsigned>(args.sequences));
-  decode_kernel<kD><<<grid, kWarps * 32, kSharedBytes<kD>, stream>>>(args, scratch);
-}
-
-template <int kD>
-cudaError_t prepare() {
-  return cudaFuncSetAttribute(decode_kernel<kD>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                              kSharedBytes<kD>);
-}
-
-}  // namespace
-
-int decode_splits(const AttentionArgs& args, int multiprocessors, size_t scratch_bytes) {
-  // Several blocks per multiprocessor, so that the last ones to end leave little idle.
+// Parts at most: several blocks per multiprocessor, so that the last ones to end leave little idle.
+int most_splits(const AttentionArgs& args, int multiprocessors, size_t scratch_bytes) {
   constexpr int64_t kBlocksPerMultiprocessor = 8;
-  constexpr int64_t kMinKeys = 64;  // of a part
   const int64_t blocks = int64_t{args.sequences} * args.kv_heads * head_tiles(args);
+  if (blocks > kDecodeTickets) return 1;
   const int64_t keys = args.window > 0 ? std::min(args.window, args.max_kv) : args.max_kv;
   const int64_t wanted = (kBlocksPerMultiprocessor * multiprocessors + blocks - 1) / blocks;
   const int64_t useful = (keys + kMinKeys - 1) / kMinKeys;
@@ -353,18 +378,35 @@ int decode_splits(const AttentionArgs& args, int multiprocessors, size_t scratch
   return static_cast<int>(std::max<int64_t>(splits, 1));
 }
 
-void attention_decode(cudaStream_t stream, const AttentionArgs& args, int splits, void* memory) {
-  const Scratch scratch = scratch_at(memory, args, splits);
+template <int kD>
+void decode(Stream stream, const AttentionArgs& args, const Scratch& scratch) {
+  const dim3 grid(static_cast<unsigned>(scratch.splits),
+                  static_cast<unsigned>(args.kv_heads * head_tiles(args)),
+                  static_cast<unsigned>(args.sequences));
+  launch(stream, grid, kWarps * 32, kSharedBytes<kD>, decode_kernel<kD>, args, scratch);
+}
+
+template <int kD>
+cudaError_t prepare() {
+  return cudaFuncSetAttribute(decode_kernel<kD>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              kSharedBytes<kD>);
+}
+
+}  // namespace
+
+void attention_decode(Stream stream, const AttentionArgs& args, void* scratch, size_t scratch_bytes,
+                      uint32_t* tickets) {
+  const int splits = most_splits(args, stream.multiprocessors, scratch_bytes);
+  const int64_t parts = int64_t{args.sequences} * args.heads * splits;
+  float* values = static_cast<float*>(scratch);  // first: they are read 16 bytes at a time
+  float* tops = values + parts * args.head_size;
+  const Scratch places{tops, tops + parts, values, tickets, splits};
   if (args.head_size <= 64) {
-    launch<64>(stream, args, scratch);
+    decode<64>(stream, args, places);
   } else if (args.head_size <= 128) {
-    launch<128>(stream, args, scratch);
+    decode<128>(stream, args, places);
   } else {
-    launch<256>(stream, args, scratch);
-  }
-  if (splits > 1) {
-    const dim3 grid(static_cast<unsigned>(args.heads), static_cast<unsigned>(args.sequences));
-    merge_kernel<<<grid, kMaxSplits, 0, stream>>>(args, scratch);
+    decode<256>(stream, args, places);
   }
 }
 

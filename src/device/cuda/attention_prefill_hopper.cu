@@ -414,6 +414,7 @@ __global__ void __launch_bounds__(kThreads, 1)
                    .window = args.window};
   range.begin = range.first_seen(range.last_seen(range.first_row));
   range.end = range.last_seen(min(range.first_row + kRows, range.packed_rows) - 1) + 1;
+  if (range.end <= range.begin) return;  // no keys: nobody would end the wait for them
 
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < kStages; ++stage) {

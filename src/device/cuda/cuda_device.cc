@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "device/cuda/cuda_error.h"
+#include "device/cuda/graph.h"
 #include "device/cuda/lora.h"
 #include "device/factories.h"
 
@@ -16,6 +17,19 @@ namespace {
 constexpr size_t kScratchBytes = size_t{32} << 20;
 
 Rows rows_of(const Tensor& x) { return {x.data, x.dtype, x.stride(0)}; }
+
+LogitRows logit_rows(const Tensor& logits) {
+  return {logits.as<float>(), logits.dim(0), logits.dim(1), logits.stride(0)};
+}
+
+LinearArgs linear_args(const Tensor& x, const Tensor& weight, const Tensor& out) {
+  return {.x = rows_of(x),
+          .weight = weight.data,
+          .out = rows_of(out),
+          .rows = x.dim(0),
+          .m = weight.dim(0),
+          .n = weight.dim(1)};
+}
 
 // The low-rank parts of `targets`, as far as x and embeddings have them in common.
 LoraArgs lora_args(LoraTargets targets, const LoraRows& rows, const Tensor& out) {
@@ -67,18 +81,30 @@ CudaDevice::CudaDevice(int index) : index_(index) {
     check(prepare_prefill_hopper(), "setting the shared memory of prefill attention (Hopper)");
   }
   check(prepare_decode(), "setting the shared memory of decode attention");
-  check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+  for (cudaStream_t* stream : {&main_stream_, &capture_stream_}) {
+    check(cudaStreamCreateWithFlags(stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+  }
+  stream_ = {.handle = main_stream_,
+             .overlaps = properties_.major >= 9,
+             .multiprocessors = properties_.multiProcessorCount};
+  transfers_ = std::make_unique<Transfers>();
   scratch_ = allocate(kScratchBytes);
-  linear_ = std::make_unique<Linear>(stream_, scratch_, kScratchBytes);
+  const size_t ticket_bytes = kDecodeTickets * sizeof(uint32_t);
+  tickets_ = static_cast<uint32_t*>(allocate(ticket_bytes));
+  check(cudaMemsetAsync(tickets_, 0, ticket_bytes, main_stream_), "cudaMemsetAsync");
+  linear_ = std::make_unique<Linear>(scratch_, kScratchBytes);
 }
 
 CudaDevice::~CudaDevice() {
   // Nothing to report to: after a failure of the GPU these calls fail as well.
   cudaSetDevice(index_);
-  cudaStreamSynchronize(stream_);
+  cudaStreamSynchronize(main_stream_);
   linear_.reset();
+  transfers_.reset();
+  cudaFree(tickets_);
   cudaFree(scratch_);
-  cudaStreamDestroy(stream_);
+  cudaStreamDestroy(capture_stream_);
+  cudaStreamDestroy(main_stream_);
 }
 
 void CudaDevice::use() const { check(cudaSetDevice(index_), "cudaSetDevice"); }
@@ -115,15 +141,13 @@ void* CudaDevice::allocate(size_t bytes) {
 void CudaDevice::deallocate(void* data, size_t) {
   // Called by destructors: no throwing. Kernels that use the memory may still be under way.
   cudaSetDevice(index_);
-  cudaStreamSynchronize(stream_);
+  cudaStreamSynchronize(main_stream_);
   cudaFree(data);
 }
 
 void CudaDevice::copy_from_host(void* to, const void* from, size_t bytes) {
   if (bytes == 0) return;
   use();
-  // Pageable memory: CUDA has taken its bytes when the call returns, or reads them before the
-  // stream goes on; either is within the contract.
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream_), "copy to the GPU");
 }
 
@@ -143,6 +167,50 @@ void CudaDevice::copy(void* to, const void* from, size_t bytes) {
 void CudaDevice::synchronize() {
   use();
   check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+}
+
+void CudaDevice::upload(void* to, const void* from, size_t bytes) {
+  use();
+  transfers_->upload(to, from, bytes);
+}
+
+void CudaDevice::download(void* to, const void* from, size_t bytes) {
+  use();
+  transfers_->download(to, from, bytes);
+}
+
+void* CudaDevice::allocate_host(size_t bytes) {
+  use();
+  void* data = nullptr;
+  check(cudaHostAlloc(&data, bytes, cudaHostAllocDefault), "cudaHostAlloc");
+  return data;
+}
+
+void CudaDevice::deallocate_host(void* data, size_t) {
+  cudaSetDevice(index_);
+  cudaStreamSynchronize(main_stream_);  // copies may be under way
+  cudaFreeHost(data);
+}
+
+std::unique_ptr<DeviceEvent> CudaDevice::make_event() {
+  use();
+  return std::make_unique<CudaEvent>(index_, main_stream_);
+}
+
+std::unique_ptr<DeviceGraph> CudaDevice::capture(const std::function<void()>& work) {
+  use();
+  struct Divert {  // other threads go on with the main stream
+    Stream& stream;
+    cudaStream_t back;
+    ~Divert() { stream.handle = back; }
+  } divert{stream_, main_stream_};
+  stream_.handle = capture_stream_;
+  return std::make_unique<CudaGraph>(capture_stream_, work);
+}
+
+void CudaDevice::replay(DeviceGraph& graph) {
+  use();
+  static_cast<CudaGraph&>(graph).launch(main_stream_);
 }
 
 void CudaDevice::embedding(const Tensor& ids, const Tensor& table, float scale, const Tensor& out) {
@@ -167,14 +235,18 @@ void CudaDevice::rms_norm_add(const Tensor& x, const Tensor& weight, float eps,
   check_launch("rms_norm_add");
 }
 
+void CudaDevice::rms_norm_add_norm(const Tensor& x, const Tensor& weight, float eps,
+                                   const Tensor& residual, const Tensor& next_weight,
+                                   float next_eps, const Tensor& out) {
+  use();
+  cuda::rms_norm_add_norm(stream_, rows_of(x), weight.as<float>(), x.dim(0), x.dim(1), eps,
+                          rows_of(residual), next_weight.as<float>(), next_eps, rows_of(out));
+  check_launch("rms_norm_add_norm");
+}
+
 void CudaDevice::linear(const Tensor& x, const Tensor& weight, const Tensor& out) {
   use();
-  (*linear_)({.x = rows_of(x),
-              .weight = weight.data,
-              .out = rows_of(out),
-              .rows = x.dim(0),
-              .m = weight.dim(0),
-              .n = weight.dim(1)});
+  (*linear_)(stream_, linear_args(x, weight, out));
 }
 
 void CudaDevice::lora(const Tensor& x, LoraTargets targets, const LoraRows& rows,
@@ -223,6 +295,26 @@ void CudaDevice::store_kv(const Tensor& k, const Tensor& v, const Tensor& slots,
   check_launch("store_kv (values)");
 }
 
+void CudaDevice::rotary_store_kv(const Tensor& q, const Tensor& k, const Tensor& v,
+                                 const Tensor& positions, const Tensor& cos, const Tensor& sin,
+                                 const Tensor& slots, const PagedKv& kv) {
+  use();
+  cuda::rotary_store(stream_, {.q = rows_of(q),
+                               .k = rows_of(k),
+                               .v = rows_of(v),
+                               .rows = q.dim(0),
+                               .heads = q.dim(1),
+                               .kv_heads = k.dim(1),
+                               .head_size = q.dim(2),
+                               .positions = positions.as<int32_t>(),
+                               .cos = cos.as<float>(),
+                               .sin = sin.as<float>(),
+                               .slots = slots.as<int64_t>(),
+                               .key = kv.key.data,
+                               .value = kv.value.data});
+  check_launch("rotary_store_kv");
+}
+
 void CudaDevice::attention(const Tensor& q, const PagedKv& kv, const AttentionBatch& batch,
                            const AttentionOptions& options, const Tensor& out) {
   use();
@@ -258,8 +350,7 @@ void CudaDevice::attention(const Tensor& q, const PagedKv& kv, const AttentionBa
   }
   // A step of several sequences may hold some of one row, whatever its longest is.
   if (batch.max_q == 1 || args.sequences > 1) {
-    attention_decode(stream_, args,
-                     decode_splits(args, properties_.multiProcessorCount, kScratchBytes), scratch_);
+    attention_decode(stream_, args, scratch_, kScratchBytes, tickets_);
     check_launch("attention_decode");
   }
 }
@@ -268,6 +359,17 @@ void CudaDevice::gelu_tanh_mul(const Tensor& gate_up, const Tensor& out) {
   use();
   cuda::gelu_tanh_mul(stream_, rows_of(gate_up), rows_of(out), out.dim(0), out.dim(1));
   check_launch("gelu_tanh_mul");
+}
+
+void CudaDevice::linear_gelu_tanh_mul(const Tensor& x, const Tensor& weight, const Tensor& gate_up,
+                                      const Tensor& out) {
+  const LinearArgs args = linear_args(x, weight, out);
+  if (args.rows == 0 || args.m == 0 || !Linear::is_skinny(args)) {
+    return Device::linear_gelu_tanh_mul(x, weight, gate_up, out);
+  }
+  use();
+  skinny_linear_gelu_tanh_mul(stream_, args);
+  check_launch("linear_gelu_tanh_mul");
 }
 
 void CudaDevice::softcap(const Tensor& x, float cap) {
@@ -282,6 +384,46 @@ void CudaDevice::gather_rows(const Tensor& x, const Tensor& indices, const Tenso
   cuda::gather_rows(stream_, x.data, x.stride(0) * size, indices.as<int32_t>(), out.dim(0),
                     x.dim(1) * size, out.data, out.stride(0) * size);
   check_launch("gather_rows");
+}
+
+void CudaDevice::row_statistics(const Tensor& logits, const Tensor& ids, RowStatistics* out) {
+  use();
+  LORAX_CHECK(statistics_scratch_bytes(logits.dim(0), logits.dim(1)) <= kScratchBytes);
+  cuda::row_statistics(stream_, logit_rows(logits), scratch_, ids.as<int32_t>(), out);
+  check_launch("row_statistics");
+}
+
+void CudaDevice::edit_logits(const Tensor& logits, DeviceList<const EditedRow> rows,
+                             const LogitEdit* edits, float* saved) {
+  use();
+  cuda::edit_logits(stream_, logit_rows(logits), rows, edits, saved);
+  check_launch("edit_logits");
+}
+
+void CudaDevice::restore_logits(const Tensor& logits, DeviceList<const EditedRow> rows,
+                                const LogitEdit* edits, const float* saved) {
+  use();
+  cuda::restore_logits(stream_, logit_rows(logits), rows, edits, saved);
+  check_launch("restore_logits");
+}
+
+void CudaDevice::sample(const Tensor& logits, DeviceList<const SampledRow> rows,
+                        const Tensor& ids) {
+  use();
+  cuda::sample(stream_, logit_rows(logits), rows, ids.as<int32_t>());
+  check_launch("sample");
+}
+
+void CudaDevice::top_logits(const Tensor& logits, DeviceList<const TopRow> rows, TopLogit* out) {
+  use();
+  cuda::top_logits(stream_, logit_rows(logits), rows, out);
+  check_launch("top_logits");
+}
+
+void CudaDevice::gather_logits(const Tensor& logits, const Tensor& ids, const Tensor& out) {
+  use();
+  cuda::gather_logits(stream_, logit_rows(logits), ids.as<int32_t>(), out.as<float>());
+  check_launch("gather_logits");
 }
 
 }  // namespace lorax::cuda

@@ -8,12 +8,13 @@
 
 #include "device/cuda/kernels.h"
 #include "device/cuda/linear.h"
+#include "device/cuda/transfers.h"
 #include "device/device.h"
 
 namespace lorax::cuda {
 
-// Kernels and copies run on one stream, in the order of the calls. Kernels are launched by one
-// thread at a time; memory and copies may be asked for by any. All calls throw Error if the GPU
+// Kernels and copies run on one stream, in the order of the calls, which one thread makes at a
+// time; memory, upload() and download() may be asked for by any. All calls throw Error if the GPU
 // fails.
 class CudaDevice final : public Device {
  public:
@@ -32,12 +33,22 @@ class CudaDevice final : public Device {
   void copy_to_host(void* to, const void* from, size_t bytes) override;
   void copy(void* to, const void* from, size_t bytes) override;
   void synchronize() override;
+  void upload(void* to, const void* from, size_t bytes) override;
+  void download(void* to, const void* from, size_t bytes) override;
+  void* allocate_host(size_t bytes) override;
+  void deallocate_host(void* data, size_t bytes) override;
+  std::unique_ptr<DeviceEvent> make_event() override;
+  bool can_capture() const override { return true; }
+  std::unique_ptr<DeviceGraph> capture(const std::function<void()>& work) override;
+  void replay(DeviceGraph& graph) override;
   void* host_pointer(void*) override { return nullptr; }
 
   void embedding(const Tensor& ids, const Tensor& table, float scale, const Tensor& out) override;
   void rms_norm(const Tensor& x, const Tensor& weight, float eps, const Tensor& out) override;
   void rms_norm_add(const Tensor& x, const Tensor& weight, float eps,
                     const Tensor& residual) override;
+  void rms_norm_add_norm(const Tensor& x, const Tensor& weight, float eps, const Tensor& residual,
+                         const Tensor& next_weight, float next_eps, const Tensor& out) override;
   void linear(const Tensor& x, const Tensor& weight, const Tensor& out) override;
   void lora(const Tensor& x, LoraTargets targets, const LoraRows& rows, const Tensor& out) override;
   void lora_embedding(const Tensor& ids, float multiplier, int64_t module, const LoraRows& rows,
@@ -46,11 +57,25 @@ class CudaDevice final : public Device {
   void rotary(const Tensor& x, const Tensor& positions, const Tensor& cos,
               const Tensor& sin) override;
   void store_kv(const Tensor& k, const Tensor& v, const Tensor& slots, const PagedKv& kv) override;
+  void rotary_store_kv(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& positions,
+                       const Tensor& cos, const Tensor& sin, const Tensor& slots,
+                       const PagedKv& kv) override;
   void attention(const Tensor& q, const PagedKv& kv, const AttentionBatch& batch,
                  const AttentionOptions& options, const Tensor& out) override;
   void gelu_tanh_mul(const Tensor& gate_up, const Tensor& out) override;
+  void linear_gelu_tanh_mul(const Tensor& x, const Tensor& weight, const Tensor& gate_up,
+                            const Tensor& out) override;
   void softcap(const Tensor& x, float cap) override;
   void gather_rows(const Tensor& x, const Tensor& indices, const Tensor& out) override;
+
+  void row_statistics(const Tensor& logits, const Tensor& ids, RowStatistics* out) override;
+  void edit_logits(const Tensor& logits, DeviceList<const EditedRow> rows, const LogitEdit* edits,
+                   float* saved) override;
+  void restore_logits(const Tensor& logits, DeviceList<const EditedRow> rows,
+                      const LogitEdit* edits, const float* saved) override;
+  void sample(const Tensor& logits, DeviceList<const SampledRow> rows, const Tensor& ids) override;
+  void top_logits(const Tensor& logits, DeviceList<const TopRow> rows, TopLogit* out) override;
+  void gather_logits(const Tensor& logits, const Tensor& ids, const Tensor& out) override;
 
  private:
   // CUDA's current device belongs to the thread.
@@ -60,10 +85,14 @@ class CudaDevice final : public Device {
 
   int index_;
   cudaDeviceProp properties_{};
-  cudaStream_t stream_ = nullptr;
+  cudaStream_t main_stream_ = nullptr;
+  cudaStream_t capture_stream_ = nullptr;
+  Stream stream_;  // of the two, the one that kernels and copies go to
+  std::unique_ptr<Transfers> transfers_;
   // For what passes between the kernels of one call (partial sums of cuBLASLt and of attention, A x
   // of adapters): never in use by two calls, as the stream runs one kernel after the other.
   void* scratch_ = nullptr;
+  uint32_t* tickets_ = nullptr;  // of decode attention
   std::unique_ptr<Linear> linear_;
 };
 

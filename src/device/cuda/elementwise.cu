@@ -1,5 +1,7 @@
 // The operations whose elements do not depend on each other.
+#include "device/cuda/gelu.cuh"
 #include "device/cuda/kernels.h"
+#include "device/cuda/launch.cuh"
 #include "device/cuda/vector.cuh"
 
 namespace lorax::cuda {
@@ -11,6 +13,8 @@ template <typename T, int kWidth>
 __global__ void embedding_kernel(const int32_t* ids, const T* table, int64_t table_stride,
                                  int64_t n_vectors, int64_t width, float scale, float* out,
                                  int64_t out_stride) {
+  start_next();
+  wait_for_previous();
   const int64_t index = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (index >= n_vectors) return;
   const int64_t per_row = width / kWidth;
@@ -24,34 +28,10 @@ __global__ void embedding_kernel(const int32_t* ids, const T* table, int64_t tab
 }
 
 template <typename T, int kWidth>
-__global__ void rotary_kernel(T* x, int64_t stride, int64_t n_vectors, int64_t heads, int64_t half,
-                              const int32_t* positions, const float* cos, const float* sin) {
-  const int64_t index = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (index >= n_vectors) return;
-  const int64_t per_head = half / kWidth;
-  const int64_t i = index % per_head * kWidth;
-  const int64_t head = index / per_head % heads;
-  const int64_t row = index / (per_head * heads);
-  const int64_t angle = int64_t{positions[row]} * half + i;
-  T* first = x + row * stride + head * 2 * half + i;
-  T* second = first + half;
-  float x1[kWidth], x2[kWidth], c[kWidth], s[kWidth], y1[kWidth], y2[kWidth];
-  load(first, x1);
-  load(second, x2);
-  load(cos + angle, c);
-  load(sin + angle, s);
-#pragma unroll
-  for (int j = 0; j < kWidth; ++j) {
-    y1[j] = x1[j] * c[j] - x2[j] * s[j];
-    y2[j] = x2[j] * c[j] + x1[j] * s[j];
-  }
-  store(y1, first);
-  store(y2, second);
-}
-
-template <typename T, int kWidth>
 __global__ void gelu_tanh_mul_kernel(const T* gate_up, int64_t gate_up_stride, T* out,
                                      int64_t out_stride, int64_t n_vectors, int64_t width) {
+  start_next();
+  wait_for_previous();
   const int64_t index = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (index >= n_vectors) return;
   const int64_t per_row = width / kWidth;
@@ -63,9 +43,7 @@ __global__ void gelu_tanh_mul_kernel(const T* gate_up, int64_t gate_up_stride, T
   load(from + width, up);
 #pragma unroll
   for (int j = 0; j < kWidth; ++j) {
-    const float x = gate[j];
-    const float inner = 0.7978845608028654f * (x + 0.044715f * x * x * x);  // sqrt(2 / pi)
-    product[j] = 0.5f * x * (1.0f + tanhf(inner)) * up[j];
+    product[j] = gelu_tanh_mul(gate[j], up[j]);
   }
   store(product, out + row * out_stride + column);
 }
@@ -74,6 +52,8 @@ template <typename T, int kWidth>
 __global__ void add_silu_kernel(const T* x, int64_t x_stride, const T* h, int64_t h_stride,
                                 const T* bias, T* out, int64_t out_stride, int64_t n_vectors,
                                 int64_t width) {
+  start_next();
+  wait_for_previous();
   const int64_t index = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (index >= n_vectors) return;
   const int64_t per_row = width / kWidth;
@@ -93,6 +73,8 @@ __global__ void add_silu_kernel(const T* x, int64_t x_stride, const T* h, int64_
 
 template <int kWidth>
 __global__ void softcap_kernel(float* x, int64_t n_vectors, float cap) {
+  start_next();
+  wait_for_previous();
   const int64_t index = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (index >= n_vectors) return;
   float values[kWidth];
@@ -107,6 +89,8 @@ __global__ void softcap_kernel(float* x, int64_t n_vectors, float cap) {
 template <typename Unit, typename Index, bool kScatter>
 __global__ void move_rows_kernel(const Unit* from, int64_t from_stride, const Index* indices,
                                  int64_t n_units, int64_t row_units, Unit* to, int64_t to_stride) {
+  start_next();
+  wait_for_previous();
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= n_units) return;
   const int64_t row = i / row_units;
@@ -119,15 +103,16 @@ __global__ void move_rows_kernel(const Unit* from, int64_t from_stride, const In
 }
 
 template <typename Index, bool kScatter>
-void move_rows(cudaStream_t stream, const void* from, int64_t from_stride, const Index* indices,
+void move_rows(Stream stream, const void* from, int64_t from_stride, const Index* indices,
                int64_t rows, int64_t row_bytes, void* to, int64_t to_stride) {
   if (rows == 0 || row_bytes == 0) return;
   auto run = [&]<typename Unit>(Unit) {
     const int64_t size = sizeof(Unit);
     const int64_t n_units = rows * (row_bytes / size);
-    move_rows_kernel<Unit, Index, kScatter><<<blocks_for(n_units, kThreads), kThreads, 0, stream>>>(
-        static_cast<const Unit*>(from), from_stride / size, indices, n_units, row_bytes / size,
-        static_cast<Unit*>(to), to_stride / size);
+    launch(stream, blocks_for(n_units, kThreads), kThreads, 0,
+           move_rows_kernel<Unit, Index, kScatter>, static_cast<const Unit*>(from),
+           from_stride / size, indices, n_units, row_bytes / size, static_cast<Unit*>(to),
+           to_stride / size);
   };
   const uintptr_t all = reinterpret_cast<uintptr_t>(from) | reinterpret_cast<uintptr_t>(to) |
                         static_cast<uintptr_t>(from_stride | to_stride | row_bytes);
@@ -139,48 +124,34 @@ void move_rows(cudaStream_t stream, const void* from, int64_t from_stride, const
 
 }  // namespace
 
-void embedding(cudaStream_t stream, const int32_t* ids, Rows table, int64_t rows, int64_t width,
+void embedding(Stream stream, const int32_t* ids, Rows table, int64_t rows, int64_t width,
                float scale, Rows out) {
   if (rows == 0) return;
   visit_model_dtype(table.dtype, [&]<typename T>(std::type_identity<T>) {
     visit_width(fours(table, width) && fours(out, width), [&](auto vector_width) {
       constexpr int kWidth = decltype(vector_width)::value;
       const int64_t n = rows * (width / kWidth);
-      embedding_kernel<T, kWidth><<<blocks_for(n, kThreads), kThreads, 0, stream>>>(
-          ids, static_cast<const T*>(table.data), table.stride, n, width, scale,
-          static_cast<float*>(out.data), out.stride);
+      launch(stream, blocks_for(n, kThreads), kThreads, 0, embedding_kernel<T, kWidth>, ids,
+             static_cast<const T*>(table.data), table.stride, n, width, scale,
+             static_cast<float*>(out.data), out.stride);
     });
   });
 }
 
-void rotary(cudaStream_t stream, Rows x, int64_t rows, int64_t heads, int64_t head_size,
-            const int32_t* positions, const float* cos, const float* sin) {
-  if (rows == 0) return;
-  const int64_t half = head_size / 2;
-  visit_model_dtype(x.dtype, [&]<typename T>(std::type_identity<T>) {
-    visit_width(fours(x, half), [&](auto vector_width) {
-      constexpr int kWidth = decltype(vector_width)::value;
-      const int64_t n = rows * heads * (half / kWidth);
-      rotary_kernel<T, kWidth><<<blocks_for(n, kThreads), kThreads, 0, stream>>>(
-          static_cast<T*>(x.data), x.stride, n, heads, half, positions, cos, sin);
-    });
-  });
-}
-
-void gelu_tanh_mul(cudaStream_t stream, Rows gate_up, Rows out, int64_t rows, int64_t width) {
+void gelu_tanh_mul(Stream stream, Rows gate_up, Rows out, int64_t rows, int64_t width) {
   if (rows == 0) return;
   visit_model_dtype(out.dtype, [&]<typename T>(std::type_identity<T>) {
     visit_width(fours(gate_up, width) && fours(out, width), [&](auto vector_width) {
       constexpr int kWidth = decltype(vector_width)::value;
       const int64_t n = rows * (width / kWidth);
-      gelu_tanh_mul_kernel<T, kWidth><<<blocks_for(n, kThreads), kThreads, 0, stream>>>(
-          static_cast<const T*>(gate_up.data), gate_up.stride, static_cast<T*>(out.data),
-          out.stride, n, width);
+      launch(stream, blocks_for(n, kThreads), kThreads, 0, gelu_tanh_mul_kernel<T, kWidth>,
+             static_cast<const T*>(gate_up.data), gate_up.stride, static_cast<T*>(out.data),
+             out.stride, n, width);
     });
   });
 }
 
-void add_silu(cudaStream_t stream, Rows x, Rows h, const void* bias, Rows out, int64_t rows,
+void add_silu(Stream stream, Rows x, Rows h, const void* bias, Rows out, int64_t rows,
               int64_t width) {
   if (rows == 0) return;
   const Rows offset{const_cast<void*>(bias), x.dtype, 0};
@@ -190,28 +161,28 @@ void add_silu(cudaStream_t stream, Rows x, Rows h, const void* bias, Rows out, i
     visit_width(by_four, [&](auto vector_width) {
       constexpr int kWidth = decltype(vector_width)::value;
       const int64_t n = rows * (width / kWidth);
-      add_silu_kernel<T, kWidth><<<blocks_for(n, kThreads), kThreads, 0, stream>>>(
-          static_cast<const T*>(x.data), x.stride, static_cast<const T*>(h.data), h.stride,
-          static_cast<const T*>(bias), static_cast<T*>(out.data), out.stride, n, width);
+      launch(stream, blocks_for(n, kThreads), kThreads, 0, add_silu_kernel<T, kWidth>,
+             static_cast<const T*>(x.data), x.stride, static_cast<const T*>(h.data), h.stride,
+             static_cast<const T*>(bias), static_cast<T*>(out.data), out.stride, n, width);
     });
   });
 }
 
-void softcap(cudaStream_t stream, float* x, int64_t n, float cap) {
+void softcap(Stream stream, float* x, int64_t n, float cap) {
   if (n == 0) return;
   visit_width(fours({x, DType::kFloat32, 4}, n), [&](auto vector_width) {
     constexpr int kWidth = decltype(vector_width)::value;
-    softcap_kernel<kWidth>
-        <<<blocks_for(n / kWidth, kThreads), kThreads, 0, stream>>>(x, n / kWidth, cap);
+    launch(stream, blocks_for(n / kWidth, kThreads), kThreads, 0, softcap_kernel<kWidth>, x,
+           n / kWidth, cap);
   });
 }
 
-void scatter_rows(cudaStream_t stream, const void* from, int64_t from_stride, const int64_t* slots,
+void scatter_rows(Stream stream, const void* from, int64_t from_stride, const int64_t* slots,
                   int64_t rows, int64_t row_bytes, void* to) {
   move_rows<int64_t, true>(stream, from, from_stride, slots, rows, row_bytes, to, row_bytes);
 }
 
-void gather_rows(cudaStream_t stream, const void* from, int64_t from_stride, const int32_t* indices,
+void gather_rows(Stream stream, const void* from, int64_t from_stride, const int32_t* indices,
                  int64_t rows, int64_t row_bytes, void* to, int64_t to_stride) {
   move_rows<int32_t, false>(stream, from, from_stride, indices, rows, row_bytes, to, to_stride);
 }

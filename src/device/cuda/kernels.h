@@ -9,7 +9,9 @@
 #include <cstdint>
 
 #include "base/dtype.h"
+#include "device/cuda/stream.h"
 #include "device/lora_entry.h"
+#include "device/sampling.h"
 
 namespace lorax::cuda {
 
@@ -22,23 +24,45 @@ struct Rows {
 
 // ---- elementwise.cu, norm.cu ------------------------------------------------------------------
 
-void embedding(cudaStream_t stream, const int32_t* ids, Rows table, int64_t rows, int64_t width,
+void embedding(Stream stream, const int32_t* ids, Rows table, int64_t rows, int64_t width,
                float scale, Rows out);
 // residual false: out = norm(x); true: out (float32) += norm(x).
-void rms_norm(cudaStream_t stream, Rows x, const float* weight, int64_t rows, int64_t width,
-              float eps, Rows out, bool add);
-void rotary(cudaStream_t stream, Rows x, int64_t rows, int64_t heads, int64_t head_size,
+void rms_norm(Stream stream, Rows x, const float* weight, int64_t rows, int64_t width, float eps,
+              Rows out, bool add);
+// residual (float32) += norm(x), out = norm(residual) with the next weight.
+void rms_norm_add_norm(Stream stream, Rows x, const float* weight, int64_t rows, int64_t width,
+                       float eps, Rows residual, const float* next_weight, float next_eps,
+                       Rows out);
+void rotary(Stream stream, Rows x, int64_t rows, int64_t heads, int64_t head_size,
             const int32_t* positions, const float* cos, const float* sin);
-void gelu_tanh_mul(cudaStream_t stream, Rows gate_up, Rows out, int64_t rows, int64_t width);
-void softcap(cudaStream_t stream, float* x, int64_t n, float cap);
-void add_silu(cudaStream_t stream, Rows x, Rows h, const void* bias, Rows out, int64_t rows,
+// Rotates the queries in place, and the keys on their way to the pages, where the values go as they
+// are. A negative slot is not written.
+struct RotaryStoreArgs {
+  Rows q;  // [rows, heads, head_size]
+  Rows k;  // [rows, kv_heads, head_size], likewise v
+  Rows v;
+  int64_t rows = 0;
+  int64_t heads = 0;
+  int64_t kv_heads = 0;
+  int64_t head_size = 0;
+  const int32_t* positions = nullptr;
+  const float* cos = nullptr;
+  const float* sin = nullptr;
+  const int64_t* slots = nullptr;
+  void* key = nullptr;  // pages [slots, kv_heads, head_size], likewise value
+  void* value = nullptr;
+};
+void rotary_store(Stream stream, const RotaryStoreArgs& args);
+void gelu_tanh_mul(Stream stream, Rows gate_up, Rows out, int64_t rows, int64_t width);
+void softcap(Stream stream, float* x, int64_t n, float cap);
+void add_silu(Stream stream, Rows x, Rows h, const void* bias, Rows out, int64_t rows,
               int64_t width);
 // Copies `row_bytes` of row t of `from` (rows from_stride bytes apart) to row slots[t] of `to`
 // (dense rows); a negative slot is skipped.
-void scatter_rows(cudaStream_t stream, const void* from, int64_t from_stride, const int64_t* slots,
+void scatter_rows(Stream stream, const void* from, int64_t from_stride, const int64_t* slots,
                   int64_t rows, int64_t row_bytes, void* to);
 // Copies row indices[i] of `from` to row i of `to`; strides in bytes.
-void gather_rows(cudaStream_t stream, const void* from, int64_t from_stride, const int32_t* indices,
+void gather_rows(Stream stream, const void* from, int64_t from_stride, const int32_t* indices,
                  int64_t rows, int64_t row_bytes, void* to, int64_t to_stride);
 
 // ---- skinny_linear.cu, general_linear.cu ------------------------------------------------------
@@ -55,7 +79,10 @@ struct LinearArgs {
 // A product that streams the weights once, for bfloat16 of at most kSkinnyRows rows, n a multiple
 // of 8, x and weight rows aligned to 16 bytes. A row's result does not depend on the other rows.
 inline constexpr int64_t kSkinnyRows = 32;
-void skinny_linear(cudaStream_t stream, const LinearArgs& args);
+void skinny_linear(Stream stream, const LinearArgs& args);
+// The same, then gelu_tanh_mul of the rounded product: weight [m, n] is gate | up, out [rows, m /
+// 2] bfloat16.
+void skinny_linear_gelu_tanh_mul(Stream stream, const LinearArgs& args);
 
 // Any shape, stride and alignment; slow.
 void general_linear(cudaStream_t stream, const LinearArgs& args);
@@ -96,10 +123,12 @@ void attention_prefill(cudaStream_t stream, const AttentionArgs& args);
 // head size (64, 128 or 256), block size (a multiple of 16) or driver.
 bool attention_prefill_hopper(cudaStream_t stream, const AttentionArgs& args);
 
-// bfloat16: the sequences of exactly one query row. Their keys are cut into `splits` parts, whose
-// results lie in `scratch` (decode_scratch_bytes) until they are merged.
-int decode_splits(const AttentionArgs& args, int multiprocessors, size_t scratch_bytes);
-void attention_decode(cudaStream_t stream, const AttentionArgs& args, int splits, void* scratch);
+// bfloat16: the sequences of exactly one query row; the output of one without keys is zero. Their
+// keys are cut into parts, whose results lie in `scratch` until the last of them to end merges
+// them. `tickets`: kDecodeTickets zeros, which are zeros again at the end.
+inline constexpr int64_t kDecodeTickets = 16384;
+void attention_decode(Stream stream, const AttentionArgs& args, void* scratch, size_t scratch_bytes,
+                      uint32_t* tickets);
 
 // ---- lora_*.cu --------------------------------------------------------------------------------
 
@@ -133,13 +162,35 @@ struct LoraArgs {
 // h = A x, not yet times scale. bfloat16, n a multiple of 8, rows of x aligned to 16 bytes; chunk a
 // multiple of kLoraChunkUnit. The same sums for any number of parts that it may have.
 inline constexpr int64_t kLoraChunkUnit = 512;
-void lora_shrink(cudaStream_t stream, const LoraArgs& args);
+void lora_shrink(Stream stream, const LoraArgs& args);
 // Any x; one part.
 void lora_shrink_general(cudaStream_t stream, const LoraArgs& args);
 
 // out = gain * (out + scale * h B + bias), h looked up in A if there are ids.
-void lora_expand(cudaStream_t stream, const LoraArgs& args);          // B bfloat16
+void lora_expand(Stream stream, const LoraArgs& args);                // B bfloat16
 void lora_expand_float32(cudaStream_t stream, const LoraArgs& args);  // all float32
+
+// ---- row_statistics.cu, sampling.cu -----------------------------------------------------------
+
+struct LogitRows {
+  float* data = nullptr;
+  int64_t rows = 0;
+  int64_t width = 0;
+  int64_t stride = 0;
+};
+
+size_t statistics_scratch_bytes(int64_t rows, int64_t width);
+void row_statistics(cudaStream_t stream, const LogitRows& logits, void* scratch, int32_t* ids,
+                    RowStatistics* out);
+void gather_logits(cudaStream_t stream, const LogitRows& logits, const int32_t* ids, float* out);
+void edit_logits(cudaStream_t stream, const LogitRows& logits, DeviceList<const EditedRow> rows,
+                 const LogitEdit* edits, float* saved);
+void restore_logits(cudaStream_t stream, const LogitRows& logits, DeviceList<const EditedRow> rows,
+                    const LogitEdit* edits, const float* saved);
+void sample(cudaStream_t stream, const LogitRows& logits, DeviceList<const SampledRow> rows,
+            int32_t* ids);
+void top_logits(cudaStream_t stream, const LogitRows& logits, DeviceList<const TopRow> rows,
+                TopLogit* out);
 
 // Let the kernels above use the shared memory they need on the current device. Once per device.
 cudaError_t prepare_prefill();

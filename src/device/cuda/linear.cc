@@ -19,6 +19,12 @@ bool aligned(const void* data, int64_t stride, DType dtype) {
          static_cast<uint64_t>(stride) * size_of(dtype) % kAlignment == 0;
 }
 
+// The operands, every row of them.
+bool are_aligned(const LinearArgs& args) {
+  return aligned(args.x.data, args.x.stride, args.x.dtype) &&
+         aligned(args.weight, args.n, args.x.dtype);
+}
+
 // Sets an attribute of a descriptor.
 template <typename Descriptor, typename Attribute, typename Value>
 void set(cublasStatus_t (*setter)(Descriptor, Attribute, const void*, size_t),
@@ -28,8 +34,8 @@ void set(cublasStatus_t (*setter)(Descriptor, Attribute, const void*, size_t),
 
 }  // namespace
 
-Linear::Linear(cudaStream_t stream, void* workspace, size_t workspace_bytes)
-    : stream_(stream), workspace_(workspace), workspace_bytes_(workspace_bytes) {
+Linear::Linear(void* workspace, size_t workspace_bytes)
+    : workspace_(workspace), workspace_bytes_(workspace_bytes) {
   check(cublasLtCreate(&handle_), "cublasLtCreate");
   plans_.reserve(kMaxPlans);
 }
@@ -88,16 +94,18 @@ Linear::Plan Linear::make_plan(const Shape& shape) const {
   return plan;
 }
 
-void Linear::operator()(const LinearArgs& args) {
+bool Linear::is_skinny(const LinearArgs& args) {
+  return are_aligned(args) && args.x.dtype == DType::kBFloat16 && args.rows <= kSkinnyRows;
+}
+
+void Linear::operator()(Stream stream, const LinearArgs& args) {
   if (args.rows == 0 || args.m == 0) return;
-  const bool operands_aligned = aligned(args.x.data, args.x.stride, args.x.dtype) &&
-                                aligned(args.weight, args.n, args.x.dtype);
-  if (operands_aligned && args.x.dtype == DType::kBFloat16 && args.rows <= kSkinnyRows) {
-    skinny_linear(stream_, args);
+  if (is_skinny(args)) {
+    skinny_linear(stream, args);
     check(cudaGetLastError(), "skinny_linear");
     return;
   }
-  if (operands_aligned && aligned(args.out.data, args.out.stride, args.out.dtype)) {
+  if (are_aligned(args) && aligned(args.out.data, args.out.stride, args.out.dtype)) {
     const Shape shape{args.rows,       args.m,       args.n,        args.x.stride,
                       args.out.stride, args.x.dtype, args.out.dtype};
     auto at = plans_.find(shape);
@@ -111,12 +119,12 @@ void Linear::operator()(const LinearArgs& args) {
       const float zero = 0.0f;
       check(cublasLtMatmul(handle_, &plan.operation, &one, args.weight, &plan.weight, args.x.data,
                            &plan.x, &zero, args.out.data, &plan.out, args.out.data, &plan.out,
-                           &plan.algorithm, workspace_, workspace_bytes_, stream_),
+                           &plan.algorithm, workspace_, workspace_bytes_, stream),
             "cublasLtMatmul");
       return;
     }
   }
-  general_linear(stream_, args);
+  general_linear(stream, args);
   check(cudaGetLastError(), "general_linear");
 }
 

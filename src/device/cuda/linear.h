@@ -15,15 +15,18 @@ namespace lorax::cuda {
 // Not copyable; one call at a time, on the device that was current when it was made.
 class Linear {
  public:
-  // Kernels run on `stream` and use `workspace` (aligned to 256 bytes) until they end.
-  Linear(cudaStream_t stream, void* workspace, size_t workspace_bytes);
+  // Kernels use `workspace` (aligned to 256 bytes) until they end.
+  Linear(void* workspace, size_t workspace_bytes);
   ~Linear();
   Linear(const Linear&) = delete;
   Linear& operator=(const Linear&) = delete;
 
   // The contract of Device::linear. The first call of a shape looks for an algorithm on the host
   // (some ten microseconds) and remembers it.
-  void operator()(const LinearArgs& args);
+  void operator()(Stream stream, const LinearArgs& args);
+
+  // Whether skinny_linear takes the product.
+  static bool is_skinny(const LinearArgs& args);
 
  private:
   struct Shape {
@@ -45,7 +48,6 @@ class Linear {
 
   Plan make_plan(const Shape& shape) const;
 
-  cudaStream_t stream_;
   void* workspace_;
   size_t workspace_bytes_;
   cublasLtHandle_t handle_ = nullptr;

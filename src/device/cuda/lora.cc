@@ -19,7 +19,7 @@ bool takes_tensor_cores(const LoraArgs& args) {
          reinterpret_cast<uintptr_t>(args.x.data) % 16 == 0;
 }
 
-void expand(cudaStream_t stream, const LoraArgs& args, DType dtype) {
+void expand(Stream stream, const LoraArgs& args, DType dtype) {
   if (dtype == DType::kBFloat16) {
     lora_expand(stream, args);
   } else {
@@ -30,7 +30,7 @@ void expand(cudaStream_t stream, const LoraArgs& args, DType dtype) {
 
 }  // namespace
 
-void lora(cudaStream_t stream, LoraArgs args, int64_t n_rows, void* scratch, size_t scratch_bytes) {
+void lora(Stream stream, LoraArgs args, int64_t n_rows, void* scratch, size_t scratch_bytes) {
   const DType dtype = args.x.dtype;
   if (n_rows == 0 || args.n_segments == 0 || args.n_targets == 0) return;
   if (args.ids != nullptr) {

@@ -12,6 +12,6 @@ namespace lorax::cuda {
 // Adds the low-rank parts of rows [0, n_rows) of `args`, whose first, last, chunk, parts and h are
 // set here. Two launches, or one of an embedding, for each piece of rows that `scratch` holds A x
 // of: hundreds at least, thousands where they must be. What is launched follows from shapes alone.
-void lora(cudaStream_t stream, LoraArgs args, int64_t n_rows, void* scratch, size_t scratch_bytes);
+void lora(Stream stream, LoraArgs args, int64_t n_rows, void* scratch, size_t scratch_bytes);
 
 }  // namespace lorax::cuda

@@ -10,6 +10,7 @@
 //   blockIdx.x  a tile of rows of one segment
 //   blockIdx.y  panels, in steps of gridDim.y
 //   blockIdx.z  a target
+#include "device/cuda/launch.cuh"
 #include "device/cuda/lora_tile.cuh"
 #include "device/cuda/mma.cuh"
 
@@ -90,6 +91,7 @@ __device__ void finish(const LoraEntry& entry, const float (&sums)[kGroup], int6
 template <int kRowWarps, typename Out, bool kLookUp>
 __global__ void __launch_bounds__(kWarps * 32, 5)
     expand_kernel(const __grid_constant__ LoraArgs args) {
+  start_next();
   constexpr int kColumnWarps = kWarps / kRowWarps;
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
@@ -99,12 +101,20 @@ __global__ void __launch_bounds__(kWarps * 32, 5)
 
   const LoraTile tile = find_tile<kRowWarps * 16>(args, static_cast<int>(blockIdx.x));
   const int first_row = warp % kRowWarps * 16;
-  if (first_row >= tile.count) return;
   const int target = static_cast<int>(blockIdx.z);
+  const int64_t columns = args.targets[target].columns;
+  const int64_t first_panel = blockIdx.y * kColumnWarps + warp / kRowWarps;
+  if (tile.count > 0 && lane == 0 && first_panel * kLoraPanel < columns) {
+    const LoraEntry& entry = entry_of(args, tile.slot, target);
+    const bfloat16* panel =
+        static_cast<const bfloat16*>(entry.b) + first_panel * entry.rank * kLoraPanel;
+    if (entry.rank > 0) prefetch_to_l2(panel, entry.rank * (kLoraPanel * sizeof(bfloat16)));
+  }
+  wait_for_previous();
+  if (first_row >= tile.count) return;
   const LoraEntry& entry = entry_of(args, tile.slot, target);
   const int rank = entry.rank;
   if (rank == 0) return;
-  const int64_t columns = args.targets[target].columns;
 
   int rows[2];  // of LoraArgs::rows; -1: none
 #pragma unroll
@@ -116,7 +126,6 @@ __global__ void __launch_bounds__(kWarps * 32, 5)
   const bfloat16* b = static_cast<const bfloat16*>(entry.b) + (g / 2 + g % 2 * 4) * kGroup;
 
   uint32_t a[3][4];  // h; where 16 ranks are all, for every panel
-  const int64_t first_panel = blockIdx.y * kColumnWarps + warp / kRowWarps;
   for (int64_t panel = first_panel; panel * kLoraPanel < columns;
        panel += gridDim.y * kColumnWarps) {
     const bfloat16* panel_b = b + panel * rank * kLoraPanel;
@@ -176,7 +185,7 @@ __global__ void __launch_bounds__(kWarps * 32, 5)
 }
 
 template <int kRowWarps, typename Out, bool kLookUp>
-void launch(cudaStream_t stream, const LoraArgs& args) {
+void expand(Stream stream, const LoraArgs& args) {
   constexpr int64_t kColumnWarps = kWarps / kRowWarps;
   int64_t columns = 0;
   for (int i = 0; i < args.n_targets; ++i) {
@@ -188,19 +197,19 @@ void launch(cudaStream_t stream, const LoraArgs& args) {
   int64_t steps = int64_t{tiles} * all * args.n_targets / kManyBlocks;
   steps = steps < 1 ? 1 : steps > kMostPanels ? kMostPanels : steps;
   const dim3 grid(tiles, blocks_for(all, steps), static_cast<unsigned>(args.n_targets));
-  expand_kernel<kRowWarps, Out, kLookUp><<<grid, kWarps * 32, 0, stream>>>(args);
+  launch(stream, grid, kWarps * 32, 0, expand_kernel<kRowWarps, Out, kLookUp>, args);
 }
 
 }  // namespace
 
-void lora_expand(cudaStream_t stream, const LoraArgs& args) {
+void lora_expand(Stream stream, const LoraArgs& args) {
   // Few rows of an adapter: the warps of a block take neighbouring panels. Many: they share one.
   const bool many = int64_t{args.last} - args.first >= int64_t{32} * args.n_segments;
   visit_model_dtype(args.out.dtype, [&]<typename Out>(std::type_identity<Out>) {
     if (args.ids != nullptr) {
-      many ? launch<kWarps, Out, true>(stream, args) : launch<1, Out, true>(stream, args);
+      many ? expand<kWarps, Out, true>(stream, args) : expand<1, Out, true>(stream, args);
     } else {
-      many ? launch<kWarps, Out, false>(stream, args) : launch<1, Out, false>(stream, args);
+      many ? expand<kWarps, Out, false>(stream, args) : expand<1, Out, false>(stream, args);
     }
   });
 }

@@ -10,6 +10,7 @@
 //   blockIdx.x  a tile of rows of one segment
 //   blockIdx.y  a chunk; all of them in turn if gridDim.y is 1
 //   blockIdx.z  one of several blocks that share the ranks of all targets, 16 at a time
+#include "device/cuda/launch.cuh"
 #include "device/cuda/lora_tile.cuh"
 #include "device/cuda/mma.cuh"
 
@@ -25,6 +26,26 @@ static_assert(kLoraChunkUnit == kWarps * kUnit);
 constexpr int64_t kManyBlocks = 512;
 constexpr int64_t kMostRankGroups = 8;  // blocks for one target's ranks
 
+// The part of A that this block takes first, on its way into the L2 cache.
+__device__ void prefetch_a(const LoraArgs& args, int slot) {
+  int item = static_cast<int>(blockIdx.z);
+  for (int target = 0; target < args.n_targets; ++target) {
+    const LoraEntry& entry = entry_of(args, slot, target);
+    const int items = (entry.rank + 15) / 16;
+    if (item >= items) {
+      item -= items;
+      continue;
+    }
+    const int k = item * 16 + static_cast<int>(threadIdx.x);
+    const int64_t begin = blockIdx.y * args.chunk;
+    if (threadIdx.x < 16 && k < entry.rank && begin < args.n) {
+      prefetch_to_l2(static_cast<const bfloat16*>(entry.a) + k * args.n + begin,
+                     static_cast<uint32_t>(min(args.chunk, args.n - begin) * 2));
+    }
+    return;
+  }
+}
+
 template <int kColumnTiles>
 __global__ void __launch_bounds__(kWarps * 32, kColumnTiles == 1 ? 4 : 2)
     shrink_kernel(const __grid_constant__ LoraArgs args) {
@@ -32,6 +53,7 @@ __global__ void __launch_bounds__(kWarps * 32, kColumnTiles == 1 ? 4 : 2)
   constexpr int kSums = 16 * kRows;
   constexpr int kSumsEach = (kSums + kWarps * 32 - 1) / (kWarps * 32);
   __shared__ float sums[kWarps][kColumnTiles][4][32];
+  start_next();
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   const int g = lane / 4;
@@ -39,6 +61,8 @@ __global__ void __launch_bounds__(kWarps * 32, kColumnTiles == 1 ? 4 : 2)
   const uint4 zero = make_uint4(0, 0, 0, 0);
 
   const LoraTile tile = find_tile<kRows>(args, static_cast<int>(blockIdx.x));
+  if (tile.count > 0) prefetch_a(args, tile.slot);
+  wait_for_previous();
   if (tile.count == 0) return;
   const bfloat16* x_rows[kColumnTiles];  // null: no such row
 #pragma unroll
@@ -77,7 +101,7 @@ __global__ void __launch_bounds__(kWarps * 32, kColumnTiles == 1 ? 4 : 2)
 #pragma unroll
           for (int column = 0; column < kColumnTiles; ++column) {
             operand_b[s][column] = inside && x_rows[column] != nullptr
-                                       ? __ldg(reinterpret_cast<const uint4*>(x_rows[column] + at))
+                                       ? __ldcg(reinterpret_cast<const uint4*>(x_rows[column] + at))
                                        : zero;
           }
         }
@@ -141,7 +165,7 @@ __global__ void __launch_bounds__(kWarps * 32, kColumnTiles == 1 ? 4 : 2)
 }
 
 template <int kColumnTiles>
-void launch(cudaStream_t stream, const LoraArgs& args) {
+void shrink(Stream stream, const LoraArgs& args) {
   const unsigned tiles = most_tiles(args, kColumnTiles * 8);
   const int64_t base = int64_t{tiles} * args.parts;
   // With tiles enough, one block for all ranks: it finds x in its L1 cache again.
@@ -153,16 +177,16 @@ void launch(cudaStream_t stream, const LoraArgs& args) {
                                                           : groups);
   }
   const dim3 grid(tiles, static_cast<unsigned>(args.parts), static_cast<unsigned>(shares));
-  shrink_kernel<kColumnTiles><<<grid, kWarps * 32, 0, stream>>>(args);
+  launch(stream, grid, kWarps * 32, 0, shrink_kernel<kColumnTiles>, args);
 }
 
 }  // namespace
 
-void lora_shrink(cudaStream_t stream, const LoraArgs& args) {
+void lora_shrink(Stream stream, const LoraArgs& args) {
   if (int64_t{args.last} - args.first >= int64_t{16} * args.n_segments) {
-    launch<4>(stream, args);
+    shrink<4>(stream, args);
   } else {
-    launch<1>(stream, args);
+    shrink<1>(stream, args);
   }
 }
 

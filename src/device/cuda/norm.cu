@@ -1,17 +1,22 @@
 // RMSNorm: one block per row. The row is read once and waits in registers for its mean.
 #include "device/cuda/kernels.h"
+#include "device/cuda/launch.cuh"
 #include "device/cuda/vector.cuh"
 
 namespace lorax::cuda {
 namespace {
 
+// Small blocks: they are to find room beside those of the product that runs before.
 constexpr int kThreads = 512;
-constexpr int kVectors = 4;  // per thread: rows of up to 512 * 4 * 4 elements
-constexpr int64_t kMaxWidth = int64_t{kThreads} * kVectors * 4;
+constexpr int kFewVectors = 2;   // of four elements that a thread takes: rows of up to 4,096
+constexpr int kMostVectors = 4;  // 8,192
+constexpr int64_t kMaxWidth = int64_t{kThreads} * kMostVectors * 4;
 
-// The sum over all threads of the block, in each of them.
-__device__ float block_sum(float value) {
-  __shared__ float warp_sums[kThreads / 32];
+template <int kVectors>
+using Row = float[kVectors][4];  // a thread's share
+
+// The sum over all threads of the block, in each of them. `warp_sums` is this call's own.
+__device__ float block_sum(float value, float (&warp_sums)[kThreads / 32]) {
 #pragma unroll
   for (int offset = 16; offset > 0; offset /= 2) {
     value += __shfl_xor_sync(0xffffffffu, value, offset);
@@ -23,45 +28,102 @@ __device__ float block_sum(float value) {
   return sum;
 }
 
-// kAdd: out (float32) += norm(x). x and out may be the same memory.
-template <typename T, typename Out, bool kAdd>
-__global__ void __launch_bounds__(kThreads)
-    norm_kernel(const T* x, int64_t x_stride, const float* weight, int64_t width, float eps,
-                Out* out, int64_t out_stride) {
-  const T* from = x + blockIdx.x * x_stride;
-  Out* to = out + blockIdx.x * out_stride;
-  float values[kVectors][4];
-  float sum = 0.0f;
+__device__ int64_t place(int vector) { return (int64_t{vector} * blockDim.x + threadIdx.x) * 4; }
+
+template <typename T, int kVectors>
+__device__ void load_row(const T* from, int64_t width, float (&row)[kVectors][4]) {
 #pragma unroll
   for (int v = 0; v < kVectors; ++v) {
-    const int64_t i = (int64_t{v} * blockDim.x + threadIdx.x) * 4;
-    if (i >= width) break;
-    load(from + i, values[v]);
-#pragma unroll
-    for (float value : values[v]) sum += value * value;
-  }
-  const float factor = 1.0f / sqrtf(block_sum(sum) / static_cast<float>(width) + eps);
-#pragma unroll
-  for (int v = 0; v < kVectors; ++v) {
-    const int64_t i = (int64_t{v} * blockDim.x + threadIdx.x) * 4;
-    if (i >= width) break;
-    float w[4], result[4];
-    load(weight + i, w);
-    if constexpr (kAdd) load(to + i, result);
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const float normed = values[v][j] * factor * w[j];
-      result[j] = kAdd ? result[j] + normed : normed;
-    }
-    store(result, to + i);
+    if (place(v) < width) load(from + place(v), row[v]);
   }
 }
 
-// The same for any width and alignment; reads the row twice.
+template <typename T, int kVectors>
+__device__ void store_row(const float (&row)[kVectors][4], int64_t width, T* to) {
+#pragma unroll
+  for (int v = 0; v < kVectors; ++v) {
+    if (place(v) < width) store(row[v], to + place(v));
+  }
+}
+
+// 1 / sqrt(mean(row^2) + eps).
+template <int kVectors>
+__device__ float norm_factor(const float (&row)[kVectors][4], int64_t width, float eps,
+                             float (&warp_sums)[kThreads / 32]) {
+  float sum = 0.0f;
+#pragma unroll
+  for (int v = 0; v < kVectors; ++v) {
+    if (place(v) >= width) break;
+#pragma unroll
+    for (float value : row[v]) sum += value * value;
+  }
+  return 1.0f / sqrtf(block_sum(sum, warp_sums) / static_cast<float>(width) + eps);
+}
+
+// kAdd: out (float32) += norm(x). x and out may be the same memory.
+template <int kVectors, typename T, typename Out, bool kAdd>
+__global__ void __launch_bounds__(kThreads)
+    norm_kernel(const T* x, int64_t x_stride, const float* weight, int64_t width, float eps,
+                Out* out, int64_t out_stride) {
+  __shared__ float warp_sums[kThreads / 32];
+  start_next();
+  Row<kVectors> weights, values, result;
+  load_row(weight, width, weights);
+  wait_for_previous();
+  Out* to = out + blockIdx.x * out_stride;
+  load_row(x + blockIdx.x * x_stride, width, values);
+  if constexpr (kAdd) load_row(to, width, result);
+  const float factor = norm_factor(values, width, eps, warp_sums);
+#pragma unroll
+  for (int v = 0; v < kVectors; ++v) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const float normed = values[v][j] * factor * weights[v][j];
+      result[v][j] = kAdd ? result[v][j] + normed : normed;
+    }
+  }
+  store_row(result, width, to);
+}
+
+// residual += norm(x), then out = norm(residual): two norms for one launch, the same bits.
+template <int kVectors, typename T, typename Out>
+__global__ void __launch_bounds__(kThreads, kVectors == kFewVectors ? 2 : 1)
+    add_norm_kernel(const T* x, int64_t x_stride, const float* weight, int64_t width, float eps,
+                    float* residual, int64_t residual_stride, const float* next_weight,
+                    float next_eps, Out* out, int64_t out_stride) {
+  __shared__ float warp_sums[2][kThreads / 32];
+  start_next();
+  Row<kVectors> weights, next_weights, values, sums;
+  load_row(weight, width, weights);
+  load_row(next_weight, width, next_weights);
+  wait_for_previous();
+  float* sum_to = residual + blockIdx.x * residual_stride;
+  load_row(x + blockIdx.x * x_stride, width, values);
+  load_row(sum_to, width, sums);
+  const float factor = norm_factor(values, width, eps, warp_sums[0]);
+#pragma unroll
+  for (int v = 0; v < kVectors; ++v) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) sums[v][j] += values[v][j] * factor * weights[v][j];
+  }
+  store_row(sums, width, sum_to);
+  const float next_factor = norm_factor(sums, width, next_eps, warp_sums[1]);
+#pragma unroll
+  for (int v = 0; v < kVectors; ++v) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) values[v][j] = sums[v][j] * next_factor * next_weights[v][j];
+  }
+  store_row(values, width, out + blockIdx.x * out_stride);
+}
+
+// As norm_kernel for any width and alignment; reads the row twice.
 template <typename T, typename Out, bool kAdd>
 __global__ void __launch_bounds__(kThreads)
     norm_any_kernel(const T* x, int64_t x_stride, const float* weight, int64_t width, float eps,
                     Out* out, int64_t out_stride) {
+  __shared__ float warp_sums[kThreads / 32];
+  start_next();
+  wait_for_previous();
   const T* from = x + blockIdx.x * x_stride;
   Out* to = out + blockIdx.x * out_stride;
   float sum = 0.0f;
@@ -69,7 +131,7 @@ __global__ void __launch_bounds__(kThreads)
     const float value = to_float(from[i]);
     sum += value * value;
   }
-  const float factor = 1.0f / sqrtf(block_sum(sum) / static_cast<float>(width) + eps);
+  const float factor = 1.0f / sqrtf(block_sum(sum, warp_sums) / static_cast<float>(width) + eps);
   for (int64_t i = threadIdx.x; i < width; i += blockDim.x) {
     const float normed = to_float(from[i]) * factor * weight[i];
     if constexpr (kAdd) {
@@ -80,39 +142,63 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// Whole warps, no more than the row has work for.
+unsigned threads_for(int64_t width) {
+  return static_cast<unsigned>(width >= 4 * kThreads ? kThreads : (width + 127) / 128 * 32);
+}
+
+bool takes_fours(const Rows& x, const float* weight, const Rows& out, int64_t width) {
+  return fours(x, width) && fours(out, width) && width <= kMaxWidth &&
+         reinterpret_cast<uintptr_t>(weight) % 16 == 0;
+}
+
 template <typename T, typename Out, bool kAdd>
-void launch(cudaStream_t stream, Rows x, const float* weight, int64_t rows, int64_t width,
-            float eps, Rows out) {
-  const bool by_four = fours(x, width) && fours(out, width) && width <= kMaxWidth &&
-                       reinterpret_cast<uintptr_t>(weight) % 16 == 0;
-  const unsigned grid = static_cast<unsigned>(rows);
-  // Whole warps, no more than the row has work for.
-  const unsigned threads =
-      static_cast<unsigned>(width >= 4 * kThreads ? kThreads : (width + 127) / 128 * 32);
-  const T* from = static_cast<const T*>(x.data);
-  Out* to = static_cast<Out*>(out.data);
-  if (by_four) {
-    norm_kernel<T, Out, kAdd>
-        <<<grid, threads, 0, stream>>>(from, x.stride, weight, width, eps, to, out.stride);
-  } else {
-    norm_any_kernel<T, Out, kAdd>
-        <<<grid, threads, 0, stream>>>(from, x.stride, weight, width, eps, to, out.stride);
-  }
+void norm(Stream stream, Rows x, const float* weight, int64_t rows, int64_t width, float eps,
+          Rows out) {
+  const auto kernel = !takes_fours(x, weight, out, width) ? norm_any_kernel<T, Out, kAdd>
+                      : width <= int64_t{kThreads} * kFewVectors * 4
+                          ? norm_kernel<kFewVectors, T, Out, kAdd>
+                          : norm_kernel<kMostVectors, T, Out, kAdd>;
+  launch(stream, static_cast<unsigned>(rows), threads_for(width), 0, kernel,
+         static_cast<const T*>(x.data), x.stride, weight, width, eps, static_cast<Out*>(out.data),
+         out.stride);
 }
 
 }  // namespace
 
-void rms_norm(cudaStream_t stream, Rows x, const float* weight, int64_t rows, int64_t width,
-              float eps, Rows out, bool add) {
+void rms_norm(Stream stream, Rows x, const float* weight, int64_t rows, int64_t width, float eps,
+              Rows out, bool add) {
   if (rows == 0) return;
   visit_model_dtype(x.dtype, [&]<typename T>(std::type_identity<T>) {
     if (add) {
-      launch<T, float, true>(stream, x, weight, rows, width, eps, out);
+      norm<T, float, true>(stream, x, weight, rows, width, eps, out);
     } else if (out.dtype == DType::kFloat32) {
-      launch<T, float, false>(stream, x, weight, rows, width, eps, out);
+      norm<T, float, false>(stream, x, weight, rows, width, eps, out);
     } else {
-      launch<T, bfloat16, false>(stream, x, weight, rows, width, eps, out);
+      norm<T, bfloat16, false>(stream, x, weight, rows, width, eps, out);
     }
+  });
+}
+
+void rms_norm_add_norm(Stream stream, Rows x, const float* weight, int64_t rows, int64_t width,
+                       float eps, Rows residual, const float* next_weight, float next_eps,
+                       Rows out) {
+  if (rows == 0) return;
+  if (!takes_fours(x, weight, out, width) || !takes_fours(residual, next_weight, out, width)) {
+    rms_norm(stream, x, weight, rows, width, eps, residual, true);
+    rms_norm(stream, residual, next_weight, rows, width, next_eps, out, false);
+    return;
+  }
+  visit_model_dtype(x.dtype, [&]<typename T>(std::type_identity<T>) {
+    visit_model_dtype(out.dtype, [&]<typename Out>(std::type_identity<Out>) {
+      const auto kernel = width <= int64_t{kThreads} * kFewVectors * 4
+                              ? add_norm_kernel<kFewVectors, T, Out>
+                              : add_norm_kernel<kMostVectors, T, Out>;
+      launch(stream, static_cast<unsigned>(rows), threads_for(width), 0, kernel,
+             static_cast<const T*>(x.data), x.stride, weight, width, eps,
+             static_cast<float*>(residual.data), residual.stride, next_weight, next_eps,
+             static_cast<Out*>(out.data), out.stride);
+    });
   });
 }
 

@@ -5,8 +5,16 @@
 // operands come as they lie in memory. A sum may be taken in any order of k as long as both
 // operands agree, so lane (g, t) takes 8 neighbouring elements k = 8t .. 8t + 7 of every 32 as its
 // share of two instructions: one 16-byte load of row g. The 8 warps of a block share the same
-// weight rows and interleave over k; their sums meet in shared memory, in a fixed order.
+// weight rows and interleave over k; their sums meet in shared memory, in a fixed order, which is
+// the same for every kernel here: a row's bits do not depend on which one it is.
+//
+// While the kernel before still runs, the first wave of blocks has its first weights loaded and
+// some more brought into the L2 cache, so that the memory never rests between two products.
+#include <algorithm>
+
+#include "device/cuda/gelu.cuh"
 #include "device/cuda/kernels.h"
+#include "device/cuda/launch.cuh"
 #include "device/cuda/mma.cuh"
 #include "device/cuda/vector.cuh"
 
@@ -16,6 +24,22 @@ namespace {
 constexpr int kWarps = 8;
 constexpr int kSteps = 2;           // of 32 elements of k that a warp takes at a time:
 constexpr int kUnit = kSteps * 32;  // 128 bytes of each row
+constexpr int kRound = kWarps * kUnit;
+// What one product brings into the L2 cache ahead of time: some microseconds' worth.
+constexpr int64_t kPrefetchBytes = int64_t{16} << 20;
+
+// One instance of the kernel. kRowTiles * 16 weight rows and kColumnTiles * 8 rows of x of a block;
+// kDepth units of weights that a warp has under way; kBlocks of a multiprocessor.
+template <int kRowTiles_, int kColumnTiles_, int kDepth_, int kBlocks_>
+struct Shape {
+  static constexpr int kRowTiles = kRowTiles_;
+  static constexpr int kColumnTiles = kColumnTiles_;
+  static constexpr int kDepth = kDepth_;
+  static constexpr int kBlocks = kBlocks_;
+  static constexpr int kRows = kRowTiles * 16;
+  // Where registers are left, x too is under way one unit ahead.
+  static constexpr bool kAheadX = kRowTiles == 1 && kDepth == 4 && kColumnTiles <= 2;
+};
 
 // Weights are used once: they need no place in the L1 cache, which holds x.
 __device__ uint4 load_weight(const bfloat16* from) {
@@ -26,30 +50,54 @@ __device__ uint4 load_weight(const bfloat16* from) {
   return value;
 }
 
-// kRowTiles * 16 weight rows, kColumnTiles * 8 rows of x.
-template <int kRowTiles, int kColumnTiles, typename Out>
-__global__ void __launch_bounds__(kWarps * 32, kRowTiles == 1 ? 4 : 2)
-    skinny_kernel(const bfloat16* __restrict__ x, int64_t x_stride,
-                  const bfloat16* __restrict__ weight, Out* __restrict__ out, int64_t out_stride,
-                  int rows, int64_t m, int64_t n) {
+struct SkinnyArgs {
+  const bfloat16* x;
+  int64_t x_stride;
+  const bfloat16* weight;
+  void* out;
+  int64_t out_stride;
+  int rows;
+  int64_t m;
+  int64_t n;
+  int first_wave;      // blocks that bring weights into the L2 cache
+  int prefetch_bytes;  // of each row
+};
+
+// kGated: the second of two row tiles holds the rows m / 2 further on, and what is written is
+// gelu_tanh(first) * second of the rounded products.
+template <typename S, typename Out, bool kGated>
+__global__ void __launch_bounds__(kWarps * 32, S::kBlocks)
+    skinny_kernel(const __grid_constant__ SkinnyArgs args) {
+  static_assert(!kGated || S::kRowTiles == 2);
+  constexpr int kRowTiles = S::kRowTiles;
+  constexpr int kColumnTiles = S::kColumnTiles;
   __shared__ float sums[kWarps][kRowTiles][kColumnTiles][4][32];
+  start_next();
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   const int g = lane / 4;
   const int t = lane % 4;
-  const int64_t first_row = int64_t{blockIdx.x} * (kRowTiles * 16);
+  const int64_t n = args.n;
+  // Rows of the output; of the weight `m` stands for the first of the two in a gated product.
+  const int64_t m = kGated ? args.m / 2 : args.m;
+  const int64_t first_row = int64_t{blockIdx.x} * (kGated ? 16 : S::kRows);
+  // Of the weight, for row `row` of the block's tiles; the last one stands for those beyond.
+  const auto weight_row = [&](int row) {
+    const int64_t tile_row = first_row + (kGated ? row % 16 : row);
+    return (kGated && row >= 16 ? m : 0) + (tile_row < m ? tile_row : m - 1);
+  };
 
   const bfloat16* weights[kRowTiles][2];
 #pragma unroll
   for (int r = 0; r < kRowTiles; ++r) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int64_t row = first_row + r * 16 + half * 8 + g;
-      weights[r][half] = weight + (row < m ? row : m - 1) * n + t * 8;
+      weights[r][half] = args.weight + weight_row(r * 16 + half * 8 + g) * n + t * 8;
     }
   }
 
   using Unit = uint4[kRowTiles][2][kSteps];
+  using XStep = uint4[kColumnTiles];
   const uint4 zero = make_uint4(0, 0, 0, 0);
   auto load_unit = [&](int64_t k, Unit& unit) {
 #pragma unroll
@@ -64,43 +112,64 @@ __global__ void __launch_bounds__(kWarps * 32, kRowTiles == 1 ? 4 : 2)
       }
     }
   };
-
-  float c[kRowTiles][kColumnTiles][4] = {};
-  Unit current, next;
-  load_unit(int64_t{warp} * kUnit, current);
-  for (int64_t k = int64_t{warp} * kUnit; k < n; k += kWarps * kUnit) {
-    load_unit(k + kWarps * kUnit, next);
+  auto load_x = [&](int64_t k, XStep& x) {
+    const int64_t at = k + t * 8;
 #pragma unroll
-    for (int s = 0; s < kSteps; ++s) {
-      uint4 b[kColumnTiles];
-      const int64_t at = k + s * 32 + t * 8;
-#pragma unroll
-      for (int column = 0; column < kColumnTiles; ++column) {
-        const int row = column * 8 + g;
-        b[column] = row < rows && at < n
-                        ? __ldg(reinterpret_cast<const uint4*>(x + row * x_stride + at))
-                        : zero;
-      }
-#pragma unroll
-      for (int r = 0; r < kRowTiles; ++r) {
-        const uint4 low = current[r][0][s];
-        const uint4 high = current[r][1][s];
-        const uint32_t a0[4] = {low.x, high.x, low.y, high.y};
-        const uint32_t a1[4] = {low.z, high.z, low.w, high.w};
-#pragma unroll
-        for (int column = 0; column < kColumnTiles; ++column) {
-          mma(c[r][column], a0, b[column].x, b[column].y);
-          mma(c[r][column], a1, b[column].z, b[column].w);
-        }
-      }
+    for (int column = 0; column < kColumnTiles; ++column) {
+      const int row = column * 8 + g;
+      x[column] = row < args.rows && at < n
+                      ? *reinterpret_cast<const uint4*>(args.x + row * args.x_stride + at)
+                      : zero;
     }
+  };
+  float c[kRowTiles][kColumnTiles][4] = {};
+  auto multiply = [&](const Unit& unit, int s, const XStep& x) {
 #pragma unroll
     for (int r = 0; r < kRowTiles; ++r) {
+      const uint4 low = unit[r][0][s];
+      const uint4 high = unit[r][1][s];
+      const uint32_t a0[4] = {low.x, high.x, low.y, high.y};
+      const uint32_t a1[4] = {low.z, high.z, low.w, high.w};
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-#pragma unroll
-        for (int s = 0; s < kSteps; ++s) current[r][half][s] = next[r][half][s];
+      for (int column = 0; column < kColumnTiles; ++column) {
+        mma(c[r][column], a0, x[column].x, x[column].y);
+        mma(c[r][column], a1, x[column].z, x[column].w);
       }
+    }
+  };
+
+  const int64_t first_k = int64_t{warp} * kUnit;
+  Unit units[S::kDepth];
+#pragma unroll
+  for (int d = 0; d < S::kDepth; ++d) load_unit(first_k + d * kRound, units[d]);
+  if (args.prefetch_bytes > 0 && static_cast<int>(blockIdx.x) < args.first_wave &&
+      threadIdx.x < S::kRows) {
+    prefetch_to_l2(args.weight + weight_row(static_cast<int>(threadIdx.x)) * n + S::kDepth * kRound,
+                   args.prefetch_bytes);
+  }
+  wait_for_previous();
+  XStep ahead[2][kSteps];
+  if constexpr (S::kAheadX) {
+#pragma unroll
+    for (int s = 0; s < kSteps; ++s) load_x(first_k + s * 32, ahead[0][s]);
+  }
+  for (int64_t base = first_k; base < n; base += S::kDepth * kRound) {
+#pragma unroll
+    for (int d = 0; d < S::kDepth; ++d) {
+      const int64_t k = base + d * kRound;
+      if (k >= n) break;
+#pragma unroll
+      for (int s = 0; s < kSteps; ++s) {
+        if constexpr (S::kAheadX) {
+          load_x(k + kRound + s * 32, ahead[(d + 1) % 2][s]);
+          multiply(units[d], s, ahead[d % 2][s]);
+        } else {
+          XStep x;
+          load_x(k + s * 32, x);
+          multiply(units[d], s, x);
+        }
+      }
+      load_unit(k + S::kDepth * kRound, units[d]);
     }
   }
 
@@ -113,40 +182,80 @@ __global__ void __launch_bounds__(kWarps * 32, kRowTiles == 1 ? 4 : 2)
     }
   }
   __syncthreads();
-  constexpr int kRows = kRowTiles * 16;
-  for (int i = threadIdx.x; i < kRows * kColumnTiles * 8; i += kWarps * 32) {
-    const int row = i % kRows;     // of the weight
-    const int column = i / kRows;  // row of x
-    if (first_row + row >= m || column >= rows) continue;
+  // Of row `row` of the block's tiles and row `column` of x.
+  const auto sum_of = [&](int row, int column) {
     const int element = row / 8 % 2 * 2 + column % 2;
     const int owner = row % 8 * 4 + column % 8 / 2;
     float sum = 0.0f;
 #pragma unroll
     for (int w = 0; w < kWarps; ++w) sum += sums[w][row / 16][column / 8][element][owner];
-    out[column * out_stride + first_row + row] = from_float<Out>(sum);
+    return sum;
+  };
+  constexpr int kOutRows = kGated ? 16 : S::kRows;
+  for (int i = threadIdx.x; i < kOutRows * kColumnTiles * 8; i += kWarps * 32) {
+    const int row = i % kOutRows;
+    const int column = i / kOutRows;
+    if (first_row + row >= m || column >= args.rows) continue;
+    float value = sum_of(row, column);
+    if constexpr (kGated) {
+      value = gelu_tanh_mul(to_float(from_float<Out>(value)),
+                            to_float(from_float<Out>(sum_of(16 + row, column))));
+    }
+    static_cast<Out*>(args.out)[column * args.out_stride + first_row + row] =
+        from_float<Out>(value);
   }
 }
 
-template <int kRowTiles, int kColumnTiles>
-void launch(cudaStream_t stream, const LinearArgs& args) {
-  const unsigned grid = blocks_for(args.m, kRowTiles * 16);
-  visit_model_dtype(args.out.dtype, [&]<typename Out>(std::type_identity<Out>) {
-    skinny_kernel<kRowTiles, kColumnTiles, Out><<<grid, kWarps * 32, 0, stream>>>(
-        static_cast<const bfloat16*>(args.x.data), args.x.stride,
-        static_cast<const bfloat16*>(args.weight), static_cast<Out*>(args.out.data),
-        args.out.stride, static_cast<int>(args.rows), args.m, args.n);
-  });
+template <typename S, bool kGated>
+void multiply(Stream stream, const LinearArgs& args) {
+  const unsigned grid = blocks_for(args.m, S::kRows);
+  const int first_wave = std::min(static_cast<int>(grid), stream.multiprocessors * S::kBlocks);
+  // Of each row, beyond what the registers take.
+  const int64_t rest = std::max<int64_t>(0, args.n - S::kDepth * kRound) * 2;
+  const int64_t share = kPrefetchBytes / (first_wave * S::kRows) / 128 * 128;
+  const SkinnyArgs skinny{.x = static_cast<const bfloat16*>(args.x.data),
+                          .x_stride = args.x.stride,
+                          .weight = static_cast<const bfloat16*>(args.weight),
+                          .out = args.out.data,
+                          .out_stride = args.out.stride,
+                          .rows = static_cast<int>(args.rows),
+                          .m = args.m,
+                          .n = args.n,
+                          .first_wave = first_wave,
+                          .prefetch_bytes = static_cast<int>(std::min(rest, share))};
+  if constexpr (kGated) {
+    launch(stream, grid, kWarps * 32, 0, skinny_kernel<S, bfloat16, true>, skinny);
+  } else {
+    visit_model_dtype(args.out.dtype, [&]<typename Out>(std::type_identity<Out>) {
+      launch(stream, grid, kWarps * 32, 0, skinny_kernel<S, Out, false>, skinny);
+    });
+  }
 }
 
 }  // namespace
 
-void skinny_linear(cudaStream_t stream, const LinearArgs& args) {
+void skinny_linear(Stream stream, const LinearArgs& args) {
+  // Where few blocks have all the rows, each keeps more under way.
+  const bool few = blocks_for(args.m, 16) <= static_cast<unsigned>(2 * stream.multiprocessors);
   if (args.rows <= 8) {
-    launch<1, 1>(stream, args);
+    few ? multiply<Shape<1, 1, 4, 2>, false>(stream, args)
+        : multiply<Shape<1, 1, 2, 4>, false>(stream, args);
   } else if (args.rows <= 16) {
-    launch<2, 2>(stream, args);
+    few ? multiply<Shape<1, 2, 4, 2>, false>(stream, args)
+        : multiply<Shape<2, 2, 2, 2>, false>(stream, args);
   } else {
-    launch<2, 4>(stream, args);
+    few ? multiply<Shape<1, 4, 4, 2>, false>(stream, args)
+        : multiply<Shape<2, 4, 2, 2>, false>(stream, args);
+  }
+}
+
+void skinny_linear_gelu_tanh_mul(Stream stream, const LinearArgs& args) {
+  if (args.rows <= 8) {
+    multiply<Shape<2, 1, 2, 2>, true>(stream, args);
+  } else if (args.rows <= 16) {
+    multiply<Shape<2, 2, 2, 2>, true>(stream, args);
+  } else {
+    multiply<Shape<2, 4, 2, 2>, true>(stream, args);
   }
 }
 

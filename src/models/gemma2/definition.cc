@@ -31,7 +31,7 @@ class Gemma2Definition final : public ModelDefinition {
 
   std::unique_ptr<FlashCausalLM> build(WeightStore& store) const override {
     auto model = std::make_unique<FlashGemma2ForCausalLM>("", config_, store.root());
-    store.check_all_used();
+    store.finish();
     return model;
   }
 

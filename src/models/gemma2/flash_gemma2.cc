@@ -71,7 +71,7 @@ Gemma2FastRMSNorm::Gemma2FastRMSNorm(const Weights& weights, std::string_view na
 template <typename Norm>
 void Gemma2FastRMSNorm::for_each_weight(int64_t rows, const AdapterBatchData* adapters,
                                         const Norm& norm) const {
-  if (adapters == nullptr || !adapters->has_replacement(module_)) return norm(0, rows, weight_);
+  if (!is_replaced(adapters)) return norm(0, rows, weight_);
   adapters->for_each_run([&](int64_t begin, int64_t end, const AdapterSlot* slot) {
     const Tensor* own = slot != nullptr ? slot->replacement(module_) : nullptr;
     norm(begin, end, own != nullptr ? *own : weight_);
@@ -81,17 +81,28 @@ void Gemma2FastRMSNorm::for_each_weight(int64_t rows, const AdapterBatchData* ad
 Tensor Gemma2FastRMSNorm::operator()(Context& context, const Tensor& x, DType out_dtype,
                                      const AdapterBatchData* adapters) const {
   const Tensor out = context.workspace.take(out_dtype, {x.dim(0), x.dim(1)});
-  for_each_weight(x.dim(0), adapters, [&](int64_t begin, int64_t end, const Tensor& weight) {
-    ops::rms_norm_into(context, x.slice(0, begin, end), weight, eps_, out.slice(0, begin, end));
-  });
+  into(context, x, out, adapters);
   return out;
 }
 
+void Gemma2FastRMSNorm::into(Context& context, const Tensor& x, const Tensor& out,
+                             const AdapterBatchData* adapters) const {
+  for_each_weight(x.dim(0), adapters, [&](int64_t begin, int64_t end, const Tensor& weight) {
+    ops::rms_norm_into(context, x.slice(0, begin, end), weight, eps_, out.slice(0, begin, end));
+  });
+}
+
 void Gemma2FastRMSNorm::add_to(Context& context, const Tensor& x, const Tensor& residual,
+                               const Gemma2FastRMSNorm& next, const Tensor& out,
                                const AdapterBatchData* adapters) const {
+  if (!is_replaced(adapters) && !next.is_replaced(adapters)) {
+    return ops::rms_norm_add_norm_into(context, x, weight_, eps_, residual, next.weight_, next.eps_,
+                                       out);
+  }
   for_each_weight(x.dim(0), adapters, [&](int64_t begin, int64_t end, const Tensor& weight) {
     ops::rms_norm_add(context, x.slice(0, begin, end), weight, eps_, residual.slice(0, begin, end));
   });
+  next.into(context, residual, out, adapters);
 }
 
 FlashGemma2Attention::FlashGemma2Attention(const Gemma2Config& config, const Weights& weights,
@@ -114,13 +125,17 @@ Tensor FlashGemma2Attention::forward(Context& context, const Tensor& hidden, con
   const Tensor qkv = query_key_value_(context, hidden, step.adapters);
   const Tensor query = qkv.slice(1, 0, q_size).split_last(num_heads_, head_dim_);  // [T, H, d]
   const Tensor key_value = qkv.slice(1, q_size, qkv.dim(1));                       // [T, 2 K d]
-  const Tensor key = key_value.slice(1, 0, num_key_value_heads_ * head_dim_)
-                         .split_last(num_key_value_heads_, head_dim_);  // [T, K, d]
+  const Tensor heads = key_value.split_last(2 * num_key_value_heads_, head_dim_);
+  const Tensor key = heads.slice(1, 0, num_key_value_heads_);  // [T, K, d]
+  const Tensor value = heads.slice(1, num_key_value_heads_, 2 * num_key_value_heads_);
 
-  step.rotary(context, query, step.position_ids);
-  step.rotary(context, key, step.position_ids);
-  write_cache(context, key_value, kv, step);
-
+  if (step.cache_indices.empty()) {
+    step.rotary.store(context, query, key, value, step.position_ids, step.slots, kv);
+  } else {
+    step.rotary(context, query, step.position_ids);
+    step.rotary(context, key, step.position_ids);
+    write_cache(context, key_value, kv, step);
+  }
   const Tensor attn_output = ops::attention(context, query, kv, step.attention, options_);
   return o_proj_(context, attn_output, step.adapters);
 }
@@ -128,9 +143,7 @@ Tensor FlashGemma2Attention::forward(Context& context, const Tensor& hidden, con
 void FlashGemma2Attention::write_cache(Context& context, const Tensor& key_value, const PagedKv& kv,
                                        const Gemma2Step& step) const {
   Workspace::Scope scope(context.workspace);
-  const Tensor rows = step.cache_indices.empty()
-                          ? key_value
-                          : ops::gather_rows(context, key_value, step.cache_indices);
+  const Tensor rows = ops::gather_rows(context, key_value, step.cache_indices);
   const Tensor heads = rows.split_last(2 * num_key_value_heads_, head_dim_);
   ops::store_kv(context, heads.slice(1, 0, num_key_value_heads_),
                 heads.slice(1, num_key_value_heads_, 2 * num_key_value_heads_), step.slots, kv);
@@ -142,15 +155,13 @@ Gemma2MLP::Gemma2MLP(const Gemma2Config& config, const Weights& weights)
 
 Tensor Gemma2MLP::forward(Context& context, const Tensor& hidden,
                           const AdapterBatchData* adapters) const {
-  const Tensor gate_up = gate_up_proj_(context, hidden, adapters);  // [T, 2F]
-  const Tensor product = ops::gelu_tanh_mul(context, gate_up);      // [T, F]
+  const Tensor product = gate_up_proj_.gelu_tanh_mul(context, hidden, adapters);  // [T, F]
   return down_proj_(context, product, adapters);
 }
 
 FlashGemma2Layer::FlashGemma2Layer(const Gemma2Config& config, const Weights& weights,
                                    int64_t layer)
-    : dtype_(weights.store().dtype()),
-      self_attn_(config, weights["self_attn"], layer),
+    : self_attn_(config, weights["self_attn"], layer),
       mlp_(config, weights["mlp"]),
       input_layernorm_(weights, "input_layernorm", config.hidden_size, config.rms_norm_eps),
       post_attention_layernorm_(weights, "post_attention_layernorm", config.hidden_size,
@@ -160,16 +171,17 @@ FlashGemma2Layer::FlashGemma2Layer(const Gemma2Config& config, const Weights& we
       post_feedforward_layernorm_(weights, "post_feedforward_layernorm", config.hidden_size,
                                   config.rms_norm_eps) {}
 
-void FlashGemma2Layer::forward(Context& context, const Tensor& residual, const PagedKv& kv,
+void FlashGemma2Layer::forward(Context& context, const Tensor& residual, const Tensor& hidden,
+                               const Gemma2FastRMSNorm& next_layernorm, const PagedKv& kv,
                                const Gemma2Step& step) const {
   Workspace::Scope scope(context.workspace);
-  const Tensor normed_hidden = input_layernorm_(context, residual, dtype_, step.adapters);
-  const Tensor attn_output = self_attn_.forward(context, normed_hidden, kv, step);
-  post_attention_layernorm_.add_to(context, attn_output, residual, step.adapters);
+  const Tensor attn_output = self_attn_.forward(context, hidden, kv, step);
+  post_attention_layernorm_.add_to(context, attn_output, residual, pre_feedforward_layernorm_,
+                                   hidden, step.adapters);
 
-  const Tensor normed_attn = pre_feedforward_layernorm_(context, residual, dtype_, step.adapters);
-  const Tensor mlp_output = mlp_.forward(context, normed_attn, step.adapters);
-  post_feedforward_layernorm_.add_to(context, mlp_output, residual, step.adapters);
+  const Tensor mlp_output = mlp_.forward(context, hidden, step.adapters);
+  post_feedforward_layernorm_.add_to(context, mlp_output, residual, next_layernorm, hidden,
+                                     step.adapters);
 }
 
 FlashGemma2Model::FlashGemma2Model(const Gemma2Config& config, const Weights& weights)
@@ -203,10 +215,15 @@ Tensor FlashGemma2Model::forward(Context& context, const Tensor& inputs_embeds,
     step.slots =
         ops::gather_rows(context, column, step.cache_indices).view({step.cache_indices.dim(0)});
   }
+  const Tensor hidden =
+      layers_.front().input_layernorm()(context, inputs_embeds, dtype_, batch.adapter_data);
   for (size_t layer = 0; layer < layers_.size(); ++layer) {
-    layers_[layer].forward(context, inputs_embeds, batch.kv_cache[layer], step);
+    const bool is_last = layer + 1 == layers_.size();
+    layers_[layer].forward(context, inputs_embeds, hidden,
+                           is_last ? norm_ : layers_[layer + 1].input_layernorm(),
+                           batch.kv_cache[layer], step);
   }
-  return norm_(context, inputs_embeds, dtype_, batch.adapter_data);
+  return hidden;
 }
 
 FlashGemma2ForCausalLM::FlashGemma2ForCausalLM(std::string_view prefix, const Gemma2Config& config,

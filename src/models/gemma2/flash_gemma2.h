@@ -23,11 +23,17 @@ class Gemma2FastRMSNorm {
   // x [T, D] -> [T, D] of `out_dtype`. Adapters may have norms of their own; null: none.
   Tensor operator()(Context& context, const Tensor& x, DType out_dtype,
                     const AdapterBatchData* adapters) const;
-  // residual += norm(x), in float32.
+  // residual += norm(x), in float32; then out = next(residual).
   void add_to(Context& context, const Tensor& x, const Tensor& residual,
+              const Gemma2FastRMSNorm& next, const Tensor& out,
               const AdapterBatchData* adapters) const;
 
  private:
+  void into(Context& context, const Tensor& x, const Tensor& out,
+            const AdapterBatchData* adapters) const;
+  bool is_replaced(const AdapterBatchData* adapters) const {
+    return adapters != nullptr && adapters->has_replacement(module_);
+  }
   // Calls norm(begin, end, weight) for rows that share a weight.
   template <typename Norm>
   void for_each_weight(int64_t rows, const AdapterBatchData* adapters, const Norm& norm) const;
@@ -83,12 +89,15 @@ class FlashGemma2Layer {
  public:
   FlashGemma2Layer(const Gemma2Config& config, const Weights& weights, int64_t layer);
 
-  // residual [T, D] float32, updated in place.
-  void forward(Context& context, const Tensor& residual, const PagedKv& kv,
+  // residual [T, D] float32 and hidden [T, D], both updated in place: hidden is the residual under
+  // this layer's input_layernorm before, and under `next_layernorm` after.
+  void forward(Context& context, const Tensor& residual, const Tensor& hidden,
+               const Gemma2FastRMSNorm& next_layernorm, const PagedKv& kv,
                const Gemma2Step& step) const;
 
+  const Gemma2FastRMSNorm& input_layernorm() const { return input_layernorm_; }
+
  private:
-  DType dtype_;
   FlashGemma2Attention self_attn_;
   Gemma2MLP mlp_;
   Gemma2FastRMSNorm input_layernorm_;

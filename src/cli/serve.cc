@@ -1,0 +1,271 @@
+// lorax serve: the model and its adapters behind LoRAX's and OpenAI's REST API.
+#include <fmt/format.h>
+
+#include <chrono>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <boost/json/serialize.hpp>
+#include <boost/json/value.hpp>
+#include <boost/json/value_from.hpp>
+
+#include "base/error.h"
+#include "cli/commands.h"
+#include "cli/serve_options.h"
+#include "cli/stop_signal.h"
+#include "engine/engine.h"
+#include "server/access_log.h"
+#include "server/adapter_directory.h"
+#include "server/api.h"
+#include "server/http_server.h"
+#include "server/metrics.h"
+#include "server/router.h"
+#include "server/template_chat_renderer.h"
+#include "text/tokenizer.h"
+
+namespace lorax::cli {
+namespace {
+
+namespace json = boost::json;
+using std::chrono::milliseconds;
+
+milliseconds to_milliseconds(double seconds) {
+  return milliseconds(static_cast<int64_t>(seconds * 1e3));
+}
+
+bool logs_json(const ServeOptions& options) {
+  return options.json_output || options.log_format == "json";
+}
+
+ChatTemplates chat_templates(const ServeOptions& options) {
+  return options.tokenizer_config_path.empty()
+             ? load_chat_templates(options.model_id)
+             : load_chat_template_file(options.tokenizer_config_path);
+}
+
+std::optional<std::filesystem::path> adapter_directory(const ServeOptions& options) {
+  if (options.adapter_dir.empty()) return std::nullopt;
+  return options.adapter_dir;
+}
+
+EngineOptions engine_options(const ServeOptions& options, LoadedModel& model) {
+  EngineOptions engine;
+  engine.max_total_tokens = options.max_total_tokens;
+  engine.max_input_tokens = options.max_input_length;
+  engine.max_concurrent_requests = options.max_concurrent_requests;
+  engine.max_running_sequences = options.max_batch_size;
+  engine.step_tokens = options.max_batch_prefill_tokens;
+  engine.chunked_prefill = options.chunked_prefill;
+  engine.prefix_cache = options.prefix_caching;
+  engine.kv_blocks = options.max_batch_total_tokens / KvCache::kBlockSize;
+  engine.adapter_slots = options.max_active_adapters;
+  engine.adapter_bytes = static_cast<uint64_t>(
+      options.adapter_memory_fraction * static_cast<double>(model.device().available_memory()));
+  engine.base_name = options.model_id;
+  engine.on_warning = [](const std::string& warning) {
+    fmt::print(stderr, "lorax: {}\n", warning);
+  };
+  return engine;
+}
+
+HttpServerOptions http_options(const ServeOptions& options) {
+  HttpServerOptions http;
+  http.hostname = options.hostname;
+  http.port = static_cast<uint16_t>(options.port);
+  const LogFormat format = logs_json(options) ? LogFormat::kJson : LogFormat::kText;
+  http.access_log = [format](const AccessRecord& record) {
+    fmt::print("{}\n", access_line(record, format, std::chrono::system_clock::now()));
+    std::fflush(stdout);
+  };
+  http.error_log = [](std::string_view line) { fmt::print(stderr, "lorax: {}\n", line); };
+  return http;
+}
+
+RouterOptions router_options(const ServeOptions& options) {
+  RouterOptions router;
+  if (!options.api_key.empty()) router.api_keys = {options.api_key};
+  const auto replace = [](std::vector<std::string>& value, const std::vector<std::string>& given) {
+    if (!given.empty()) value = given;
+  };
+  replace(router.cors.allow_origins, options.cors_allow_origin);
+  replace(router.cors.allow_methods, options.cors_allow_method);
+  replace(router.cors.allow_headers, options.cors_allow_header);
+  replace(router.cors.expose_headers, options.cors_expose_header);
+  router.cors.allow_credentials = options.cors_allow_credentials;
+  return router;
+}
+
+// Everything that serves, in the order in which each stands on those before it.
+class Serving {
+ public:
+  explicit Serving(const ServeOptions& options)
+      : options_(options),
+        tokenizer_(load_tokenizer(options.model_id)),
+        chat_(chat_templates(options), *tokenizer_, {.fold_system = !options.refuse_system_role}),
+        adapters_(adapter_directory(options)),
+        model_(load_model(options.model_id, options.device)),
+        engine_(model_, tokenizer_.get(), engine_options(options, model_)),
+        metrics_({.service = &engine_,
+                  .adapters = [this] { return engine_.adapters().stats(); },
+                  .adapter_name = [this](const std::string& id) { return adapters_.name_of(id); },
+                  .block_size = KvCache::kBlockSize}),
+        preloaded_(preload()),
+        server_(http_options(options), make_router()) {}
+
+  void announce() {
+    const std::string report = logs_json(options_) ? json::serialize(json_report()) : text_report();
+    fmt::print("{}\n", report);
+    std::fflush(stdout);
+  }
+
+  // Takes no more requests, and gives those that run their time.
+  void stop() {
+    server_.stop_accepting();
+    engine_.stop(to_milliseconds(options_.shutdown_time));
+    server_.stop(std::chrono::seconds(5));
+  }
+
+ private:
+  std::vector<AdapterPin> preload() {
+    std::vector<std::string> ids;
+    for (const std::string& name : options_.preloaded_adapter_ids) {
+      ids.push_back(adapters_.resolve(name));
+    }
+    return engine_.adapters().load_now(ids);
+  }
+
+  ApiSettings api_settings() {
+    ApiSettings settings;
+    settings.model_id = options_.model_id;
+    settings.model_dtype = fmt::format("torch.{}", name_of(model_.dtype()));
+    settings.device_type = options_.device.device.substr(0, options_.device.device.find(':'));
+    settings.version = LORAX_VERSION;
+    settings.max_batch_total_tokens = engine_.plan().runner.kv_blocks * KvCache::kBlockSize;
+    settings.started = std::chrono::duration_cast<std::chrono::seconds>(
+                           std::chrono::system_clock::now().time_since_epoch())
+                           .count();
+    settings.eos_token_ids = model_.info().eos_token_ids;
+    settings.vocab_size = static_cast<int32_t>(model_.info().vocab_size);
+    settings.max_best_of = options_.max_best_of;
+    settings.max_stop_sequences = options_.max_stop_sequences;
+    settings.watermark_gamma = options_.watermark_gamma;
+    settings.watermark_delta = options_.watermark_delta;
+    settings.max_request_time = options_.max_request_time > 0
+                                    ? to_milliseconds(options_.max_request_time)
+                                    : std::chrono::hours(24 * 365);
+    settings.allow_runtime_adapters = options_.allow_runtime_adapters;
+    settings.refresh_adapter = [this](const std::string& id) { engine_.adapters().refresh(id); };
+    settings.forget_adapter = [this](const std::string& id) { engine_.adapters().forget(id); };
+    settings.metrics = [this](const HttpRequest& request) { return answer_metrics(request); };
+    return settings;
+  }
+
+  HttpResponse answer_metrics(const HttpRequest& request) const {
+    const std::string_view accept = request.header("accept").value_or("");
+    HttpResponse response;
+    if (accept.find("application/json") != std::string_view::npos) {
+      response.body = metrics_.json();
+    } else {
+      response.content_type = "text/plain; version=0.0.4; charset=utf-8";
+      response.body = metrics_.text();
+    }
+    return response;
+  }
+
+  Router make_router() {
+    Router router(router_options(options_));
+    const ApiContext context{engine_, *tokenizer_, adapters_, chat_, metrics_, api_settings()};
+    for (const ApiRoute& route : make_api_routes(context)) {
+      router.add(route.method, route.path, route.handler,
+                 route.is_open ? RouteAccess::kOpen : RouteAccess::kKey);
+    }
+    return router;
+  }
+
+  std::string url() const { return fmt::format("http://{}:{}", options_.hostname, server_.port()); }
+
+  std::string text_report() {
+    const EnginePlan& plan = engine_.plan();
+    const auto gigabytes = [](uint64_t bytes) { return static_cast<double>(bytes) * 1e-9; };
+    std::string out =
+        fmt::format("lorax {} serves {} ({} {}, {:.2f} GB) on {}\n", LORAX_VERSION,
+                    options_.model_id, model_.info().model_type, name_of(model_.dtype()),
+                    gigabytes(model_.weight_bytes()), model_.device().describe());
+    out += fmt::format("  KV memory  {:.2f} GB: {} tokens in pages of {}; prefix cache {}\n",
+                       gigabytes(engine_.kv_bytes()), plan.runner.kv_blocks * KvCache::kBlockSize,
+                       KvCache::kBlockSize, plan.scheduler.prefix_cache ? "on" : "off");
+    out += fmt::format("  requests   {} at once, {} of them running; {} tokens each, prompts {}\n",
+                       plan.limits.max_concurrent_requests, plan.scheduler.max_running,
+                       plan.limits.max_total_tokens, plan.limits.max_input_tokens);
+    out += fmt::format("  steps      up to {} tokens; chunked prefill {}\n",
+                       plan.scheduler.step_tokens, plan.scheduler.chunked_prefill ? "on" : "off");
+    if (options_.adapter_dir.empty()) {
+      out += "  adapters   none: start with --adapter-dir to serve some\n";
+    } else {
+      out +=
+          fmt::format("  adapters   {} in {}; {:.2f} GB, {} at once\n", adapters_.list().size(),
+                      options_.adapter_dir, gigabytes(plan.store.device_budget), plan.store.slots);
+    }
+    if (!options_.without_effect.empty()) {
+      out += fmt::format("  no effect  {}\n", fmt::join(options_.without_effect, ", "));
+    }
+    out += fmt::format("{}  (docs at /docs, metrics at /metrics{})", url(),
+                       options_.api_key.empty() ? "" : ", with an API key");
+    return out;
+  }
+
+  json::object json_report() {
+    const EnginePlan& plan = engine_.plan();
+    return {{"message", "ready"},
+            {"url", url()},
+            {"version", LORAX_VERSION},
+            {"model_id", options_.model_id},
+            {"dtype", name_of(model_.dtype())},
+            {"device", model_.device().describe()},
+            {"weight_bytes", model_.weight_bytes()},
+            {"kv_bytes", engine_.kv_bytes()},
+            {"kv_tokens", plan.runner.kv_blocks * KvCache::kBlockSize},
+            {"workspace_bytes", engine_.workspace_bytes()},
+            {"adapter_bytes", plan.store.device_budget},
+            {"max_running", plan.scheduler.max_running},
+            {"step_tokens", plan.scheduler.step_tokens},
+            {"max_total_tokens", plan.limits.max_total_tokens},
+            {"adapters", adapters_.list().size()},
+            {"without_effect", json::value_from(options_.without_effect)}};
+  }
+
+  const ServeOptions& options_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  TemplateChatRenderer chat_;
+  AdapterDirectory adapters_;
+  LoadedModel model_;
+  Engine engine_;
+  Metrics metrics_;
+  std::vector<AdapterPin> preloaded_;
+  HttpServer server_;
+};
+
+void run(const ServeOptions& options) {
+  options.check();
+  Serving serving(options);
+  StopSignal signal;
+  serving.announce();
+  signal.wait();
+  fmt::print(stderr, "lorax: stopping; requests that run have {} s\n", options.shutdown_time);
+  serving.stop();
+}
+
+}  // namespace
+
+void add_serve_command(CLI::App& app) {
+  CLI::App* command = app.add_subcommand(
+      "serve", "Serve the model and its adapters over LoRAX's and OpenAI's REST API");
+  auto options = std::make_shared<ServeOptions>();
+  options->add_to(*command);
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace lorax::cli

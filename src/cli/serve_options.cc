@@ -1,0 +1,232 @@
+#include "cli/serve_options.h"
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <memory>
+#include <string_view>
+
+#include "base/error.h"
+
+namespace lorax::cli {
+namespace {
+
+// Schedules and processes that are LoRAX's own. Taken, so that its start scripts work.
+constexpr std::array<std::string_view, 13> kWithoutEffect = {"--source",
+                                                             "--waiting-served-ratio",
+                                                             "--max-waiting-tokens",
+                                                             "--eager-prefill",
+                                                             "--adapter-cycle-time-s",
+                                                             "--validation-workers",
+                                                             "--backend",
+                                                             "--compile",
+                                                             "--eager",
+                                                             "--compile-max-batch-size",
+                                                             "--compile-max-rank",
+                                                             "--compile-batch-size",
+                                                             "--disable-sgmv"};
+
+std::string environment_name(const std::string& flag) {
+  std::string name = flag.substr(flag.find_first_not_of('-'));
+  std::ranges::transform(name, name.begin(), [](unsigned char c) {
+    return c == '-' ? '_' : static_cast<char>(std::toupper(c));
+  });
+  return name;
+}
+
+// Adds options to one group of the help text, each with its environment variable.
+class Group {
+ public:
+  Group(CLI::App& command, std::string name) : command_(command), name_(std::move(name)) {}
+
+  template <typename T>
+  CLI::Option* add(const std::string& flag, T& value, const std::string& help) {
+    return finish(command_.add_option(flag, value, help), flag);
+  }
+  // A switch that also takes true or false: --chunked-prefill false.
+  CLI::Option* add_switch(const std::string& flag, bool& value, const std::string& help) {
+    return finish(command_.add_option(flag, value, help)
+                      ->expected(0, 1)
+                      ->default_str("true")
+                      ->type_name("BOOL"),
+                  flag);
+  }
+  CLI::Option* add_flag(const std::string& flag, bool& value, const std::string& help) {
+    return finish(command_.add_flag(flag, value, help), flag);
+  }
+
+ private:
+  CLI::Option* finish(CLI::Option* option, const std::string& flag) {
+    const std::string longest = flag.substr(flag.find("--"));
+    return option->group(name_)->envname(environment_name(longest));
+  }
+
+  CLI::App& command_;
+  std::string name_;
+};
+
+void add_adapter_flags(CLI::App& command, ServeOptions& options) {
+  Group group(command, "Adapters");
+  group.add("--adapter-dir", options.adapter_dir,
+            "Directory of adapters: a request's adapter_id is a path below it. Nothing outside is "
+            "ever opened. Without it only the base model is served");
+  group.add("--adapter-id", options.adapter_id, "Adapter of requests that name none");
+  group.add("--preloaded-adapter-ids", options.preloaded_adapter_ids,
+            "Adapters to load before the server is ready; others load when asked for");
+  group.add("--adapter-source", options.adapter_source, "Where adapters come from: local")
+      ->capture_default_str();
+  group.add("--default-adapter-source", options.default_adapter_source,
+            "The same for requests that name no source (default: --adapter-source)");
+  group
+      .add("--max-active-adapters", options.max_active_adapters,
+           "Adapters that one batch can use at most")
+      ->check(CLI::Range(1, 1 << 16))
+      ->capture_default_str();
+  group
+      .add("--adapter-memory-fraction", options.adapter_memory_fraction,
+           "Share of the memory left beside the weights that adapters may take")
+      ->check(CLI::Range(0.0, 0.95))
+      ->capture_default_str();
+  group.add_flag("--allow-runtime-adapters", options.allow_runtime_adapters,
+                 "Offer POST /v1/load_lora_adapter and /v1/unload_lora_adapter");
+}
+
+void add_request_flags(CLI::App& command, ServeOptions& options) {
+  Group group(command, "Limits of a request");
+  group
+      .add("--max-concurrent-requests", options.max_concurrent_requests,
+           "Requests queued or running; others get status 429")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  group.add("--max-best-of", options.max_best_of, "Largest best_of and n")
+      ->check(CLI::Range(1, 128))
+      ->capture_default_str();
+  group.add("--max-stop-sequences", options.max_stop_sequences, "Stop strings of a request")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  group
+      .add("--max-input-length", options.max_input_length,
+           "Tokens of a prompt (default: --max-total-tokens - 1)")
+      ->check(CLI::PositiveNumber);
+  group
+      .add("--max-total-tokens", options.max_total_tokens,
+           "Tokens of a prompt and what is generated for it (default: as many as the model has "
+           "positions)")
+      ->check(CLI::PositiveNumber);
+  group
+      .add("--max-request-time", options.max_request_time,
+           "Seconds after which a request ends, queued or running; 0: never")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  group.add("--watermark-gamma", options.watermark_gamma, "Share of the watermark's green tokens")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
+  group.add("--watermark-delta", options.watermark_delta, "What is added to their logits")
+      ->capture_default_str();
+}
+
+void add_step_flags(CLI::App& command, ServeOptions& options) {
+  Group group(command, "Limits of a step");
+  group
+      .add("--max-batch-size", options.max_batch_size,
+           "Sequences that run at once (default: 64 on a CPU, 256 on a GPU)")
+      ->check(CLI::Range(1, 4096));
+  group
+      .add("--max-batch-prefill-tokens", options.max_batch_prefill_tokens,
+           "Tokens of one step, over all sequences: what a running stream waits for at most "
+           "(default: 512 on a CPU, 4096 on a GPU)")
+      ->check(CLI::PositiveNumber);
+  group
+      .add("--max-batch-total-tokens", options.max_batch_total_tokens,
+           "Tokens of KV memory (default: what memory allows)")
+      ->check(CLI::PositiveNumber);
+  group.add_switch("--chunked-prefill", options.chunked_prefill,
+                   "Cut long prompts, so that they stall no running stream");
+  group.add_switch("--prefix-caching", options.prefix_caching,
+                   "Keep the KV pages of prompts and texts for those that begin alike");
+}
+
+void add_server_flags(CLI::App& command, ServeOptions& options) {
+  Group group(command, "Server");
+  // Containers set HOSTNAME to their own name, so it is not read.
+  group.add("--hostname", options.hostname, "Address to listen on; 0.0.0.0: all")
+      ->envname("")
+      ->capture_default_str();
+  group.add("-p,--port", options.port, "Port to listen on; 0: any free one")
+      ->check(CLI::Range(0, 65535))
+      ->capture_default_str();
+  group
+      .add("--api-key", options.api_key,
+           "Clients must send it as Authorization: Bearer; better given as LORAX_API_KEY")
+      ->envname("LORAX_API_KEY");
+  group.add("--cors-allow-origin", options.cors_allow_origin, "Default: any");
+  group.add("--cors-allow-method", options.cors_allow_method, "Default: GET, POST");
+  group.add("--cors-allow-header", options.cors_allow_header,
+            "Default: content-type, authorization");
+  group.add("--cors-expose-header", options.cors_expose_header, "Default: none");
+  group.add_flag("--cors-allow-credentials", options.cors_allow_credentials, "Default: no");
+  group.add("--log-format", options.log_format, "text or json, one line per request")
+      ->check(CLI::IsMember({"text", "json"}))
+      ->capture_default_str();
+  group.add_flag("--json-output", options.json_output, "As --log-format json");
+  group
+      .add("--shutdown-time", options.shutdown_time,
+           "Seconds that running requests have at SIGTERM")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+}
+
+void add_flags_without_effect(CLI::App& command, ServeOptions& options) {
+  for (const std::string_view name : kWithoutEffect) {
+    const std::string flag(name);
+    command
+        .add_option_function<std::string>(
+            flag, [&options, flag](const std::string&) { options.without_effect.push_back(flag); },
+            "")
+        ->expected(0, 1)
+        ->group("");  // not in the help text
+  }
+}
+
+}  // namespace
+
+void ServeOptions::add_to(CLI::App& command) {
+  add_model_flag(command, model_id);
+  command.get_option("--model-id")->envname("MODEL_ID");
+  device.add_to(command);
+  Group model(command, "Chat");
+  model.add("--tokenizer-config-path", tokenizer_config_path,
+            "A tokenizer_config.json whose chat template replaces the model's");
+  model.add_flag("--refuse-system-role", refuse_system_role,
+                 "Refuse system messages where the model's template does, instead of putting them "
+                 "in front of the first user message");
+  add_adapter_flags(command, *this);
+  add_request_flags(command, *this);
+  add_step_flags(command, *this);
+  add_server_flags(command, *this);
+  add_flags_without_effect(command, *this);
+}
+
+void ServeOptions::check() const {
+  for (const std::string& source : {adapter_source, default_adapter_source}) {
+    if (!source.empty() && source != "local") {
+      fail("adapter source \"{}\" is not supported; local is, with --adapter-dir", source);
+    }
+  }
+  if (adapter_dir.empty() && (!adapter_id.empty() || !preloaded_adapter_ids.empty())) {
+    fail("--adapter-id and --preloaded-adapter-ids name adapters below --adapter-dir; give it");
+  }
+  if (max_total_tokens > 0 && max_input_length >= max_total_tokens) {
+    fail("--max-input-length {} must be less than --max-total-tokens {}", max_input_length,
+         max_total_tokens);
+  }
+  if (!chunked_prefill && max_batch_prefill_tokens > 0 &&
+      max_batch_prefill_tokens < max_input_length) {
+    fail(
+        "--max-batch-prefill-tokens {} is less than --max-input-length {}: raise it, or leave "
+        "--chunked-prefill on",
+        max_batch_prefill_tokens, max_input_length);
+  }
+}
+
+}  // namespace lorax::cli

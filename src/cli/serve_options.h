@@ -1,0 +1,71 @@
+// The flags of `lorax serve`: LoRAX's launcher's under the same names, each also read from the
+// environment variable of its name in upper case (MAX_BEST_OF), but for --hostname; and our own.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <CLI/App.hpp>
+
+#include "cli/options.h"
+
+namespace lorax::cli {
+
+struct ServeOptions {
+  // What is served.
+  std::string model_id;
+  DeviceFlags device;
+  std::string tokenizer_config_path;  // its chat template replaces the model's
+  bool refuse_system_role = false;    // where the template does, instead of folding it
+
+  // Adapters.
+  std::string adapter_dir;
+  std::string adapter_id;  // of requests that name none
+  std::vector<std::string> preloaded_adapter_ids;
+  std::string adapter_source = "local";
+  std::string default_adapter_source;
+  int max_active_adapters = 1024;
+  double adapter_memory_fraction = 0.1;
+  bool allow_runtime_adapters = false;
+
+  // Limits of a request. 0: as the model allows.
+  int64_t max_concurrent_requests = 1024;
+  int64_t max_best_of = 2;
+  int64_t max_stop_sequences = 4;
+  int64_t max_input_length = 0;
+  int64_t max_total_tokens = 0;
+  double max_request_time = 0.0;  // seconds; 0: none
+
+  // Limits of a step. 0: chosen at start.
+  int64_t max_batch_size = 0;
+  int64_t max_batch_prefill_tokens = 0;
+  int64_t max_batch_total_tokens = 0;
+  bool chunked_prefill = true;
+  bool prefix_caching = true;
+  float watermark_gamma = 0.5f;
+  float watermark_delta = 2.0f;
+
+  // The server.
+  std::string hostname = "127.0.0.1";
+  int port = 3000;
+  std::string api_key;
+  std::vector<std::string> cors_allow_origin;
+  std::vector<std::string> cors_allow_method;
+  std::vector<std::string> cors_allow_header;
+  std::vector<std::string> cors_expose_header;
+  bool cors_allow_credentials = false;
+  std::string log_format = "text";  // or "json"
+  bool json_output = false;         // the launcher's name for log_format json
+  double shutdown_time = 30.0;      // seconds for what runs at SIGTERM
+
+  // Flags of the launcher that mean nothing here and were given: "--waiting-served-ratio", ...
+  std::vector<std::string> without_effect;
+
+  void add_to(CLI::App& command);
+  // Throws Error for values that exclude each other, or that a later version brings.
+  void check() const;
+};
+
+}  // namespace lorax::cli

@@ -1,0 +1,142 @@
+// The engine: one thread that turns requests into tokens, step by step: schedule, forward, sample,
+// commit. It owns what a step needs: runner, pages, scheduler, adapters.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "adapters/adapter_store.h"
+#include "adapters/model_adapter_backend.h"
+#include "engine/engine_options.h"
+#include "engine/engine_request.h"
+#include "engine/generation_service.h"
+#include "engine/loaded_model.h"
+#include "engine/model_runner.h"
+#include "engine/sampler.h"
+#include "engine/scheduler.h"
+#include "engine/store_adapter_exchange.h"
+#include "text/tokenizer.h"
+
+namespace lorax {
+
+class Engine final : public GenerationService {
+ public:
+  // Both must outlive this. Without a tokenizer (null) all texts are empty, and stop strings are
+  // never found. Throws Error for options that cannot be met, or if memory is short.
+  Engine(LoadedModel& model, const Tokenizer* tokenizer, EngineOptions options);
+  // As stop(), without grace.
+  ~Engine() override;
+
+  Submitted submit(GenerationRequest request, std::shared_ptr<GenerationSink> sink) override;
+  void cancel(RequestId id) override;
+  const ServiceLimits& limits() const override { return plan_.limits; }
+  ServiceStats stats() const override;
+  bool healthy() const override { return healthy_; }
+
+  // Takes no more requests; lets those it has go on for `grace`, then cancels what is left. Returns
+  // when all have ended. A second call does nothing.
+  void stop(std::chrono::milliseconds grace);
+
+  // For loading and unloading by name, and its statistics; any thread.
+  AdapterStore& adapters() { return *store_; }
+  // What the options came to.
+  const EnginePlan& plan() const { return plan_; }
+  size_t workspace_bytes() const { return runner_->workspace_bytes(); }
+  size_t kv_bytes() const { return runner_->kv_bytes(); }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  struct Submission {
+    RequestId id = 0;
+    GenerationRequest request;
+    std::shared_ptr<GenerationSink> sink;
+    Clock::time_point time;
+  };
+
+  // A row of the last forward whose logits are wanted.
+  struct OutputRow {
+    int64_t row = 0;       // of the forward's output
+    size_t entry = 0;      // of the plan
+    int64_t position = 0;  // in its sequence
+    bool samples = false;  // the next token is wanted; else the score of the prompt's
+  };
+
+  void warm_up();
+
+  // The engine's thread.
+  void run();
+  bool wait_for_work();
+  void take_inbox();
+  void accept(Submission submission);
+  void reject(Submission submission, const std::string& fault);
+  void step(const StepPlan& plan);
+  void forward(const StepPlan& plan);
+  void sample(const StepPlan& plan);
+  // Of rows whose logits are [rows, V], the first of them output row `first`.
+  void sample_rows(const StepPlan& plan, std::span<const OutputRow> rows, int64_t first,
+                   const Tensor& logits);
+  // Of neighbouring rows of one prompt.
+  void score_prompt(const StepPlan& plan, std::span<const OutputRow> rows, int64_t first,
+                    const Tensor& logits);
+  // Calls report(request, result), which returns why the request ends, if it does; an Error that
+  // it throws ends the request, too.
+  template <typename Report>
+  void report(const StepPlan& plan, size_t entry, const Report& report);
+  void commit();
+  void end(const EndedRequest& ended);
+  void end(RequestId id, GenerationEnd end);
+  void end_all(FinishReason reason, FailureKind failure, const std::string& error);
+  void publish(bool with_lists);
+
+  LoadedModel& model_;
+  const Tokenizer* const tokenizer_;
+  EnginePlan plan_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable wake_;
+  // Guarded by mutex_:
+  std::vector<Submission> inbox_;
+  std::vector<RequestId> cancelled_;
+  bool woken_ = false;
+  bool stopping_ = false;
+  Clock::time_point stop_at_;
+  int64_t in_flight_ = 0;  // accepted and not ended
+  RequestId last_id_ = 0;
+  ServiceStats stats_;
+
+  std::atomic<bool> healthy_{true};
+  std::unique_ptr<AdapterTables> tables_;
+  std::unique_ptr<ModelAdapterBackend> backend_;
+  std::unique_ptr<AdapterStore> store_;
+  std::unique_ptr<StoreAdapterExchange> exchange_;
+  std::unique_ptr<ModelRunner> runner_;
+
+  // Used by the engine's thread alone:
+  std::unique_ptr<Scheduler> scheduler_;
+  std::unordered_map<RequestId, std::unique_ptr<EngineRequest>> requests_;
+  bool busy_ = false;  // the last plan had work: there may be more
+  std::unique_ptr<Sampler> sampler_;
+  std::vector<SamplerRow> sampler_rows_;
+  std::vector<int32_t> prompt_ids_;
+  std::vector<Submission> taken_;
+  std::vector<RequestId> taken_cancels_;
+  std::vector<SequenceStep> steps_;
+  std::vector<EngineRequest*> step_requests_;  // of each entry of the plan
+  std::vector<OutputRow> rows_;
+  std::vector<StepResult> results_;
+  std::vector<std::pair<RequestId, GenerationEnd>> ends_;  // of this step
+  ServiceStats counts_;                                    // since the start, and of the last step
+  Clock::time_point listed_at_;                            // when stats_ got its lists of adapters
+
+  std::thread thread_;
+};
+
+}  // namespace lorax

@@ -1,0 +1,55 @@
+// The settings of an engine, and what they come to for a model on a device.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "adapters/adapter_store_types.h"
+#include "adapters/model_adapter_backend.h"
+#include "engine/generation_service.h"
+#include "engine/loaded_model.h"
+#include "engine/model_runner.h"
+#include "engine/scheduler.h"
+
+namespace lorax {
+
+// 0 means "choose".
+struct EngineOptions {
+  int64_t max_total_tokens = 0;           // of one request; at most, and by default, the model's
+  int64_t max_input_tokens = 0;           // of a prompt; default: all but one of these
+  int64_t max_concurrent_requests = 128;  // queued and running
+  int64_t max_running_sequences = 0;      // of one step
+  int64_t step_tokens = 0;                // rows of one step
+  bool chunked_prefill = true;            // false: step_tokens grows to hold any prompt whole
+  bool prefix_cache = true;
+  uint64_t kv_bytes = 0;  // memory for keys and values; default: what the rest leaves
+  int64_t kv_blocks = 0;  // the same in pages; counts if given
+
+  uint64_t adapter_bytes = 0;       // device memory for adapters; on a CPU all memory for them
+  uint64_t adapter_host_bytes = 0;  // host memory for adapters, where the device has its own
+  int adapter_slots = 256;          // resident at once, at most
+  int64_t adapters_ahead = 8;       // leases of AdapterLineOptions
+  int adapter_loader_threads = 2;
+  std::chrono::milliseconds adapter_recheck_after{1000};
+  std::string base_name;  // what adapters may call the model
+  ModelAdapterBackend::Warn on_warning = [](const std::string&) {};
+};
+
+struct EnginePlan {
+  ServiceLimits limits;
+  RunnerLimits runner;
+  SchedulerOptions scheduler;
+  AdapterStoreOptions store;  // without on_settled
+};
+
+// Throws Error for options that are out of their range.
+void check_options(const EngineOptions& options);
+// All but what depends on memory: the pages. Throws Error for options that contradict each other or
+// the model. Precondition: check_options().
+EnginePlan plan_engine(LoadedModel& model, const EngineOptions& options, bool unified_memory);
+// Sets the pages, and the limits that follow from them. `workspace_bytes`: of the runner. Throws
+// Error if there is no room for one whole request.
+void plan_pages(EnginePlan& plan, const LoadedModel& model, uint64_t available_bytes,
+                uint64_t workspace_bytes, const EngineOptions& options);
+
+}  // namespace lorax

@@ -1,0 +1,100 @@
+// Whose turn it is: requests that wait, by client (adapter), served by the Virtual Token Counter of
+// Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024). A client's counter grows
+// with the service that it is given; the waiting client with the lowest counter is next. One that
+// comes back after a rest is lifted to the others, so that it cannot save service up. Between two
+// clients that wait all the time, service differs by no more than what one admission and the
+// requests in flight take.
+//
+// Beyond the paper: a client may wait for something other than its turn (its adapter); it is then
+// not ready, is passed over, and is lifted again once it is ready.
+//
+// All functions take O(log clients) or less. Host logic only, one thread.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <set>
+#include <string>
+#include <unordered_map>
+
+#include "engine/generation_service.h"
+
+namespace lorax {
+
+class FairQueue {
+ public:
+  class Client {
+   public:
+    Client(std::string name, uint64_t number) : name_(std::move(name)), number_(number) {}
+
+    const std::string& name() const { return name_; }
+    int64_t counter() const { return counter_; }
+    bool is_ready() const { return ready_; }
+    // Requests that wait, in the order of their ids: one that is put back is first again.
+    const std::set<RequestId>& waiting() const { return waiting_; }
+
+    // The scheduler's notes: requests that run, and those of waiting() that have run before. A
+    // client with either, or with waiting requests, is never forgotten.
+    int64_t running = 0;
+    int64_t resumable = 0;
+
+   private:
+    friend class FairQueue;
+    const std::string name_;
+    const uint64_t number_;  // breaks ties
+    int64_t counter_ = 0;
+    bool ready_ = false;
+    std::set<RequestId> waiting_;
+  };
+
+  // Whether `a` is served before `b`.
+  struct Before {
+    bool operator()(const Client* a, const Client* b) const {
+      return a->counter_ != b->counter_ ? a->counter_ < b->counter_ : a->number_ < b->number_;
+    }
+  };
+  using Order = std::set<Client*, Before>;
+  // In the order in which they became known.
+  struct ByNumber {
+    bool operator()(const Client* a, const Client* b) const { return a->number_ < b->number_; }
+  };
+
+  // Made if it is not known.
+  Client& client(const std::string& name);
+  void push(Client& client, RequestId request);
+  // Precondition: the request waits.
+  void remove(Client& client, RequestId request);
+  void set_ready(Client& client, bool ready);
+  // Service given; cost may be 0.
+  void charge(Client& client, int64_t cost);
+  // To be called when a client may have nothing left: it is forgotten once that changes nothing.
+  void rest(Client& client);
+
+  // Of the clients with waiting requests, the one whose turn it is; null if none is ready.
+  Client* first_ready() const { return ready_.empty() ? nullptr : *ready_.begin(); }
+  // All clients with waiting requests.
+  const Order& waiting() const { return waiting_; }
+  int64_t waiting_requests() const { return waiting_requests_; }
+  size_t known_clients() const { return clients_.size(); }
+
+ private:
+  // Leaves the sets while its counter changes.
+  template <typename Change>
+  void reorder(Client& client, const Change& change);
+  // Where one that joins the others begins.
+  int64_t level() const;
+  void lift(Client& client);
+  void leave_ready(Client& client);
+  void forget_resting();
+
+  std::unordered_map<std::string, std::unique_ptr<Client>> clients_;
+  Order waiting_;
+  Order ready_;
+  Order resting_;                // with nothing that waits or runs
+  Client* last_left_ = nullptr;  // the last one that left ready_ with nothing to wait for
+  int64_t floor_ = 0;            // no client that joins begins below it
+  uint64_t last_number_ = 0;
+  int64_t waiting_requests_ = 0;
+};
+
+}  // namespace lorax

@@ -1,0 +1,62 @@
+// What the host tells the device for a step, collected in pinned memory and sent with one copy.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <initializer_list>
+#include <memory>
+#include <span>
+
+#include "base/check.h"
+#include "device/device.h"
+
+namespace lorax {
+
+class InputBlock {
+ public:
+  // `bytes`: the most between two begin(), as the sum of room_for(). The device must outlive this.
+  InputBlock(Device& device, size_t bytes);
+
+  // What `count` values of T take.
+  template <typename T>
+  static size_t room_for(int64_t count) {
+    return (static_cast<size_t>(count) * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
+  }
+
+  // Begins anew. Two blocks of host memory take turns: this waits only if the device has not yet
+  // come to the copy from the block before the last.
+  void begin();
+
+  // A tensor on the device that holds `values` after send(), and until the next send() after a
+  // begin(). The same sizes in the same order after begin() give the same addresses.
+  template <typename T>
+  Tensor put(std::span<const T> values, std::initializer_list<int64_t> shape) {
+    const Tensor tensor(static_cast<char*>(device_block_.data()) + used_, dtype_of<T>(), shape);
+    LORAX_CHECK(tensor.bytes() == values.size_bytes());
+    LORAX_CHECK(used_ + values.size_bytes() <= device_block_.bytes());
+    std::ranges::copy(std::as_bytes(values),
+                      static_cast<std::byte*>(turns_[turn_].block.data()) + used_);
+    used_ += room_for<T>(static_cast<int64_t>(values.size()));
+    return tensor;
+  }
+
+  // One copy of all that was put.
+  void send();
+
+ private:
+  static constexpr size_t kAlignment = 64;
+
+  struct Turn {
+    HostBuffer block;
+    std::unique_ptr<DeviceEvent> copied;
+  };
+
+  Device& device_;
+  Buffer device_block_;
+  std::array<Turn, 2> turns_;
+  size_t turn_ = 0;
+  size_t used_ = 0;
+};
+
+}  // namespace lorax

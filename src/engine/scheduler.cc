@@ -1,0 +1,361 @@
+#include "engine/scheduler.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <set>
+
+#include "base/check.h"
+#include "engine/sequence.h"
+
+namespace lorax {
+
+Scheduler::Scheduler(const SchedulerOptions& options, AdapterExchange& adapters)
+    : options_(options), allocator_(options.blocks), line_(adapters, queue_, options.adapters) {
+  LORAX_CHECK(options.max_running >= 1 && options.step_tokens >= options.max_running);
+  if (options.prefix_cache) cache_.emplace(allocator_, options.block_size);
+}
+
+Scheduler::~Scheduler() = default;
+
+// --- Requests come and go --------------------------------------------------------------------
+
+void Scheduler::submit(ScheduledRequest request, Time now) {
+  LORAX_CHECK(!in_step_ && request.id > last_id_ && !request.prompt.empty() &&
+              request.max_new_tokens >= 1);
+  last_id_ = request.id;
+  const int64_t prompt_length = static_cast<int64_t>(request.prompt.size());
+  // The last token's keys and values are never needed.
+  const int64_t need = pages_for(prompt_length + request.max_new_tokens - 1, options_.block_size);
+  if (need > options_.blocks) {
+    rejected_.push_back({.id = request.id,
+                         .failure = FailureKind::kRequest,
+                         .error = fmt::format(
+                             "the request may need {} pages of {} tokens and there are {}: shorten "
+                             "the prompt or generate less",
+                             need, options_.block_size, options_.blocks)});
+    return;
+  }
+  auto sequence = std::make_unique<Sequence>(allocator_);
+  sequence->id = request.id;
+  sequence->client = &queue_.client(request.adapter);
+  sequence->tokens = std::move(request.prompt);
+  sequence->prompt_length = prompt_length;
+  sequence->reuse_prefix = request.reuse_prefix;
+  sequence->deadline = request.deadline;
+  if (request.deadline != Time::max()) deadlines_.emplace(request.deadline, request.id);
+  FairQueue::Client& client = *sequence->client;
+  sequences_.emplace(request.id, std::move(sequence));
+  queue_.push(client, request.id);
+  line_.update(client, now, last_id_);
+}
+
+std::optional<EndedRequest> Scheduler::cancel(RequestId id, Time now) {
+  LORAX_CHECK(!in_step_);
+  const auto it = sequences_.find(id);
+  if (it == sequences_.end()) return std::nullopt;
+  FairQueue::Client& client = *it->second->client;
+  EndedRequest ended = end(*it->second, FinishReason::kCancelled);
+  update(client, now);
+  return ended;
+}
+
+std::vector<EndedRequest> Scheduler::end_all() {
+  in_step_ = false;
+  plan_ = {};
+  std::vector<EndedRequest> ended = std::exchange(rejected_, {});
+  std::vector<RequestId> ids;
+  std::set<FairQueue::Client*> clients;
+  for (const auto& [id, sequence] : sequences_) {
+    ids.push_back(id);
+    clients.insert(sequence->client);
+  }
+  std::ranges::sort(ids);
+  for (RequestId id : ids) ended.push_back(end(*sequences_.at(id), FinishReason::kCancelled));
+  for (FairQueue::Client* client : clients) update(*client, {});
+  return ended;
+}
+
+// The caller then updates the client.
+EndedRequest Scheduler::end(Sequence& sequence, FinishReason reason) {
+  EndedRequest ended = {.id = sequence.id,
+                        .reason = reason,
+                        .error = {},
+                        .cached_prompt_tokens = sequence.cached_prompt_tokens,
+                        .preemptions = sequence.preemptions};
+  FairQueue::Client& client = *sequence.client;
+  if (client.waiting().contains(sequence.id)) {
+    queue_.remove(client, sequence.id);
+    client.resumable -= sequence.admitted ? 1 : 0;
+  } else {
+    leave_running(sequence);
+  }
+  if (sequence.deadline != Time::max()) deadlines_.erase({sequence.deadline, sequence.id});
+  sequences_.erase(sequence.id);
+  return ended;
+}
+
+bool Scheduler::is_running(const Sequence& sequence) const {
+  return std::ranges::binary_search(running_, sequence.id, {}, id_of);
+}
+
+void Scheduler::leave_running(Sequence& sequence) {
+  --sequence.client->running;
+  running_.erase(std::ranges::find(running_, &sequence));
+}
+
+// The client may be gone afterwards.
+void Scheduler::update(FairQueue::Client& client, Time now) {
+  line_.update(client, now, last_id_);
+  queue_.rest(client);
+}
+
+void Scheduler::expire(Time now) {
+  while (!deadlines_.empty() && deadlines_.begin()->first <= now) {
+    Sequence& sequence = *sequences_.at(deadlines_.begin()->second);
+    FairQueue::Client& client = *sequence.client;
+    plan_.ended.push_back(end(sequence, FinishReason::kTimedOut));
+    update(client, now);
+  }
+}
+
+void Scheduler::fail_adapter(FairQueue::Client& client, RequestId last,
+                             const std::string& message) {
+  const std::vector<RequestId> waiting(client.waiting().begin(), client.waiting().end());
+  for (RequestId id : waiting) {
+    Sequence& sequence = *sequences_.at(id);
+    if (id > last || sequence.admitted) continue;
+    EndedRequest& ended = plan_.ended.emplace_back(end(sequence, FinishReason::kFailed));
+    ended.failure = FailureKind::kAdapter;
+    ended.error = message;
+  }
+}
+
+// --- A step ----------------------------------------------------------------------------------
+
+const StepPlan& Scheduler::schedule(Time now) {
+  LORAX_CHECK(!in_step_);
+  plan_.work.clear();
+  plan_.tokens = 0;
+  plan_.ended = std::exchange(rejected_, {});
+  expire(now);
+  line_.poll(now, last_id_, [&](FairQueue::Client& client, RequestId last, const auto& message) {
+    fail_adapter(client, last, message);
+    update(client, now);
+  });
+  yield_slot();
+  grow_decodes();
+  plan_decodes();
+  plan_prefills(now);
+  in_step_ = !plan_.work.empty();
+  return plan_;
+}
+
+// All places are taken, and an adapter has none whose turn it is: it gets one from those that have
+// several, else a flood of long requests would hold it up until one of them ends.
+void Scheduler::yield_slot() {
+  if (static_cast<int64_t>(running_.size()) < options_.max_running) return;
+  const FairQueue::Client* next = queue_.first_ready();
+  if (next == nullptr || next->running > 0) return;
+  Sequence* sequence = victim(/*at_least=*/2);
+  if (sequence != nullptr && FairQueue::Before()(next, sequence->client)) preempt(*sequence);
+}
+
+// A page for the next token of each sequence that generates, the oldest first.
+void Scheduler::grow_decodes() {
+  growing_ = running_;
+  for (Sequence* sequence : growing_) {
+    const auto decodes = [&] { return sequence->pending() == 1 && is_running(*sequence); };
+    while (decodes() && !grow(*sequence)) preempt(*victim(/*at_least=*/1));
+  }
+}
+
+void Scheduler::plan_decodes() {
+  for (Sequence* sequence : running_) {
+    if (sequence->pending() == 1) plan(*sequence, 1);
+  }
+}
+
+// What is left of the budget goes to prompts that have begun and to the next ones in the queue, in
+// the order of fairness. Where the next one does not fit, it keeps those behind it waiting: it will
+// fit once others have ended.
+void Scheduler::plan_prefills(Time now) {
+  partial_.clear();
+  for (Sequence* sequence : running_) {
+    if (sequence->pending() > 1) partial_.push_back(sequence);
+  }
+  bool full = false;
+  while (plan_.tokens < options_.step_tokens) {
+    FairQueue::Client* next = full ? nullptr : queue_.first_ready();
+    const auto first = std::ranges::min_element(partial_, FairQueue::Before(),
+                                                [](const Sequence* s) { return s->client; });
+    if (first != partial_.end() &&
+        (next == nullptr || !FairQueue::Before()(next, (*first)->client))) {
+      plan(**first, std::min((*first)->pending(), options_.step_tokens - plan_.tokens));
+      partial_.erase(first);
+    } else if (next != nullptr) {
+      full = !admit(*next, now);
+    } else {
+      return;
+    }
+  }
+}
+
+bool Scheduler::admit(FairQueue::Client& client, Time now) {
+  if (static_cast<int64_t>(running_.size()) >= options_.max_running) return false;
+  Sequence& sequence = *sequences_.at(*client.waiting().begin());
+  if (!sequence.admitted) sequence.adapter = line_.lease(client);
+  const int64_t budget = options_.step_tokens - plan_.tokens;
+  if (!take_pages(sequence) || (!options_.chunked_prefill && sequence.pending() > budget)) {
+    sequence.blocks.clear();
+    sequence.cached = 0;
+    sequence.registered = 0;
+    if (!sequence.admitted) sequence.adapter = nullptr;
+    return false;
+  }
+  queue_.remove(client, sequence.id);
+  ++client.running;
+  running_.insert(std::ranges::lower_bound(running_, sequence.id, {}, id_of), &sequence);
+  if (sequence.admitted) {
+    --client.resumable;
+  } else {
+    sequence.admitted = true;
+    sequence.cached_prompt_tokens = sequence.cached;
+    if (cache_ && sequence.reuse_prefix) {
+      counts_.prefix_tokens_queried += static_cast<uint64_t>(sequence.prompt_length);
+      counts_.prefix_tokens_hit += static_cast<uint64_t>(sequence.cached);
+    }
+  }
+  line_.update(client, now, last_id_);
+  plan(sequence, std::min(sequence.pending(), budget));
+  return true;
+}
+
+// Pages for all its tokens, those of the prefix cache first, unless that leaves less than a page
+// for each running sequence to grow into. If false, it may hold some.
+bool Scheduler::take_pages(Sequence& sequence) {
+  if (cache_ && sequence.reuse_prefix) {
+    sequence.cached = cache_->match(name_space(sequence), sequence.tokens, sequence.blocks);
+    sequence.registered = sequence.blocks.size();
+  }
+  const int64_t need = pages_for(sequence.length(), options_.block_size) - sequence.blocks.size();
+  const int64_t reserve = static_cast<int64_t>(running_.size());
+  if (need + reserve > allocator_.free() + allocator_.idle()) return false;
+  return grow(sequence);
+}
+
+const std::string& Scheduler::name_space(const Sequence& sequence) {
+  static const std::string base;
+  return sequence.adapter == nullptr ? base : sequence.adapter->digest();
+}
+
+void Scheduler::plan(Sequence& sequence, int64_t tokens) {
+  const bool samples = tokens == sequence.pending();
+  plan_.work.push_back({&sequence, tokens, samples});
+  plan_.tokens += tokens;
+  const int64_t end = sequence.cached + tokens;
+  // The client has paid for a generated token when it was sampled.
+  const int64_t prompt_end = std::min(end, sequence.prompt_length);
+  const int64_t computed =
+      std::max<int64_t>(0, prompt_end - std::max(sequence.cached, sequence.charged));
+  sequence.charged = std::max(sequence.charged, prompt_end);
+  queue_.charge(*sequence.client,
+                options_.input_weight * computed + (samples ? options_.output_weight : 0));
+}
+
+void Scheduler::commit(std::span<const StepResult> results, Time now) {
+  LORAX_CHECK(in_step_ && results.size() == plan_.work.size());
+  in_step_ = false;
+  for (size_t i = 0; i < results.size(); ++i) {
+    const StepWork& work = plan_.work[i];
+    const StepResult& result = results[i];
+    Sequence& sequence = *sequences_.at(work.sequence->id);
+    if (result.kind != StepResult::Kind::kDiscarded) {
+      sequence.cached += work.tokens;
+      if (cache_) {
+        const auto computed =
+            std::span(sequence.tokens).first(static_cast<size_t>(sequence.cached));
+        sequence.registered =
+            cache_->insert(name_space(sequence), computed, sequence.registered, sequence.blocks);
+      }
+    }
+    if (result.kind == StepResult::Kind::kComputed) {
+      LORAX_CHECK(result.token.has_value() == work.samples);
+      if (result.token) sequence.tokens.push_back(*result.token);
+    } else {
+      FairQueue::Client& client = *sequence.client;
+      end(sequence, FinishReason::kLength);
+      update(client, now);
+    }
+  }
+}
+
+// --- Pages -----------------------------------------------------------------------------------
+
+bool Scheduler::make_free() { return allocator_.free() > 0 || (cache_ && cache_->evict()); }
+
+// Pages up to the sequence's last token.
+bool Scheduler::grow(Sequence& sequence) {
+  const int64_t need = pages_for(sequence.length(), options_.block_size);
+  while (sequence.blocks.size() < need) {
+    if (!make_free()) return false;
+    sequence.blocks.grow();
+  }
+  return true;
+}
+
+// The youngest sequence of the client that has most of them running: a client is not made to pay
+// for the flood of another. Null if all have fewer than `at_least`.
+Scheduler::Sequence* Scheduler::victim(int64_t at_least) const {
+  Sequence* found = nullptr;
+  for (auto it = running_.rbegin(); it != running_.rend(); ++it) {
+    const int64_t running = (*it)->client->running;
+    if (running < at_least) continue;
+    if (found == nullptr || running > found->client->running) found = *it;
+  }
+  return found;
+}
+
+void Scheduler::preempt(Sequence& sequence) {
+  leave_running(sequence);
+  sequence.blocks.clear();
+  sequence.cached = 0;
+  sequence.registered = 0;
+  ++sequence.preemptions;
+  ++counts_.preemptions;
+  ++sequence.client->resumable;
+  queue_.push(*sequence.client, sequence.id);
+  queue_.set_ready(*sequence.client, true);
+}
+
+// --- What others may know --------------------------------------------------------------------
+
+Scheduler::Time Scheduler::next_event(Time now) const {
+  if (sequences_.empty()) return rejected_.empty() ? Time::max() : now;
+  // Adapters that load slowly are looked at now and then.
+  const Time look = now + options_.adapters.slow_after;
+  return deadlines_.empty() ? look : std::min(look, deadlines_.begin()->first);
+}
+
+SchedulerStats Scheduler::stats() const {
+  SchedulerStats stats = counts_;
+  stats.waiting = queue_.waiting_requests();
+  stats.running = static_cast<int64_t>(running_.size());
+  stats.blocks_used = allocator_.in_use();
+  stats.blocks_cached = allocator_.idle();
+  return stats;
+}
+
+void Scheduler::list_adapters(std::vector<std::string>& running,
+                              std::vector<std::string>& waiting) const {
+  std::set<const FairQueue::Client*, FairQueue::ByNumber> clients;
+  for (const Sequence* sequence : running_) clients.insert(sequence->client);
+  for (const FairQueue::Client* client : clients) {
+    if (!client->name().empty()) running.push_back(client->name());
+  }
+  for (const FairQueue::Client* client : queue_.waiting()) {
+    if (!client->name().empty()) waiting.push_back(client->name());
+  }
+}
+
+}  // namespace lorax

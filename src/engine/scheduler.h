@@ -1,0 +1,207 @@
+// What runs in the next step. Continuous batching: every step takes one token of each sequence that
+// generates, and gives the rest of its token budget to prompts, in pieces, in the order of
+// fairness. Pages are taken as sequences grow; when there are none left, the youngest sequence is
+// preempted: it lets its pages go and is computed again later, what it has generated included.
+//
+//   const StepPlan& plan = scheduler.schedule(now);
+//   ... run plan.work ...
+//   scheduler.commit(results);   // one per entry of plan.work
+//
+// Host logic only, one thread. Nothing else may be called between a schedule() that plans work and
+// its commit(), but end_all().
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "engine/adapter_line.h"
+#include "engine/block_allocator.h"
+#include "engine/fair_queue.h"
+#include "engine/generation_service.h"
+#include "engine/prefix_cache.h"
+
+namespace lorax {
+
+struct SchedulerOptions {
+  int64_t block_size = 16;   // tokens per page
+  int64_t blocks = 0;        // pages
+  int64_t max_running = 64;  // sequences of a step
+  // Rows of a step; at least max_running. Without chunked prefill it must hold any whole sequence
+  // beside them.
+  int64_t step_tokens = 256;
+  bool chunked_prefill = true;
+  bool prefix_cache = true;
+  // What a token costs its adapter's counter: one that is computed from the prompt, and one that
+  // is generated. A token from the prefix cache, or computed again, costs nothing.
+  int64_t input_weight = 1;
+  int64_t output_weight = 2;
+  AdapterLineOptions adapters = {};
+};
+
+struct ScheduledRequest {
+  RequestId id = 0;     // larger than all before
+  std::string adapter;  // "": none
+  std::vector<int32_t> prompt;
+  int64_t max_new_tokens = 1;
+  bool reuse_prefix = true;  // false: every token of the prompt is computed
+  std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
+};
+
+// A request between submit() and its end. Others than the scheduler may read it.
+struct ScheduledSequence {
+  explicit ScheduledSequence(BlockAllocator& allocator) : blocks(allocator) {}
+
+  int64_t length() const { return static_cast<int64_t>(tokens.size()); }
+  int64_t pending() const { return length() - cached; }
+  int32_t slot() const { return adapter == nullptr ? -1 : adapter->slot(); }
+
+  RequestId id = 0;
+  FairQueue::Client* client = nullptr;
+  std::vector<int32_t> tokens;  // prompt, then what was generated
+  int64_t prompt_length = 0;
+  bool reuse_prefix = true;
+  std::chrono::steady_clock::time_point deadline;
+
+  int64_t cached = 0;                     // tokens whose keys and values are in the pages
+  BlockTable blocks;                      // none while it waits
+  int64_t registered = 0;                 // pages that the prefix cache knows
+  std::shared_ptr<AdapterLease> adapter;  // from the first admission on; null: none
+  bool admitted = false;                  // once
+  int64_t charged = 0;                    // tokens that the client has paid for
+  int64_t cached_prompt_tokens = 0;       // taken from the prefix cache at the first admission
+  int64_t preemptions = 0;
+};
+
+struct StepWork {
+  const ScheduledSequence* sequence;
+  int64_t tokens;  // the next pending ones
+  bool samples;    // they reach the end of the sequence: the next token is wanted
+};
+
+// A request that ended outside of commit().
+struct EndedRequest {
+  RequestId id = 0;
+  FinishReason reason = FinishReason::kFailed;
+  FailureKind failure = FailureKind::kNone;
+  std::string error;
+  int64_t cached_prompt_tokens = 0;
+  int64_t preemptions = 0;
+};
+
+struct StepPlan {
+  std::vector<StepWork> work;
+  std::vector<EndedRequest> ended;  // timed out, or failed
+  int64_t tokens = 0;               // of all work
+};
+
+// What became of an entry of StepPlan::work.
+struct StepResult {
+  enum class Kind {
+    kComputed,   // its keys and values are in the cache
+    kEnded,      // the same, and the request ends
+    kDiscarded,  // the request ends, and nothing of this step is to be used again
+  };
+  Kind kind = Kind::kComputed;
+  std::optional<int32_t> token;  // the next one; there exactly if kComputed and StepWork::samples
+};
+
+struct SchedulerStats {
+  int64_t waiting = 0;
+  int64_t running = 0;
+  int64_t blocks_used = 0;
+  int64_t blocks_cached = 0;
+  uint64_t preemptions = 0;
+  uint64_t prefix_tokens_queried = 0;
+  uint64_t prefix_tokens_hit = 0;
+};
+
+class Scheduler {
+ public:
+  using Time = std::chrono::steady_clock::time_point;
+
+  // `adapters` must outlive this.
+  Scheduler(const SchedulerOptions& options, AdapterExchange& adapters);
+  ~Scheduler();
+  Scheduler(const Scheduler&) = delete;
+  Scheduler& operator=(const Scheduler&) = delete;
+
+  // Requests that can never run end in the next plan.
+  void submit(ScheduledRequest request, Time now);
+  // Ends a request; nothing if it is not known, or can never run.
+  std::optional<EndedRequest> cancel(RequestId id, Time now);
+  // Ends them all, also during a step; what the step computed is not used again.
+  std::vector<EndedRequest> end_all();
+
+  // The plan is valid until the next call.
+  const StepPlan& schedule(Time now);
+  void commit(std::span<const StepResult> results, Time now);
+
+  // Whether there are no requests.
+  bool idle() const { return sequences_.empty() && rejected_.empty(); }
+  // When a plan without work should be asked for again, if nothing happens before. Time::max() if
+  // never.
+  Time next_event(Time now) const;
+  SchedulerStats stats() const;
+  // Names of adapters whose requests run, and wait; appended.
+  void list_adapters(std::vector<std::string>& running, std::vector<std::string>& waiting) const;
+
+  const std::vector<ScheduledSequence*>& running() const { return running_; }
+  const BlockAllocator& allocator() const { return allocator_; }
+  const FairQueue& queue() const { return queue_; }
+  const AdapterLine& adapters() const { return line_; }
+
+ private:
+  using Sequence = ScheduledSequence;
+
+  // The parts of schedule(), in order.
+  void expire(Time now);
+  void fail_adapter(FairQueue::Client& client, RequestId last, const std::string& message);
+  void yield_slot();
+  void grow_decodes();
+  void plan_decodes();
+  void plan_prefills(Time now);
+
+  bool admit(FairQueue::Client& client, Time now);
+  bool take_pages(Sequence& sequence);
+  void plan(Sequence& sequence, int64_t tokens);
+
+  // A free page, if need be from the prefix cache.
+  bool make_free();
+  bool grow(Sequence& sequence);
+  // Of the prefix cache.
+  static const std::string& name_space(const Sequence& sequence);
+  static RequestId id_of(const Sequence* sequence) { return sequence->id; }
+  Sequence* victim(int64_t at_least) const;
+  void preempt(Sequence& sequence);
+
+  EndedRequest end(Sequence& sequence, FinishReason reason);
+  void leave_running(Sequence& sequence);
+  bool is_running(const Sequence& sequence) const;
+  void update(FairQueue::Client& client, Time now);
+
+  const SchedulerOptions options_;
+  BlockAllocator allocator_;
+  std::optional<PrefixCache> cache_;
+  FairQueue queue_;
+  AdapterLine line_;
+  std::unordered_map<RequestId, std::unique_ptr<Sequence>> sequences_;
+  std::vector<Sequence*> running_;  // by id: the oldest first
+  std::set<std::pair<Time, RequestId>> deadlines_;
+  std::vector<EndedRequest> rejected_;  // since the last plan
+  std::vector<Sequence*> growing_;      // scratch of grow_decodes()
+  std::vector<Sequence*> partial_;      // scratch of plan_prefills()
+  StepPlan plan_;
+  bool in_step_ = false;
+  RequestId last_id_ = 0;
+  SchedulerStats counts_;
+};
+
+}  // namespace lorax

@@ -1,0 +1,63 @@
+// The adapters that clients may name: folders below one directory, and aliases of them that are
+// given at run time.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace lorax {
+
+// Thread-safe.
+class AdapterDirectory {
+ public:
+  static constexpr size_t kMaxNameBytes = 255;
+
+  // Without a directory there are no adapters. Throws Error if it is none.
+  explicit AdapterDirectory(const std::optional<std::filesystem::path>& directory);
+
+  // The store's id of an adapter: its folder's canonical path. `name` is an alias or a path below
+  // the directory, such as "pirate" or "team/pirate". Throws ApiError: kValidation for a name that
+  // can be none (empty parts, "..", an absolute path, control characters, links that leave the
+  // directory), kUnknownModel if there is nothing of this name.
+  std::string resolve(std::string_view name) const;
+
+  // Adds a name for the folder `path`: relative to the directory, or absolute but below it. Throws
+  // ApiError: kValidation if the name is taken or one of the two can be none, kUnknownModel if no
+  // adapter is there. Returns the store's id.
+  std::string add_alias(const std::string& name, const std::string& path, bool replace);
+  // Returns the store's id; throws ApiError kUnknownModel if there is no such alias.
+  std::string remove_alias(const std::string& name);
+
+  struct Entry {
+    std::string name;
+    std::string path;
+    int64_t created = 0;  // seconds since 1970: when its config was last written
+  };
+  // All folders below the directory that hold an adapter, at most 4 deep, and all aliases, sorted
+  // by name. At most a second old.
+  std::vector<Entry> list() const;
+
+  // What to call a store's id in messages, metrics and headers: an alias of it, or its path below
+  // the directory; for a merged adapter those of its members, joined by commas.
+  std::string name_of(std::string_view id) const;
+
+ private:
+  // The canonical path of a relative or absolute path below the directory.
+  std::filesystem::path locate(std::string_view name, const std::filesystem::path& path) const;
+  void scan(const std::filesystem::path& folder, int depth, std::vector<Entry>& out) const;
+
+  std::optional<std::filesystem::path> root_;
+  mutable std::mutex mutex_;
+  std::map<std::string, std::string, std::less<>> aliases_;  // name to path; guarded by mutex_
+  mutable std::vector<Entry> listed_;                        // guarded by mutex_
+  mutable std::optional<std::chrono::steady_clock::time_point> listed_at_;
+};
+
+}  // namespace lorax

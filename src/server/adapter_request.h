@@ -1,0 +1,69 @@
+// Which adapter a request names: adapter_id or merged_adapters.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "server/adapter_directory.h"
+#include "server/request_fields.h"
+
+namespace lorax {
+
+// What the REST API calls the base model; so does "".
+inline constexpr std::string_view kBaseModelId = "__base_model__";
+
+struct MergedAdapters {
+  std::vector<std::string> ids;
+  std::vector<double> weights;  // empty: 1 each
+  std::optional<std::string> merge_strategy;
+  std::optional<double> density;
+  std::optional<std::string> majority_sign_method;
+};
+
+// The fields that requests of several routes share.
+struct AdapterFields {
+  std::optional<std::string> adapter_id;
+  std::optional<std::string> adapter_source;
+  std::optional<std::string> api_token;
+  std::optional<MergedAdapters> merged_adapters;
+};
+
+struct AdapterChoice {
+  std::string id;    // the store's; "" for the base model
+  std::string name;  // as clients call it, those of a merged one joined by commas; "" for the base
+};
+
+// The choice that the fields make. Throws ApiError.
+AdapterChoice choose_adapter(const AdapterFields& fields, const AdapterDirectory& directory);
+// The adapter of one name. Throws ApiError.
+AdapterChoice choose_adapter(const std::string& name, const AdapterDirectory& directory);
+
+const FieldTable<MergedAdapters>& merged_adapters_fields();
+
+// The rows of AdapterFields in the table of a request that has them.
+template <typename Request>
+void add_adapter_fields(FieldTable<Request>& table) {
+  table.push_back(field<Request>(
+      "adapter_id", &AdapterFields::adapter_id,
+      {"The adapter, by its path below the server's adapter directory. None, \"\" and "
+       "\"__base_model__\": the base model.",
+       "\"pirate\""}));
+  table.push_back(field<Request>(
+      "adapter_source", &AdapterFields::adapter_source,
+      {"Where the adapter comes from. This server knows \"local\" only.", "\"local\""}));
+  table.push_back(field<Request>("api_token", &AdapterFields::api_token,
+                                 {"For sources that need one; local adapters do not."}));
+  Field<Request> merged;
+  merged.name = "merged_adapters";
+  merged.schema = schema_of(merged_adapters_fields());
+  merged.schema["type"] = {"object", "null"};
+  merged.schema["description"] = "Several adapters, merged into one. Not together with adapter_id.";
+  merged.read = [](const boost::json::value& value, Request& request) {
+    if (!value.is_object()) fields::wrong_type(value, "merged_adapters", "an object");
+    read_fields(merged_adapters_fields(), value.get_object(), request.merged_adapters.emplace());
+  };
+  table.push_back(std::move(merged));
+}
+
+}  // namespace lorax

@@ -1,0 +1,17 @@
+#include "server/chat_renderer.h"
+
+#include "base/error.h"
+#include "server/api_error.h"
+
+namespace lorax {
+
+std::string render_chat(const ChatRenderer& chat, const boost::json::array& messages,
+                        const std::string& adapter) {
+  try {
+    return chat.render(messages, adapter);
+  } catch (const Error& error) {
+    throw ApiError(ErrorKind::kTemplate, error.what(), "messages");
+  }
+}
+
+}  // namespace lorax

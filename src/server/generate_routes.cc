@@ -1,0 +1,67 @@
+#include "server/generate_routes.h"
+
+#include <utility>
+
+#include "server/generate_request.h"
+#include "server/generate_response.h"
+
+namespace lorax {
+namespace {
+
+enum class Form { kObject, kStream, kCompat };
+
+struct GenerateTables {
+  FieldTable<GenerateBody> body;
+  FieldTable<GenerateParameters> parameters;
+};
+
+void generate(const std::shared_ptr<const ApiContext>& context, const GenerateTables& tables,
+              Form form, const HttpRequest& request, RequestInfo info,
+              const std::shared_ptr<ResponseWriter>& writer) {
+  GenerateBody body;
+  read_fields(tables.body, parse_body(request.body), body);
+  const bool stream = form == Form::kStream || body.stream;
+  GeneratePlan plan = plan_generate(*context, tables.parameters, std::move(body), stream);
+  finish_validation(info, plan.adapter.name);
+
+  GenerateAnswer answer = answer_of(*context, plan, form == Form::kCompat);
+  Headers headers =
+      early_headers(context->settings, count_characters(answer.inputs), answer.adapter);
+  std::shared_ptr<ResponseTask> task;
+  if (stream) {
+    task = std::make_shared<StreamResponse>(*context, std::move(info), writer, std::move(headers),
+                                            generate_events(std::move(answer)));
+  } else {
+    task = std::make_shared<WholeResponse>(
+        *context, std::move(info), writer,
+        [answer = std::move(answer), headers = std::move(headers)](
+            std::vector<Generation>& generations, const RequestReport& report) {
+          return generate_response(answer, headers, generations, report);
+        });
+  }
+  ResponseTask::start(task, std::move(plan.generations));
+}
+
+}  // namespace
+
+void add_generate_routes(const std::shared_ptr<const ApiContext>& context,
+                         std::vector<ApiRoute>& routes) {
+  const auto add = [&](const char* path, Form form) {
+    const auto tables = std::make_shared<GenerateTables>(GenerateTables{
+        generate_fields(context->settings, context->service.limits(), form == Form::kCompat),
+        generate_parameters(context->settings, context->service.limits())});
+    routes.push_back({"POST", path,
+                      generating_handler(context, path, ApiDialect::kLorax,
+                                         [=](const HttpRequest& request, RequestInfo info,
+                                             const std::shared_ptr<ResponseWriter>& writer) {
+                                           generate(context, *tables, form, request,
+                                                    std::move(info), writer);
+                                         })});
+  };
+  add("/", Form::kCompat);
+  add("/invocations", Form::kCompat);
+  add("/generate", Form::kObject);
+  add("/generate_stream", Form::kStream);
+}
+
+}  // namespace lorax

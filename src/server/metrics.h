@@ -1,0 +1,62 @@
+// All metrics of the server: counters and histograms of requests and steps under LoRAX's names,
+// and the state of engine and adapter store (service_collector.h).
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <prometheus/counter.h>
+#include <prometheus/family.h>
+#include <prometheus/histogram.h>
+#include <prometheus/registry.h>
+
+#include "server/request_observer.h"
+#include "server/service_collector.h"
+
+namespace lorax {
+
+// Thread-safe. Times are in seconds.
+class Metrics final : public RequestObserver {
+ public:
+  explicit Metrics(ServiceCollector::Sources sources);
+
+  void on_request(std::string_view route) override;
+  void on_validated(std::chrono::nanoseconds validation, int64_t input_length,
+                    int64_t max_new_tokens) override;
+  void on_first_token(std::chrono::nanoseconds time) override;
+  void on_next_token(std::chrono::nanoseconds time) override;
+  void on_success(const RequestReport& report) override;
+  void on_failure(std::string_view error) override;
+
+  std::string text() const;  // Prometheus' text format 0.0.4
+  std::string json() const;  // metrics_json.h
+
+ private:
+  using Histograms = prometheus::Family<prometheus::Histogram>;
+
+  prometheus::Counter& add_counter(const std::string& name, const std::string& help);
+  prometheus::Histogram& add_histogram(const std::string& name, const std::string& help,
+                                       const std::vector<double>& bounds);
+  std::vector<prometheus::MetricFamily> collect() const;
+
+  prometheus::Registry registry_;
+  ServiceCollector collector_;
+  prometheus::Counter& requests_;
+  prometheus::Counter& successes_;
+  prometheus::Family<prometheus::Counter>& failures_;  // by "err"
+  prometheus::Histogram& duration_;
+  prometheus::Histogram& validation_;
+  prometheus::Histogram& queue_;
+  prometheus::Histogram& inference_;
+  prometheus::Histogram& time_per_token_;
+  prometheus::Histogram& first_token_;
+  prometheus::Histogram& next_token_;
+  prometheus::Histogram& input_length_;
+  prometheus::Histogram& max_new_tokens_;
+  prometheus::Histogram& generated_tokens_;
+};
+
+}  // namespace lorax

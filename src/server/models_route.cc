@@ -1,0 +1,88 @@
+#include "server/models_route.h"
+
+#include <fmt/format.h>
+
+#include <string>
+
+#include "formats/printable.h"
+#include "server/adapter_request.h"
+#include "server/json_writer.h"
+
+namespace lorax {
+namespace {
+
+constexpr std::string_view kBelow = "/v1/models/";
+
+void write_base(JsonWriter& json, const ApiContext& context) {
+  json.begin_object();
+  json.field("id", context.settings.model_id);
+  json.field("object", "model");
+  json.field("created", context.settings.started);
+  json.field("owned_by", "lorax");
+  json.field("root", context.settings.model_id);
+  json.null_field("parent");
+  json.field("max_model_len", context.service.limits().max_total_tokens);
+  json.end_object();
+}
+
+void write_adapter(JsonWriter& json, const ApiContext& context,
+                   const AdapterDirectory::Entry& adapter) {
+  json.begin_object();
+  json.field("id", adapter.name);
+  json.field("object", "model");
+  json.field("created", adapter.created);
+  json.field("owned_by", "lorax");
+  json.field("root", adapter.path);
+  json.field("parent", context.settings.model_id);
+  json.field("max_model_len", context.service.limits().max_total_tokens);
+  json.end_object();
+}
+
+HttpResponse list(const ApiContext& context) {
+  JsonWriter json;
+  json.begin_object();
+  json.field("object", "list");
+  json.key("data").begin_array();
+  write_base(json, context);
+  for (const AdapterDirectory::Entry& adapter : context.adapters.list()) {
+    write_adapter(json, context, adapter);
+  }
+  json.end_array().end_object();
+  return json_response(json.take());
+}
+
+HttpResponse one(const ApiContext& context, const std::string& id) {
+  JsonWriter json;
+  if (id == context.settings.model_id || id == kBaseModelId) {
+    write_base(json, context);
+    return json_response(json.take());
+  }
+  for (const AdapterDirectory::Entry& adapter : context.adapters.list()) {
+    if (adapter.name != id) continue;
+    write_adapter(json, context, adapter);
+    return json_response(json.take());
+  }
+  throw ApiError(
+      ErrorKind::kUnknownModel,
+      fmt::format("the model \"{}\" does not exist; /v1/models lists those that do", printable(id)),
+      "model");
+}
+
+}  // namespace
+
+void add_models_routes(const std::shared_ptr<const ApiContext>& context,
+                       std::vector<ApiRoute>& routes) {
+  using Writer = std::shared_ptr<ResponseWriter>;
+  routes.push_back(
+      {"GET", "/v1/models",
+       plain_handler(ApiDialect::kOpenAi, [context](const HttpRequest&, const Writer& writer) {
+         writer->respond(list(*context));
+       })});
+  routes.push_back({"GET", std::string(kBelow) + "*",
+                    plain_handler(ApiDialect::kOpenAi, [context](const HttpRequest& request,
+                                                                 const Writer& writer) {
+                      writer->respond(one(*context, request.path.substr(kBelow.size())));
+                    })});
+}
+
+}  // namespace lorax

@@ -1,0 +1,94 @@
+#include "server/openai_plan.h"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "server/prompt_tokens.h"
+#include "server/random_seed.h"
+#include "server/sampling_choice.h"
+
+namespace lorax {
+namespace {
+
+SamplingParameters sampling_of(const OpenAiFields& body) {
+  SamplingParameters sampling;
+  sampling.temperature = usable_temperature(body.temperature.value_or(1.0));
+  sampling.top_k = usable_top_k(body.top_k.value_or(0));
+  sampling.top_p = static_cast<float>(body.top_p.value_or(1.0));
+  sampling.min_p = static_cast<float>(body.min_p.value_or(0.0));
+  sampling.typical_p = static_cast<float>(body.typical_p.value_or(1.0));
+  sampling.repetition_penalty = static_cast<float>(body.repetition_penalty.value_or(1.0));
+  sampling.frequency_penalty = static_cast<float>(body.frequency_penalty.value_or(0.0));
+  sampling.presence_penalty = static_cast<float>(body.presence_penalty.value_or(0.0));
+  sampling.logit_bias = body.logit_bias;
+  return sampling;
+}
+
+// A request that could never be admitted is told so, and not to try again.
+void check_count(size_t prompts, int64_t candidates, const ApiContext& context) {
+  const int64_t limit =
+      std::min(context.settings.max_choices, context.service.limits().max_concurrent_requests);
+  const int64_t count = static_cast<int64_t>(prompts) * candidates;
+  if (count > limit) {
+    refuse("n", fmt::format("{} prompts with {} texts each are {} generations; one request may ask "
+                            "for at most {}",
+                            prompts, candidates, count, limit));
+  }
+}
+
+bool is_base(const ApiContext& context, const std::string& model) {
+  return model.empty() || model == kBaseModelId || model == context.settings.model_id;
+}
+
+}  // namespace
+
+AdapterChoice choose_model(const ApiContext& context, const OpenAiFields& body) {
+  AdapterChoice named = choose_adapter(body, context.adapters);
+  if (is_base(context, body.model)) return named;
+  AdapterChoice model = choose_adapter(body.model, context.adapters);
+  const bool names_another = body.merged_adapters || !body.adapter_id.value_or("").empty();
+  if (names_another && named.id != model.id) {
+    refuse("adapter_id",
+           "`model` names one adapter and `adapter_id` or `merged_adapters` another; leave one of "
+           "them out");
+  }
+  return model;
+}
+
+OpenAiPlan plan_openai(const ApiContext& context, const OpenAiFields& body, AdapterChoice adapter,
+                       const std::vector<std::vector<int32_t>>& prompts, const OpenAiShape& shape) {
+  check_stop_strings(body.stop, context.settings.max_stop_sequences);
+  OpenAiPlan plan;
+  plan.model = body.model.empty() ? context.settings.model_id : body.model;
+  plan.choices = body.n.value_or(1);
+  plan.candidates = shape.best_of > 0 ? shape.best_of : plan.choices;
+  check_count(prompts.size(), plan.candidates, context);
+
+  GenerationRequest request;
+  request.adapter = adapter.id;
+  plan.adapter = std::move(adapter);
+  request.sampling = sampling_of(body);
+  if (!body.ignore_eos && !body.ignore_eos_token) {
+    request.eos_token_ids = context.settings.eos_token_ids;
+  }
+  request.stop = body.stop;
+  request.alternatives = shape.alternatives;
+  request.prompt_logprobs = shape.prompt_logprobs;
+  request.prompt_alternatives = shape.prompt_logprobs ? shape.alternatives : 0;
+  request.deadline = std::chrono::steady_clock::now() + context.settings.max_request_time;
+  const uint64_t seed = body.seed ? static_cast<uint64_t>(*body.seed) : random_seed();
+  for (const std::vector<int32_t>& prompt : prompts) {
+    request.prompt = prompt;
+    request.max_new_tokens =
+        fit_new_tokens(static_cast<int64_t>(prompt.size()), shape.max_new_tokens,
+                       context.service.limits(), shape.prompt_field, shape.max_field);
+    for (int64_t i = 0; i < plan.candidates; ++i) {
+      request.sampling.seed = seed + static_cast<uint64_t>(i);
+      plan.generations.push_back(request);
+    }
+  }
+  return plan;
+}
+
+}  // namespace lorax

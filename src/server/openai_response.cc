@@ -1,0 +1,91 @@
+#include "server/openai_response.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+#include "server/generate_response.h"
+#include "server/random_seed.h"
+#include "server/sse.h"
+
+namespace lorax {
+
+OpenAiAnswer openai_answer(const ApiContext& context, const OpenAiPlan& plan,
+                           std::string_view id_prefix, bool include_usage) {
+  OpenAiAnswer answer;
+  answer.id = fmt::format("{}-{:016x}{:016x}", id_prefix, random_seed(), random_seed());
+  answer.model = plan.model;
+  answer.fingerprint = context.settings.version + "-native";
+  answer.created = std::chrono::duration_cast<std::chrono::seconds>(
+                       std::chrono::system_clock::now().time_since_epoch())
+                       .count();
+  answer.candidates = plan.candidates;
+  answer.choices = plan.choices;
+  answer.include_usage = include_usage;
+  return answer;
+}
+
+std::string_view openai_reason(FinishReason reason) {
+  return reason == FinishReason::kLength ? "length" : "stop";
+}
+
+void begin_answer(JsonWriter& json, const OpenAiAnswer& answer, std::string_view object) {
+  json.begin_object();
+  json.field("id", answer.id);
+  json.field("object", object);
+  json.field("created", answer.created);
+  json.field("model", answer.model);
+  json.field("system_fingerprint", answer.fingerprint);
+}
+
+void Usage::add(const GenerationEnd& end, size_t index, int64_t candidates) {
+  completion_tokens += end.generated_tokens;
+  if (index % static_cast<size_t>(candidates) != 0) return;
+  prompt_tokens += end.prompt_tokens;
+  cached_tokens += end.cached_prompt_tokens;
+}
+
+void write_usage(JsonWriter& json, const Usage& usage) {
+  json.key("usage").begin_object();
+  json.field("prompt_tokens", usage.prompt_tokens);
+  json.field("completion_tokens", usage.completion_tokens);
+  json.field("total_tokens", usage.prompt_tokens + usage.completion_tokens);
+  json.key("prompt_tokens_details").begin_object();
+  json.field("cached_tokens", usage.cached_tokens);
+  json.end_object();
+  json.end_object();
+}
+
+std::string closing_events(const OpenAiAnswer& answer, std::string_view object,
+                           const Usage& usage) {
+  std::string events;
+  if (answer.include_usage) {
+    JsonWriter json;
+    begin_answer(json, answer, object);
+    json.key("choices").begin_array().end_array();
+    write_usage(json, usage);
+    json.end_object();
+    events = sse_event(json.take());
+  }
+  return events + sse_event("[DONE]");
+}
+
+std::vector<size_t> chosen(const std::vector<Generation>& generations, const OpenAiAnswer& answer,
+                           size_t prompt) {
+  std::vector<size_t> indices;
+  for (int64_t i = 0; i < answer.candidates; ++i) {
+    indices.push_back(prompt * static_cast<size_t>(answer.candidates) + static_cast<size_t>(i));
+  }
+  if (answer.choices < answer.candidates) {
+    std::ranges::stable_sort(indices, std::ranges::greater(),
+                             [&](size_t index) { return mean_logprob(generations[index]); });
+    indices.resize(static_cast<size_t>(answer.choices));
+  }
+  return indices;
+}
+
+float finite_logprob(float logprob) { return std::isfinite(logprob) ? logprob : -9999.0f; }
+
+}  // namespace lorax

@@ -1,0 +1,57 @@
+// What the answers of OpenAI's two generating routes share.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "server/api_context.h"
+#include "server/json_writer.h"
+#include "server/openai_plan.h"
+#include "server/response_task.h"
+
+namespace lorax {
+
+struct OpenAiAnswer {
+  std::string id;  // "cmpl-..."
+  std::string model;
+  std::string fingerprint;
+  int64_t created = 0;  // seconds since 1970
+  int64_t candidates = 1;
+  int64_t choices = 1;
+  bool include_usage = false;
+};
+
+OpenAiAnswer openai_answer(const ApiContext& context, const OpenAiPlan& plan,
+                           std::string_view id_prefix, bool include_usage);
+
+// "stop" or "length".
+std::string_view openai_reason(FinishReason reason);
+
+// Opens the object of a response or a chunk and writes what stands before the choices.
+void begin_answer(JsonWriter& json, const OpenAiAnswer& answer, std::string_view object);
+
+// Tokens that a response counts. The prompt of several candidates counts once.
+struct Usage {
+  int64_t prompt_tokens = 0;
+  int64_t cached_tokens = 0;
+  int64_t completion_tokens = 0;
+
+  // The generation of this number has ended.
+  void add(const GenerationEnd& end, size_t index, int64_t candidates);
+};
+void write_usage(JsonWriter& json, const Usage& usage);
+
+// The chunk of a stream that has the usage, and the end of the stream.
+std::string closing_events(const OpenAiAnswer& answer, std::string_view object, const Usage& usage);
+
+// The generations that are answered for prompt number `prompt`: all of its candidates, or those
+// with the highest mean logprobs, best first.
+std::vector<size_t> chosen(const std::vector<Generation>& generations, const OpenAiAnswer& answer,
+                           size_t prompt);
+
+// As OpenAI writes a probability of zero.
+float finite_logprob(float logprob);
+
+}  // namespace lorax

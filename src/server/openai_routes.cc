@@ -1,0 +1,75 @@
+#include "server/openai_routes.h"
+
+#include <utility>
+
+#include "server/chat_response.h"
+#include "server/completion_response.h"
+
+namespace lorax {
+namespace {
+
+using Writer = std::shared_ptr<ResponseWriter>;
+
+// Streams `events`, or answers with what `build` makes of an answer and the generations.
+template <typename Answer, typename Build, typename Events>
+void respond(const ApiContext& context, const OpenAiFields& body, RequestInfo info,
+             const Writer& writer, Headers headers, Answer answer,
+             std::vector<GenerationRequest> generations, Build build, Events events) {
+  std::shared_ptr<ResponseTask> task;
+  if (body.stream) {
+    task = std::make_shared<StreamResponse>(context, std::move(info), writer, std::move(headers),
+                                            events(std::move(answer)));
+  } else {
+    task = std::make_shared<WholeResponse>(
+        context, std::move(info), writer,
+        [answer = std::move(answer), headers = std::move(headers), build](
+            std::vector<Generation>& ended, const RequestReport& report) {
+          return build(answer, headers, ended, report);
+        });
+  }
+  ResponseTask::start(task, std::move(generations));
+}
+
+void complete(const ApiContext& context, const FieldTable<CompletionBody>& table,
+              const HttpRequest& request, RequestInfo info, const Writer& writer) {
+  CompletionBody body;
+  read_fields(table, parse_body(request.body), body);
+  const OpenAiFields shared = body;
+  CompletionPlan plan = plan_completion(context, table, std::move(body));
+  finish_validation(info, plan.adapter.name);
+  respond(context, shared, std::move(info), writer,
+          early_headers(context.settings, plan.characters, plan.adapter),
+          completion_answer(context, plan, shared.include_usage), std::move(plan.generations),
+          completion_response, completion_events);
+}
+
+void chat(const ApiContext& context, const FieldTable<ChatBody>& table, const HttpRequest& request,
+          RequestInfo info, const Writer& writer) {
+  ChatBody body;
+  read_fields(table, parse_body(request.body), body);
+  ChatPlan plan = plan_chat(context, table, body);
+  finish_validation(info, plan.adapter.name);
+  respond(context, body, std::move(info), writer,
+          early_headers(context.settings, plan.characters, plan.adapter),
+          chat_answer(context, plan, body.include_usage), std::move(plan.generations),
+          chat_response, chat_events);
+}
+
+}  // namespace
+
+void add_openai_routes(const std::shared_ptr<const ApiContext>& context,
+                       std::vector<ApiRoute>& routes) {
+  const auto add = [&](const char* path, auto table, auto action) {
+    const auto shared = std::make_shared<const decltype(table)>(std::move(table));
+    routes.push_back({"POST", path,
+                      generating_handler(
+                          context, path, ApiDialect::kOpenAi,
+                          [=](const HttpRequest& request, RequestInfo info, const Writer& writer) {
+                            action(*context, *shared, request, std::move(info), writer);
+                          })});
+  };
+  add("/v1/completions", completion_fields(context->settings), complete);
+  add("/v1/chat/completions", chat_fields(context->settings), chat);
+}
+
+}  // namespace lorax

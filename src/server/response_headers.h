@@ -1,0 +1,25 @@
+// The x-* headers of LoRAX, on all routes that generate.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "server/adapter_request.h"
+#include "server/api_context.h"
+#include "server/response_task.h"
+
+namespace lorax {
+
+using Headers = std::vector<std::pair<std::string, std::string>>;
+
+// Those that are known before there is a text. `characters`: of the prompt.
+Headers early_headers(const ApiSettings& settings, size_t characters, const AdapterChoice& adapter);
+// Those that count tokens and tell times, in whole milliseconds, of a generation that has ended.
+void add_late_headers(Headers& headers, const GenerationEnd& end, const RequestReport& report);
+
+// Code points of UTF-8.
+size_t count_characters(std::string_view text);
+
+}  // namespace lorax

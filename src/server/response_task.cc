@@ -1,0 +1,219 @@
+#include "server/response_task.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "server/sse.h"
+
+namespace lorax {
+namespace {
+
+// The requests of one response, to be cancelled together.
+class Cancellation {
+ public:
+  explicit Cancellation(GenerationService& service) : service_(service) {}
+
+  void add(RequestId id) { ids_.push_back(id); }
+  void cancel() const {
+    for (const RequestId id : ids_) service_.cancel(id);
+  }
+
+ private:
+  GenerationService& service_;
+  std::vector<RequestId> ids_;
+};
+
+class TaskSink final : public GenerationSink {
+ public:
+  TaskSink(std::shared_ptr<ResponseTask> task, size_t index)
+      : task_(std::move(task)), index_(index) {}
+
+  void on_prompt(std::vector<TokenInfo> tokens) override {
+    task_->take_prompt(index_, std::move(tokens));
+  }
+  void on_token(GeneratedToken token) override { task_->take_token(index_, std::move(token)); }
+  void on_end(GenerationEnd end) override { task_->take_end(index_, std::move(end)); }
+
+ private:
+  std::shared_ptr<ResponseTask> task_;
+  size_t index_;
+};
+
+ApiError refusal_of(GenerationService::Admission admission, const GenerationService& service) {
+  if (admission == GenerationService::Admission::kOverloaded) {
+    return {ErrorKind::kOverloaded, "Model is overloaded"};
+  }
+  if (!service.healthy()) return {ErrorKind::kUnhealthy, "unhealthy"};
+  return {ErrorKind::kStopping, "the server is shutting down"};
+}
+
+}  // namespace
+
+ResponseTask::ResponseTask(const ApiContext& context, RequestInfo info,
+                           std::shared_ptr<ResponseWriter> writer)
+    : service_(context.service),
+      observer_(context.observer),
+      info_(std::move(info)),
+      writer_(std::move(writer)) {
+  report_.route = info_.route;
+  report_.adapter = info_.adapter;
+  report_.validation = info_.validation;
+}
+
+ResponseTask::~ResponseTask() = default;
+
+void ResponseTask::start(const std::shared_ptr<ResponseTask>& task,
+                         std::vector<GenerationRequest> requests) {
+  GenerationService& service = task->service_;
+  auto cancellation = std::make_shared<Cancellation>(service);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    task->observer_.on_validated(task->info_.validation,
+                                 static_cast<int64_t>(requests[i].prompt.size()),
+                                 requests[i].max_new_tokens);
+    const auto [admission, id] =
+        service.submit(std::move(requests[i]), std::make_shared<TaskSink>(task, i));
+    if (admission != GenerationService::Admission::kAccepted) {
+      task->drop();
+      cancellation->cancel();
+      throw refusal_of(admission, service);
+    }
+    cancellation->add(id);
+  }
+  task->open(requests.size());
+  task->writer_->on_disconnect([cancellation] { cancellation->cancel(); });
+}
+
+template <typename Event>
+void ResponseTask::deliver(Event event) {
+  const std::lock_guard lock(mutex_);
+  if (state_ == State::kStarting) {
+    early_.emplace_back(std::move(event));
+  } else if (state_ == State::kOpen) {
+    event();
+  }
+}
+
+void ResponseTask::open(size_t generations) {
+  const std::lock_guard lock(mutex_);
+  state_ = State::kOpen;
+  running_ = generations;
+  last_token_.resize(generations);
+  opened(generations);
+  for (const std::function<void()>& event : early_) {
+    if (state_ == State::kOpen) event();
+  }
+  early_ = {};
+}
+
+void ResponseTask::drop() {
+  const std::lock_guard lock(mutex_);
+  state_ = State::kDone;
+  early_ = {};
+}
+
+void ResponseTask::take_prompt(size_t index, std::vector<TokenInfo> tokens) {
+  deliver(
+      [this, index, tokens = std::move(tokens)]() mutable { on_prompt(index, std::move(tokens)); });
+}
+
+void ResponseTask::take_token(size_t index, GeneratedToken token) {
+  deliver([this, index, token = std::move(token)]() mutable {
+    observe_token(index);
+    on_token(index, std::move(token));
+  });
+}
+
+void ResponseTask::take_end(size_t index, GenerationEnd end) {
+  deliver([this, index, end = std::move(end)]() mutable { finish_one(index, std::move(end)); });
+}
+
+void ResponseTask::finish_one(size_t index, GenerationEnd end) {
+  if (!ended_by_itself(end)) {
+    state_ = State::kDone;
+    const ApiError error = error_of(end);
+    observer_.on_failure(failure_label(error.kind()));
+    failed(error);
+    return;
+  }
+  add_to_report(end);
+  on_end(index, std::move(end));
+  if (--running_ > 0) return;
+  state_ = State::kDone;
+  report_.total = Clock::now() - info_.arrival;
+  observer_.on_success(report_);
+  all_ended(report_);
+}
+
+void ResponseTask::observe_token(size_t index) {
+  const Clock::time_point now = Clock::now();
+  Clock::time_point& last = last_token_[index];
+  if (last == Clock::time_point()) {
+    observer_.on_first_token(now - info_.arrival);
+  } else {
+    observer_.on_next_token(now - last);
+  }
+  last = now;
+}
+
+void ResponseTask::add_to_report(const GenerationEnd& end) {
+  report_.prompt_tokens += end.prompt_tokens;
+  report_.cached_prompt_tokens += end.cached_prompt_tokens;
+  report_.generated_tokens += end.generated_tokens;
+  report_.queue = std::max(report_.queue, end.queue_time);
+  report_.inference = std::max(report_.inference, end.prefill_time + end.decode_time);
+}
+
+void WholeResponse::on_prompt(size_t index, std::vector<TokenInfo> tokens) {
+  generations_[index].prompt = std::move(tokens);
+}
+
+void WholeResponse::on_token(size_t index, GeneratedToken token) {
+  Generation& generation = generations_[index];
+  generation.text += token.delta;
+  generation.tokens.push_back(std::move(token));
+}
+
+void WholeResponse::on_end(size_t index, GenerationEnd end) {
+  Generation& generation = generations_[index];
+  generation.text += end.delta;
+  generation.end = std::move(end);
+}
+
+void WholeResponse::all_ended(const RequestReport& report) {
+  writer().respond(build_(generations_, report));
+}
+
+void WholeResponse::failed(const ApiError& error) {
+  writer().respond(error_response(error, info().dialect));
+}
+
+void StreamResponse::opened(size_t) {
+  begin_event_stream(writer(), std::move(headers_));
+  write(format_->opening());
+}
+
+void StreamResponse::on_prompt(size_t index, std::vector<TokenInfo> tokens) {
+  write(format_->prompt(index, std::move(tokens)));
+}
+
+void StreamResponse::on_token(size_t index, GeneratedToken token) {
+  write(format_->token(index, std::move(token)));
+}
+
+void StreamResponse::on_end(size_t index, GenerationEnd end) { write(format_->end(index, end)); }
+
+void StreamResponse::all_ended(const RequestReport& report) {
+  write(format_->closing(report));
+  writer().finish();
+}
+
+void StreamResponse::failed(const ApiError& error) {
+  write(format_->interruption() + sse_event(error_body(error, info().dialect)));
+  writer().finish();
+}
+
+void StreamResponse::write(std::string events) {
+  if (!events.empty()) writer().write(std::move(events));
+}
+
+}  // namespace lorax

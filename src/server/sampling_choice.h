@@ -1,0 +1,17 @@
+// From the numbers of requests to those of the sampler, and what both APIs check alike.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace lorax {
+
+// A temperature that logits can be divided by; 0 (greedy) for one so small that it is the same.
+float usable_temperature(double temperature);
+// 0 for none; more than any vocabulary has is all of it.
+int32_t usable_top_k(int64_t top_k);
+// Throws ApiError: too many, or one is empty.
+void check_stop_strings(const std::vector<std::string>& stop, int64_t max_count);
+
+}  // namespace lorax

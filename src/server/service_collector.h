@@ -1,0 +1,38 @@
+// Metrics of the engine's and the adapter store's state, read from their statistics whenever they
+// are asked for: nothing is kept, so nothing grows old.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <prometheus/collectable.h>
+#include <prometheus/metric_family.h>
+
+#include "adapters/adapter_store_types.h"
+#include "engine/generation_service.h"
+
+namespace lorax {
+
+class ServiceCollector final : public prometheus::Collectable {
+ public:
+  struct Sources {
+    const GenerationService* service = nullptr;  // must outlive the collector
+    std::function<AdapterStoreStats()> adapters;
+    // The name by which clients know an adapter, from its store id.
+    std::function<std::string(const std::string& id)> adapter_name;
+    int64_t block_size = 0;  // tokens of a KV page
+  };
+
+  // Names in one label of vllm:lora_requests_info at most.
+  static constexpr size_t kMaxListedAdapters = 128;
+
+  explicit ServiceCollector(Sources sources) : sources_(std::move(sources)) {}
+
+  std::vector<prometheus::MetricFamily> Collect() const override;
+
+ private:
+  Sources sources_;
+};
+
+}  // namespace lorax

@@ -1,0 +1,89 @@
+#include "server/template_chat_renderer.h"
+
+#include <chrono>
+#include <utility>
+
+#include "adapters/merge_recipe.h"
+#include "base/error.h"
+
+namespace lorax {
+namespace {
+
+namespace fs = std::filesystem;
+using FileTime = fs::file_time_type;
+
+// Of adapters; beyond it all are forgotten, as they are quickly read again.
+constexpr size_t kMostKept = 4096;
+
+// The files that hold a folder's template, by when they were last written.
+std::vector<FileTime> times_of(const fs::path& folder) {
+  std::vector<FileTime> times;
+  for (const char* name : {"chat_template.jinja", "tokenizer_config.json"}) {
+    std::error_code error;
+    const FileTime time = fs::last_write_time(folder / name, error);
+    times.push_back(error ? FileTime::min() : time);
+  }
+  return times;
+}
+
+std::string spelled(const Tokenizer& tokenizer, std::optional<int32_t> id) {
+  return id ? std::string(tokenizer.piece(*id)) : "";
+}
+
+}  // namespace
+
+// Templates that have been read, and what serves them.
+struct TemplateChatRenderer::Loaded {
+  std::vector<FileTime> times;
+  ChatTemplates templates;
+  std::optional<ChatFormatter> formatter;  // of the default one; none without it
+
+  Loaded(ChatTemplates from, ChatFormatter::Options options) : templates(std::move(from)) {
+    if (const ChatTemplate* chosen = templates.choose(/*has_tools=*/false)) {
+      formatter.emplace(*chosen, options);
+    }
+  }
+};
+
+TemplateChatRenderer::TemplateChatRenderer(ChatTemplates base, const Tokenizer& tokenizer,
+                                           ChatFormatter::Options options)
+    : tokenizer_(tokenizer),
+      options_(options),
+      base_(std::make_shared<const Loaded>(std::move(base), options)) {}
+
+TemplateChatRenderer::~TemplateChatRenderer() = default;
+
+std::shared_ptr<const TemplateChatRenderer::Loaded> TemplateChatRenderer::find(
+    const std::string& adapter) const {
+  if (adapter.empty() || parse_merge_id(adapter)) return nullptr;
+  const std::vector<FileTime> times = times_of(adapter);
+  {
+    const std::lock_guard lock(mutex_);
+    const auto known = adapters_.find(adapter);
+    if (known != adapters_.end() && known->second->times == times) return known->second;
+  }
+  auto loaded = std::make_shared<Loaded>(load_chat_templates(adapter), options_);
+  loaded->times = times;
+  const std::lock_guard lock(mutex_);
+  if (adapters_.size() >= kMostKept) adapters_.clear();
+  adapters_[adapter] = loaded;
+  return loaded;
+}
+
+std::string TemplateChatRenderer::render(const boost::json::array& messages,
+                                         const std::string& adapter) const {
+  std::shared_ptr<const Loaded> loaded = find(adapter);
+  if (loaded == nullptr || !loaded->formatter) loaded = base_;
+  if (!loaded->formatter) {
+    fail(
+        "the model has no chat template: use a route that takes the prompt as a text, or start "
+        "with --tokenizer-config-path");
+  }
+  ChatInput input;
+  input.messages = messages;
+  input.bos_token = spelled(tokenizer_, tokenizer_.bos_id());
+  input.eos_token = spelled(tokenizer_, tokenizer_.eos_id());
+  return loaded->formatter->render(std::move(input));
+}
+
+}  // namespace lorax

@@ -1,0 +1,32 @@
+#include "text/jinja/html_escape.h"
+
+namespace lorax::jinja {
+
+std::string escape_html(Budget& budget, std::string_view text) {
+  budget.allocate(text.size());
+  std::string out;
+  for (const char c : text) {
+    switch (c) {
+      case '&':
+        out += "&amp;";
+        break;
+      case '<':
+        out += "&lt;";
+        break;
+      case '>':
+        out += "&gt;";
+        break;
+      case '\'':
+        out += "&#39;";
+        break;
+      case '"':
+        out += "&#34;";
+        break;
+      default:
+        out += c;
+    }
+  }
+  return out;
+}
+
+}  // namespace lorax::jinja

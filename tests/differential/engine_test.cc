@@ -1,0 +1,301 @@
+// The engine on models/tiny-gemma2 and its adapters: what a request gives does not depend on what
+// runs beside it, on how its prompt is cut, on preemption or on the prefix cache, to the last bit.
+#include "engine/engine.h"
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+#include <memory>
+#include <random>
+#include <thread>
+
+#include "engine/collecting_sink.h"
+#include "text/tokenizer.h"
+
+namespace lorax {
+namespace {
+
+using Admission = GenerationService::Admission;
+
+const std::string kModel = "models/tiny-gemma2";
+
+struct Handle {
+  RequestId id = 0;
+  std::shared_ptr<CollectingSink> sink;
+  const Collected& wait() const { return sink->wait(); }
+};
+
+Handle submit(Engine& engine, const GenerationRequest& request) {
+  Handle handle = {.id = 0, .sink = std::make_shared<CollectingSink>()};
+  const GenerationService::Submitted submitted = engine.submit(request, handle.sink);
+  EXPECT_EQ(submitted.admission, Admission::kAccepted);
+  handle.id = submitted.id;
+  return handle;
+}
+
+std::string adapter(const std::string& name) { return kModel + "/adapters/" + name; }
+
+class EngineTest : public ::testing::Test {
+ protected:
+  EngineOptions small() const {
+    EngineOptions options;
+    options.max_concurrent_requests = 1000;
+    options.adapter_bytes = uint64_t{64} << 20;
+    options.kv_blocks = 256;
+    return options;
+  }
+
+  GenerationRequest request(const std::string& text, int64_t max_new_tokens,
+                            const std::string& adapter_id = "") const {
+    GenerationRequest request;
+    request.prompt = tokenizer_->encode(text);
+    request.prompt.insert(request.prompt.begin(), *tokenizer_->bos_id());
+    request.adapter = adapter_id;
+    request.sampling.temperature = 0.0f;
+    request.max_new_tokens = max_new_tokens;
+    return request;
+  }
+
+  // Over the base and four adapters, some with equal beginnings.
+  std::vector<GenerationRequest> mixed_requests(size_t count) const {
+    const std::string beginnings[] = {
+        "And it came to pass in those days, that there went out a decree from Caesar Augustus, "
+        "that all the world should be taxed. ",
+        "In the beginning God created the heaven and the earth. And the earth was without form, "
+        "and void; and darkness was upon the face of the deep. ",
+        "The LORD is my shepherd; "};
+    const std::string adapters[] = {"", adapter("pirate"), adapter("caps"), adapter("modern"),
+                                    adapter("verse-numbers")};
+    std::mt19937 random(7);
+    std::vector<GenerationRequest> requests;
+    for (size_t i = 0; i < count; ++i) {
+      std::string text = beginnings[random() % 3];
+      for (uint32_t words = random() % 12; words > 0; --words) {
+        text += std::to_string(random() % 1000) + " ";
+      }
+      requests.push_back(request(text, 1 + static_cast<int64_t>(random() % 64),
+                                 adapters[random() % std::size(adapters)]));
+    }
+    return requests;
+  }
+
+  // Each in an engine that has nothing else to do and no prefix cache.
+  std::vector<Collected> run_alone(const std::vector<GenerationRequest>& requests) {
+    EngineOptions options = small();
+    options.prefix_cache = false;
+    options.chunked_prefill = false;
+    Engine engine(loaded_, tokenizer_.get(), options);
+    std::vector<Collected> results;
+    for (const GenerationRequest& request : requests) {
+      results.push_back(submit(engine, request).wait());
+    }
+    return results;
+  }
+
+  std::vector<Collected> run_together(Engine& engine,
+                                      const std::vector<GenerationRequest>& requests) {
+    std::vector<Handle> handles;
+    for (const GenerationRequest& request : requests) handles.push_back(submit(engine, request));
+    std::vector<Collected> results;
+    for (const Handle& handle : handles) results.push_back(handle.wait());
+    return results;
+  }
+
+  void expect_equal(const std::vector<Collected>& got, const std::vector<Collected>& want) {
+    ASSERT_EQ(got.size(), want.size());
+    for (size_t i = 0; i < got.size(); ++i) {
+      EXPECT_EQ(got[i].end.error, "") << i;
+      EXPECT_EQ(got[i].ids(), want[i].ids()) << i;
+      EXPECT_EQ(got[i].logprobs(), want[i].logprobs()) << i;
+      EXPECT_EQ(got[i].text, want[i].text) << i;
+      EXPECT_EQ(got[i].end.reason, want[i].end.reason) << i;
+    }
+  }
+
+  void expect_all_pages_free(Engine& engine) {
+    const ServiceStats stats = engine.stats();
+    EXPECT_EQ(stats.running, 0);
+    EXPECT_EQ(stats.waiting, 0);
+    EXPECT_EQ(stats.kv_blocks_used, 0);
+  }
+
+  LoadedModel loaded_ =
+      LoadedModel::from_checkpoint(kModel, {.device = {.name = "cpu", .threads = 1}});
+  std::unique_ptr<Tokenizer> tokenizer_ = load_tokenizer(kModel);
+};
+
+TEST_F(EngineTest, ManyAtOnceGiveWhatEachGivesAlone) {
+  const std::vector<GenerationRequest> requests = mixed_requests(64);
+  const std::vector<Collected> alone = run_alone(requests);
+  for (bool prefix_cache : {false, true}) {
+    for (bool chunked_prefill : {true, false}) {
+      EngineOptions options = small();
+      options.kv_blocks = 24;  // 384 tokens, for sequences of up to 150: some are preempted
+      options.max_total_tokens = 180;
+      options.max_running_sequences = 24;
+      options.step_tokens = 29;
+      options.prefix_cache = prefix_cache;
+      options.chunked_prefill = chunked_prefill;
+      Engine engine(loaded_, tokenizer_.get(), options);
+      expect_equal(run_together(engine, requests), alone);
+      engine.stop(std::chrono::seconds(0));
+      EXPECT_GT(engine.stats().preemptions, 0u);
+      EXPECT_EQ(engine.stats().prefix_tokens_hit > 0, prefix_cache);
+      expect_all_pages_free(engine);
+    }
+  }
+}
+
+TEST_F(EngineTest, APrefixHitGivesWhatAColdRunGives) {
+  Engine engine(loaded_, tokenizer_.get(), small());
+  const GenerationRequest first = mixed_requests(1)[0];
+  const Collected cold = submit(engine, first).wait();
+  EXPECT_EQ(cold.end.cached_prompt_tokens, 0);
+  const Collected warm = submit(engine, first).wait();
+  EXPECT_GE(warm.end.cached_prompt_tokens, 16);
+  EXPECT_LT(warm.end.cached_prompt_tokens, static_cast<int64_t>(first.prompt.size()));
+  expect_equal({warm}, {cold});
+
+  // Prompt and text, as the next turn of a conversation: pages of generated tokens are found, too.
+  GenerationRequest next = first;
+  const std::vector<int32_t> ids = cold.ids();
+  next.prompt.insert(next.prompt.end(), ids.begin(), ids.end());
+  next.prompt.push_back(300);
+  const Collected continued = submit(engine, next).wait();
+  EXPECT_GT(continued.end.cached_prompt_tokens,
+            static_cast<int64_t>(first.prompt.size()) / 16 * 16);
+  expect_equal({continued}, run_alone({next}));
+
+  // The same tokens under an adapter have other keys and values.
+  GenerationRequest other = first;
+  other.adapter = adapter("pirate");
+  EXPECT_EQ(submit(engine, other).wait().end.cached_prompt_tokens, 0);
+}
+
+TEST_F(EngineTest, PromptLogprobsAreThoseOfTheTokensAsTheyAreGenerated) {
+  Engine engine(loaded_, tokenizer_.get(), small());
+  GenerationRequest plain = request("The LORD is my shepherd;", 24);
+  plain.alternatives = 3;
+  const Collected generated = submit(engine, plain).wait();
+  GenerationRequest scored = plain;
+  const std::vector<int32_t> ids = generated.ids();
+  scored.prompt.insert(scored.prompt.end(), ids.begin(), ids.end());
+  scored.prompt_logprobs = true;
+  scored.prompt_alternatives = 3;
+  scored.max_new_tokens = 1;
+  const Collected got = submit(engine, scored).wait();
+  EXPECT_EQ(got.end.cached_prompt_tokens, 0);
+  ASSERT_EQ(got.prompt.size(), scored.prompt.size());
+  EXPECT_TRUE(std::isnan(got.prompt[0].logprob));
+  for (size_t i = 0; i < ids.size(); ++i) {
+    const TokenInfo& token = got.prompt[plain.prompt.size() + i];
+    const TokenInfo& want = generated.tokens[i].token;
+    EXPECT_EQ(token.id, want.id);
+    EXPECT_EQ(token.logprob, want.logprob);
+    ASSERT_EQ(token.alternatives.size(), 3u);
+    EXPECT_EQ(token.alternatives[0].id, want.id);  // greedy
+    EXPECT_EQ(token.alternatives[0].logprob, want.logprob);
+    EXPECT_EQ(token.alternatives[2].id, want.alternatives[2].id);
+    EXPECT_EQ(token.alternatives[2].logprob, want.alternatives[2].logprob);
+  }
+}
+
+TEST_F(EngineTest, StopStringsEndTheTextAndAreNotInIt) {
+  Engine engine(loaded_, tokenizer_.get(), small());
+  GenerationRequest plain = request("And the LORD spake unto Moses,", 40);
+  const Collected whole = submit(engine, plain).wait();
+  ASSERT_GT(whole.text.size(), 20u);
+  plain.stop = {"never said", whole.text.substr(11, 6)};
+  const Collected cut = submit(engine, plain).wait();
+  const size_t at = whole.text.find(plain.stop[1]);
+  EXPECT_EQ(cut.end.reason, FinishReason::kStopSequence);
+  EXPECT_EQ(cut.end.stop_sequence, plain.stop[1]);
+  EXPECT_EQ(cut.text, whole.text.substr(0, at));
+}
+
+TEST_F(EngineTest, EosTokensEndTheText) {
+  Engine engine(loaded_, tokenizer_.get(), small());
+  GenerationRequest plain = request("And the LORD spake unto Moses,", 12);
+  const std::vector<int32_t> ids = submit(engine, plain).wait().ids();
+  plain.eos_token_ids = {ids[5]};
+  const Collected cut = submit(engine, plain).wait();
+  EXPECT_EQ(cut.end.reason, FinishReason::kEosToken);
+  EXPECT_EQ(cut.ids().back(), ids[5]);
+  EXPECT_LE(cut.ids().size(), 6u);
+}
+
+TEST_F(EngineTest, ABrokenAdapterFailsItsOwnRequestsOnly) {
+  Engine engine(loaded_, tokenizer_.get(), small());
+  const Handle broken = submit(engine, request("In", 4, "no/such/adapter"));
+  const Handle good = submit(engine, request("In", 4, adapter("caps")));
+  EXPECT_EQ(broken.wait().end.reason, FinishReason::kFailed);
+  EXPECT_EQ(broken.wait().end.failure, FailureKind::kAdapter);
+  EXPECT_NE(broken.wait().end.error.find("no/such/adapter"), std::string::npos);
+  EXPECT_EQ(good.wait().end.reason, FinishReason::kLength);
+}
+
+TEST_F(EngineTest, WhatCannotBeServedFailsAlone) {
+  Engine engine(loaded_, tokenizer_.get(), small());
+  GenerationRequest empty = request("In", 4);
+  empty.prompt.clear();
+  GenerationRequest unknown = request("In", 4);
+  unknown.prompt.push_back(1 << 20);
+  GenerationRequest endless = request("In", int64_t{1} << 62);
+  for (const GenerationRequest& bad : {empty, unknown, endless}) {
+    const Collected got = submit(engine, bad).wait();
+    EXPECT_EQ(got.end.reason, FinishReason::kFailed);
+    EXPECT_EQ(got.end.failure, FailureKind::kRequest);
+    EXPECT_NE(got.end.error, "");
+  }
+  EXPECT_EQ(submit(engine, request("In", 4)).wait().end.reason, FinishReason::kLength);
+}
+
+TEST_F(EngineTest, CancelAndDeadlineEndRequestsEarly) {
+  Engine engine(loaded_, tokenizer_.get(), small());
+  const Handle cancelled = submit(engine, request("In", 900));
+  cancelled.sink->wait_for_tokens(2);
+  engine.cancel(cancelled.id);
+  engine.cancel(12345);
+  EXPECT_EQ(cancelled.wait().end.reason, FinishReason::kCancelled);
+  EXPECT_LT(cancelled.wait().tokens.size(), 900u);
+
+  GenerationRequest late = request("In", 900);
+  late.deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(30);
+  EXPECT_EQ(submit(engine, late).wait().end.reason, FinishReason::kTimedOut);
+  engine.cancel(cancelled.id);  // it has ended: nothing happens
+}
+
+TEST_F(EngineTest, MoreThanTheMostRequestsAreRefused) {
+  EngineOptions options = small();
+  options.max_concurrent_requests = 2;
+  Engine engine(loaded_, tokenizer_.get(), options);
+  const Handle first = submit(engine, request("In", 900));
+  const Handle second = submit(engine, request("In", 900));
+  const auto refused = engine.submit(request("In", 1), std::make_shared<CollectingSink>());
+  EXPECT_EQ(refused.admission, Admission::kOverloaded);
+  engine.cancel(first.id);
+  engine.cancel(second.id);
+  first.wait();
+  second.wait();
+}
+
+TEST_F(EngineTest, StopLetsRequestsFinishWithinTheGrace) {
+  auto engine = std::make_unique<Engine>(loaded_, tokenizer_.get(), small());
+  const Handle quick = submit(*engine, request("In", 8));
+  engine->stop(std::chrono::minutes(1));
+  EXPECT_EQ(quick.wait().end.reason, FinishReason::kLength);
+  const auto refused = engine->submit(request("In", 1), std::make_shared<CollectingSink>());
+  EXPECT_EQ(refused.admission, Admission::kStopping);
+
+  engine = std::make_unique<Engine>(loaded_, tokenizer_.get(), small());
+  const Handle endless = submit(*engine, request("In", 900));
+  endless.sink->wait_for_tokens(1);
+  engine.reset();
+  EXPECT_TRUE(endless.sink->ended());
+  EXPECT_EQ(endless.wait().end.reason, FinishReason::kCancelled);
+}
+
+}  // namespace
+}  // namespace lorax
