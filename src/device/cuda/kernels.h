@@ -100,6 +100,7 @@ struct AttentionArgs {
   const int32_t* block_tables = nullptr;
   int max_blocks = 0;  // columns of block_tables
   int block_size = 0;
+  int64_t blocks = 0;  // of the pools
   int sequences = 0;
   int64_t tokens = 0;  // T
   int heads = 0;
@@ -117,6 +118,10 @@ void attention_float32(cudaStream_t stream, const AttentionArgs& args);
 
 // bfloat16: the sequences of more than one query row.
 void attention_prefill(cudaStream_t stream, const AttentionArgs& args);
+
+// The same on a GPU of compute capability 9.0. False, and nothing is done, if it does not take this
+// head size (64, 128 or 256), block size (a multiple of 16) or driver.
+bool attention_prefill_hopper(cudaStream_t stream, const AttentionArgs& args);
 
 // bfloat16: the sequences of exactly one query row; the output of one without keys is zero. Their
 // keys are cut into parts, whose results lie in `scratch` until the last of them to end merges
@@ -189,6 +194,7 @@ void top_logits(cudaStream_t stream, const LogitRows& logits, DeviceList<const T
 
 // Let the kernels above use the shared memory they need on the current device. Once per device.
 cudaError_t prepare_prefill();
+cudaError_t prepare_prefill_hopper();  // only on compute capability 9.0
 cudaError_t prepare_decode();
 
 }  // namespace lorax::cuda
