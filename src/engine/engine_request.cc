@@ -11,7 +11,7 @@ namespace {
 
 void check_usable(const SampledToken& token) {
   if (token.id < 0) {
-    fail("the model gave logits that are no numbers; the weights hold infinities or NaN");
+    fail("the model gave a logit that is not a number; the weights hold infinities or NaN");
   }
 }
 
