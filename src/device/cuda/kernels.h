@@ -77,10 +77,11 @@ struct LinearArgs {
 
 // A product that streams the weights once, for bfloat16 of at most kSkinnyRows rows, n a multiple
 // of 8, x and weight rows aligned to 16 bytes. A row's result does not depend on the other rows.
-inline constexpr int64_t kSkinnyRows = 32;
+inline constexpr int64_t kSkinnyRows = 16;
 void skinny_linear(Stream stream, const LinearArgs& args);
-// The same, then gelu_tanh_mul of the rounded product: weight [m, n] is gate | up, out [rows, m /
-// 2] bfloat16.
+// The same for at most kGatedRows rows, then gelu_tanh_mul of the rounded product: weight [m, n] is
+// gate | up, out [rows, m / 2] bfloat16.
+inline constexpr int64_t kGatedRows = 8;
 void skinny_linear_gelu_tanh_mul(Stream stream, const LinearArgs& args);
 
 // Any shape, stride and alignment; slow.
@@ -167,5 +168,6 @@ void lora_expand_float32(cudaStream_t stream, const LoraArgs& args);  // all flo
 // Let the kernels above use the shared memory they need on the current device. Once per device.
 cudaError_t prepare_prefill();
 cudaError_t prepare_decode();
+cudaError_t prepare_skinny();
 
 }  // namespace lorax::cuda
