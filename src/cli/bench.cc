@@ -251,7 +251,8 @@ class Bench {
     m.read_gb_per_second = median(samples.bandwidths);
     m.ratio_to_read = median(samples.ratios);
     if (tokens == batch) {
-      m.kv_gb = static_cast<double>(batch * (prompt + options_.generate / 2)) *
+      const int64_t context = prompt + options_.generate / 2;  // of the middle step
+      m.kv_gb = static_cast<double>(batch * context) *
                 static_cast<double>(loaded_.model().kv_shape().bytes_per_token()) * 1e-9;
     }
     m.ratio_of_bytes = m.ratio_to_read * (1.0 + (m.kv_gb + m.adapter_gb) * 1e9 / step_bytes());
