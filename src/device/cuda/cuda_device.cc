@@ -81,6 +81,7 @@ CudaDevice::CudaDevice(int index) : index_(index) {
     check(prepare_prefill_hopper(), "setting the shared memory of prefill attention (Hopper)");
   }
   check(prepare_decode(), "setting the shared memory of decode attention");
+  check(prepare_skinny(), "setting the shared memory of products");
   for (cudaStream_t* stream : {&main_stream_, &capture_stream_}) {
     check(cudaStreamCreateWithFlags(stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
   }
@@ -364,7 +365,7 @@ void CudaDevice::gelu_tanh_mul(const Tensor& gate_up, const Tensor& out) {
 void CudaDevice::linear_gelu_tanh_mul(const Tensor& x, const Tensor& weight, const Tensor& gate_up,
                                       const Tensor& out) {
   const LinearArgs args = linear_args(x, weight, out);
-  if (args.rows == 0 || args.m == 0 || !Linear::is_skinny(args)) {
+  if (args.rows == 0 || args.m == 0 || args.rows > kGatedRows || !Linear::is_skinny(args)) {
     return Device::linear_gelu_tanh_mul(x, weight, gate_up, out);
   }
   use();

@@ -78,10 +78,11 @@ struct LinearArgs {
 
 // A product that streams the weights once, for bfloat16 of at most kSkinnyRows rows, n a multiple
 // of 8, x and weight rows aligned to 16 bytes. A row's result does not depend on the other rows.
-inline constexpr int64_t kSkinnyRows = 32;
+inline constexpr int64_t kSkinnyRows = 16;
 void skinny_linear(Stream stream, const LinearArgs& args);
-// The same, then gelu_tanh_mul of the rounded product: weight [m, n] is gate | up, out [rows, m /
-// 2] bfloat16.
+// The same for at most kGatedRows rows, then gelu_tanh_mul of the rounded product: weight [m, n] is
+// gate | up, out [rows, m / 2] bfloat16.
+inline constexpr int64_t kGatedRows = 8;
 void skinny_linear_gelu_tanh_mul(Stream stream, const LinearArgs& args);
 
 // Any shape, stride and alignment; slow.
@@ -196,5 +197,6 @@ void top_logits(cudaStream_t stream, const LogitRows& logits, DeviceList<const T
 cudaError_t prepare_prefill();
 cudaError_t prepare_prefill_hopper();  // only on compute capability 9.0
 cudaError_t prepare_decode();
+cudaError_t prepare_skinny();
 
 }  // namespace lorax::cuda
