@@ -425,7 +425,7 @@ void attention_decode(Stream stream, const AttentionArgs& args, void* scratch, s
   float* tops = values + parts * args.head_size;
   // Of very few blocks a part takes as long as its slowest warp: four share it, a tile each. They
   // fill a multiprocessor's shared memory, so of more blocks those of two warps end sooner.
-  constexpr int kFewBlocks = 4;
+  constexpr int kFewBlocks = 8;
   const bool few = args.sequences * args.kv_heads * head_tiles(args) <= kFewBlocks;
   const Scratch places{tops, tops + parts, values, tickets, splits};
   if (args.head_size <= 64) {
