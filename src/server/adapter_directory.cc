@@ -180,7 +180,8 @@ std::vector<AdapterDirectory::Entry> AdapterDirectory::list() const {
   std::vector<Entry> entries;
   if (root_) scan(*root_, 1, entries);
   for (const auto& [name, path] : aliases_) {
-    std::erase_if(entries, [&](const Entry& entry) { return entry.name == name; });
+    const auto same = std::ranges::find(entries, name, &Entry::name);
+    if (same != entries.end()) entries.erase(same);
     const std::optional<fs::path> config = config_of(path);
     entries.push_back({name, path, config ? seconds_of(*config) : 0});
   }

@@ -93,7 +93,7 @@ const FieldTable<MergedAdapters>& merged_adapters_fields() {
     fields::document(weights.schema, {"One for each adapter. None: 1 each.", "[0.75, 0.25]"});
     weights.read = [](const json::value& value, M& merged) { read_weights(value, merged.weights); };
     return FieldTable<M>{
-        required(field<M>("ids", &M::ids, {"The adapters.", R"(["pirate", "caps"])"})),
+        required(field<M>("ids", &M::ids, {"The adapters.", R"(["pirate", "modern"])"})),
         std::move(weights),
         field<M>("merge_strategy", &M::merge_strategy,
                  {"linear, ties, dare_linear or dare_ties. None: linear.", "\"ties\""}),

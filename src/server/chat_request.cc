@@ -117,7 +117,7 @@ void add_unsupported_chat_fields(FieldTable<ChatBody>& table) {
   add("function_call", {{"type", {"string", "object", "null"}}}, "The older form of tool_choice.",
       is_no_tool);
   add("modalities", list, "Forms of the answer; other than [\"text\"]:", is_text_only);
-  add("audio", {{"type", {"object", "null"}}}, "A spoken answer.", is_false_or_empty);
+  add("audio", {{"type", {"object", "null"}}}, "A spoken answer.", is_nothing);
 }
 
 }  // namespace

@@ -121,7 +121,7 @@ FieldTable<CompletionBody> completion_fields(const ApiSettings& settings) {
                {"Report logprobs of the tokens, and of so many most likely ones.", "1"}));
   table.push_back(field<B>("echo", &B::echo, {"Put the prompt before the text."}));
   table.push_back(unsupported<B>("suffix", {{"type", {"string", "null"}}},
-                                 {"Text after the completion."}, is_false_or_empty));
+                                 {"Text after the completion."}, is_empty_text));
   return table;
 }
 

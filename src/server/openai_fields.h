@@ -55,7 +55,7 @@ void add_unsupported_openai_fields(FieldTable<Request>& table) {
   table.push_back(response_format_field<Request>());
   for (const char* name : {"guided_json", "guided_regex", "guided_choice", "guided_grammar",
                            "structured_outputs", "guideline"}) {
-    table.push_back(unsupported<Request>(name, {}, {"A form for the answer."}, is_false_or_empty));
+    table.push_back(unsupported<Request>(name, {}, {"A form for the answer."}, is_nothing));
   }
 }
 

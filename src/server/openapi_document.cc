@@ -1,6 +1,7 @@
 #include "server/openapi_document.h"
 
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include <boost/algorithm/string/case_conv.hpp>
@@ -19,6 +20,8 @@ namespace lorax {
 namespace {
 
 namespace json = boost::json;
+
+constexpr std::string_view kEvents = "text/event-stream";
 
 json::object reference(const std::string& name) {
   return {{"$ref", "#/components/schemas/" + name}};
@@ -79,15 +82,19 @@ json::object success_of(const ApiOperation& operation) {
   json::object success = {{"description", "Success."}};
   if (operation.response_type.empty()) return success;
   json::object schema = {{"type", "string"}};
-  if (!operation.response.empty()) {
+  if (operation.response_type == kEvents) {
+    // OpenAPI 3.1 has no schemas of events.
+    schema = {{"description", "Server-sent events; `data` of each is JSON of this schema."},
+              {"x-event-data", reference(operation.response)}};
+  } else if (!operation.response.empty()) {
     schema = reference(operation.response);
   } else if (operation.response_type == "application/json") {
     schema = {{"type", "object"}};
   }
   json::object content = content_of(operation.response_type, std::move(schema));
-  if (operation.streams && operation.response_type != "text/event-stream") {
-    content["text/event-stream"] = json::object{
-        {"schema", json::object{{"type", "string"}, {"description", "If `stream` is true."}}}};
+  if (operation.streams && operation.response_type != kEvents) {
+    content[kEvents] =
+        json::object{{"schema", json::object{{"description", "If `stream` is true."}}}};
   }
   success["content"] = std::move(content);
   return success;

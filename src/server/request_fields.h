@@ -77,9 +77,7 @@ boost::json::object schema_of(const std::string&);
 boost::json::object schema_of(const std::vector<std::string>&);
 template <typename T>
 boost::json::object schema_of(const std::optional<T>&) {
-  boost::json::object schema = schema_of(T{});
-  schema["type"] = {schema["type"], "null"};
-  return schema;
+  return schema_of(T{});
 }
 
 boost::json::value default_of(const bool& value);
@@ -119,6 +117,7 @@ Field<Request> field(std::string name, T Owner::*member, FieldDoc doc) {
   Field<Request> field;
   field.name = name;
   field.schema = fields::schema_of(T{});
+  field.schema["type"] = {field.schema["type"], "null"};
   field.schema["default"] = fields::default_of(Request{}.*member);
   fields::document(field.schema, doc);
   field.read = [name, member](const boost::json::value& value, Request& request) {
@@ -142,6 +141,7 @@ Field<Request> field(const std::string& name, T Owner::*member, const NumberRang
 template <typename Request>
 Field<Request> required(Field<Request> field) {
   field.is_required = true;
+  field.schema["type"] = boost::json::value(field.schema["type"].at(0));
   field.schema.erase("default");
   return field;
 }

@@ -16,8 +16,7 @@ bool is_empty_list(const json::value& value) {
   return value.is_array() && value.get_array().empty();
 }
 
-bool is_false_or_empty(const json::value& value) {
-  return value == false || value == "" || is_empty_list(value);
-}
+bool is_empty_text(const json::value& value) { return value == ""; }
+bool is_nothing(const json::value&) { return false; }
 
 }  // namespace lorax

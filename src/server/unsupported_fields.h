@@ -29,7 +29,9 @@ Field<Request> unsupported(const std::string& name, boost::json::object schema, 
 // {"type": "text"} is what happens anyway.
 bool is_text_format(const boost::json::value& value);
 bool is_empty_list(const boost::json::value& value);
-bool is_false_or_empty(const boost::json::value& value);
+bool is_empty_text(const boost::json::value& value);
+// For fields whose only harmless value is null.
+bool is_nothing(const boost::json::value& value);
 
 template <typename Request>
 Field<Request> response_format_field() {
