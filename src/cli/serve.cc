@@ -51,7 +51,7 @@ std::optional<std::filesystem::path> adapter_directory(const ServeOptions& optio
   return options.adapter_dir;
 }
 
-EngineOptions engine_options(const ServeOptions& options, LoadedModel& model) {
+EngineOptions base_engine_options(const ServeOptions& options, LoadedModel& model) {
   EngineOptions engine;
   engine.max_total_tokens = options.max_total_tokens;
   engine.max_input_tokens = options.max_input_length;
@@ -105,9 +105,9 @@ class Serving {
       : options_(options),
         tokenizer_(load_tokenizer(options.model_id)),
         chat_(chat_templates(options), *tokenizer_, {.fold_system = !options.refuse_system_role}),
-        adapters_(adapter_directory(options)),
+        adapters_(adapter_directory(options), options.adapter_id),
         model_(load_model(options.model_id, options.device)),
-        engine_(model_, tokenizer_.get(), engine_options(options, model_)),
+        engine_(model_, tokenizer_.get(), engine_options()),
         metrics_({.service = &engine_,
                   .adapters = [this] { return engine_.adapters().stats(); },
                   .adapter_name = [this](const std::string& id) { return adapters_.name_of(id); },
@@ -129,6 +129,13 @@ class Serving {
   }
 
  private:
+  // No step runs before the server takes requests, and it is made last.
+  EngineOptions engine_options() {
+    EngineOptions engine = base_engine_options(options_, model_);
+    engine.on_step = [this](const StepReport& report) { metrics_.on_step(report); };
+    return engine;
+  }
+
   std::vector<AdapterPin> preload() {
     std::vector<std::string> ids;
     for (const std::string& name : options_.preloaded_adapter_ids) {

@@ -49,7 +49,7 @@ std::string fault_of(const GenerationRequest& request, const ServiceLimits& limi
 }  // namespace
 
 Engine::Engine(LoadedModel& model, const Tokenizer* tokenizer, EngineOptions options)
-    : model_(model), tokenizer_(tokenizer) {
+    : model_(model), tokenizer_(tokenizer), on_step_(options.on_step) {
   check_options(options);
   Device& device = model.device();
   const std::vector<AdapterModule>& modules = model.model().adapter_modules();
@@ -211,10 +211,15 @@ void Engine::step(const StepPlan& plan) {
     if (!requests_.at(work.sequence->id)->note_step(start)) continue;
     counts_.prompt_tokens += static_cast<uint64_t>(work.sequence->prompt_length);
   }
+  StepReport report = {.is_prefill = plan.tokens > std::ssize(plan.work),
+                       .sequences = std::ssize(plan.work),
+                       .tokens = plan.tokens};
   try {
     forward(plan);
     sample(plan);
   } catch (...) {
+    report.succeeded = false;
+    on_step_(report);
     // The device or the model: nothing that was computed can be trusted.
     healthy_ = false;
     end_all(FinishReason::kFailed, FailureKind::kService,
@@ -224,7 +229,8 @@ void Engine::step(const StepPlan& plan) {
   commit();
   ++counts_.steps;
   counts_.step_tokens = plan.tokens;
-  counts_.step_time = Clock::now() - start;
+  report.time = counts_.step_time = Clock::now() - start;
+  on_step_(report);
 }
 
 void Engine::forward(const StepPlan& plan) {

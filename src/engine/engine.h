@@ -98,6 +98,7 @@ class Engine final : public GenerationService {
 
   LoadedModel& model_;
   const Tokenizer* const tokenizer_;
+  const std::function<void(const StepReport&)> on_step_;
   EnginePlan plan_;
 
   mutable std::mutex mutex_;

@@ -1,7 +1,9 @@
 // The settings of an engine, and what they come to for a model on a device.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "adapters/adapter_store_types.h"
@@ -12,6 +14,15 @@
 #include "engine/scheduler.h"
 
 namespace lorax {
+
+// What one step did.
+struct StepReport {
+  bool is_prefill = false;  // some sequence had more than one token in it
+  bool succeeded = true;
+  int64_t sequences = 0;
+  int64_t tokens = 0;
+  std::chrono::nanoseconds time{0};
+};
 
 // 0 means "choose".
 struct EngineOptions {
@@ -33,6 +44,8 @@ struct EngineOptions {
   std::chrono::milliseconds adapter_recheck_after{1000};
   std::string base_name;  // what adapters may call the model
   ModelAdapterBackend::Warn on_warning = [](const std::string&) {};
+  // Called after every step, from the engine's thread; must not block.
+  std::function<void(const StepReport&)> on_step = [](const StepReport&) {};
 };
 
 struct EnginePlan {

@@ -87,13 +87,21 @@ int64_t seconds_of(const fs::path& file) {
 
 }  // namespace
 
-AdapterDirectory::AdapterDirectory(const std::optional<fs::path>& directory) {
+AdapterDirectory::AdapterDirectory(const std::optional<fs::path>& directory,
+                                   const std::string& default_name)
+    : default_name_(default_name) {
   if (!directory) return;
   std::error_code error;
   root_ = fs::canonical(*directory, error);
   if (error || !fs::is_directory(*root_, error)) {
     fail("--adapter-dir {}: is no directory that can be read; create it or name another",
          printable(directory->string()));
+  }
+  if (default_name.empty()) return;
+  try {
+    resolve(default_name);
+  } catch (const ApiError& error) {
+    fail("--adapter-id: {}", error.what());
   }
 }
 

@@ -19,8 +19,12 @@ class AdapterDirectory {
  public:
   static constexpr size_t kMaxNameBytes = 255;
 
-  // Without a directory there are no adapters. Throws Error if it is none.
-  explicit AdapterDirectory(const std::optional<std::filesystem::path>& directory);
+  // Without a directory there are no adapters. `default_name`: of requests that name none; "" is
+  // the base model. Throws Error if the directory is none, or the adapter is not there.
+  explicit AdapterDirectory(const std::optional<std::filesystem::path>& directory,
+                            const std::string& default_name = {});
+
+  const std::string& default_name() const { return default_name_; }
 
   // The store's id of an adapter: its folder's canonical path. `name` is an alias or a path below
   // the directory, such as "pirate" or "team/pirate". Throws ApiError: kValidation for a name that
@@ -54,6 +58,7 @@ class AdapterDirectory {
   void scan(const std::filesystem::path& folder, int depth, std::vector<Entry>& out) const;
 
   std::optional<std::filesystem::path> root_;
+  std::string default_name_;
   mutable std::mutex mutex_;
   std::map<std::string, std::string, std::less<>> aliases_;  // name to path; guarded by mutex_
   mutable std::vector<Entry> listed_;                        // guarded by mutex_

@@ -117,7 +117,8 @@ AdapterChoice choose_adapter(const AdapterFields& fields, const AdapterDirectory
   }
   check_source(fields);
   if (fields.merged_adapters) return choose_merged(*fields.merged_adapters, directory);
-  return choose_adapter(fields.adapter_id.value_or(""), directory);
+  const std::string name = fields.adapter_id.value_or("");
+  return choose_adapter(name.empty() ? directory.default_name() : name, directory);
 }
 
 }  // namespace lorax

@@ -34,7 +34,7 @@ struct AdapterChoice {
   std::string name;  // as clients call it, those of a merged one joined by commas; "" for the base
 };
 
-// The choice that the fields make. Throws ApiError.
+// The choice that the fields make: the directory's default where they name none. Throws ApiError.
 AdapterChoice choose_adapter(const AdapterFields& fields, const AdapterDirectory& directory);
 // The adapter of one name. Throws ApiError.
 AdapterChoice choose_adapter(const std::string& name, const AdapterDirectory& directory);

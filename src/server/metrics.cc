@@ -33,6 +33,13 @@ std::vector<double> length_bounds(int64_t most) {
   return bounds;
 }
 
+// Powers of two up to 1,024.
+std::vector<double> size_bounds() {
+  std::vector<double> bounds;
+  for (double size = 1; size <= 1024; size *= 2) bounds.push_back(size);
+  return bounds;
+}
+
 }  // namespace
 
 Metrics::Metrics(ServiceCollector::Sources sources)
@@ -65,7 +72,25 @@ Metrics::Metrics(ServiceCollector::Sources sources)
                                     length_bounds(sources.service->limits().max_total_tokens))),
       generated_tokens_(add_histogram("lorax_request_generated_tokens",
                                       "Tokens that a request generated",
-                                      length_bounds(sources.service->limits().max_total_tokens))) {}
+                                      length_bounds(sources.service->limits().max_total_tokens))),
+      prefill_(add_step_metrics("prefill")),
+      decode_(add_step_metrics("decode")),
+      batch_size_(add_histogram("lorax_batch_next_size", "Sequences of a step", size_bounds())) {}
+
+Metrics::StepMetrics Metrics::add_step_metrics(const std::string& method) {
+  const prometheus::Labels labels = {{"method", method}};
+  const auto counter = [&](const std::string& name, const std::string& help) -> auto& {
+    return prometheus::BuildCounter().Name(name).Help(help).Register(registry_).Add(labels);
+  };
+  return {.count = counter("lorax_batch_inference_count", "Steps, by whether prompts took part"),
+          .success = counter("lorax_batch_inference_success", "Of these, ended well"),
+          .failure = counter("lorax_batch_inference_failure", "Of these, failed"),
+          .duration = prometheus::BuildHistogram()
+                          .Name("lorax_batch_inference_duration")
+                          .Help("Time of a step")
+                          .Register(registry_)
+                          .Add(labels, duration_bounds())};
+}
 
 prometheus::Counter& Metrics::add_counter(const std::string& name, const std::string& help) {
   return prometheus::BuildCounter().Name(name).Help(help).Register(registry_).Add({});
@@ -97,6 +122,14 @@ void Metrics::on_success(const RequestReport& report) {
   const double tokens = static_cast<double>(std::max<int64_t>(report.generated_tokens, 1));
   time_per_token_.Observe(seconds(report.inference) / tokens);
   generated_tokens_.Observe(static_cast<double>(report.generated_tokens));
+}
+
+void Metrics::on_step(const StepReport& report) {
+  StepMetrics& step = report.is_prefill ? prefill_ : decode_;
+  step.count.Increment();
+  (report.succeeded ? step.success : step.failure).Increment();
+  step.duration.Observe(seconds(report.time));
+  batch_size_.Observe(static_cast<double>(report.sequences));
 }
 
 void Metrics::on_failure(std::string_view error) {

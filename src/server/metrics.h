@@ -13,6 +13,7 @@
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
 
+#include "engine/engine_options.h"
 #include "server/request_observer.h"
 #include "server/service_collector.h"
 
@@ -31,12 +32,22 @@ class Metrics final : public RequestObserver {
   void on_success(const RequestReport& report) override;
   void on_failure(std::string_view error) override;
 
+  // lorax_batch_*, whose method is prefill or decode.
+  void on_step(const StepReport& report);
+
   std::string text() const;  // Prometheus' text format 0.0.4
   std::string json() const;  // metrics_json.h
 
  private:
-  using Histograms = prometheus::Family<prometheus::Histogram>;
+  // Of steps of one method.
+  struct StepMetrics {
+    prometheus::Counter& count;
+    prometheus::Counter& success;
+    prometheus::Counter& failure;
+    prometheus::Histogram& duration;
+  };
 
+  StepMetrics add_step_metrics(const std::string& method);
   prometheus::Counter& add_counter(const std::string& name, const std::string& help);
   prometheus::Histogram& add_histogram(const std::string& name, const std::string& help,
                                        const std::vector<double>& bounds);
@@ -57,6 +68,9 @@ class Metrics final : public RequestObserver {
   prometheus::Histogram& input_length_;
   prometheus::Histogram& max_new_tokens_;
   prometheus::Histogram& generated_tokens_;
+  StepMetrics prefill_;
+  StepMetrics decode_;
+  prometheus::Histogram& batch_size_;
 };
 
 }  // namespace lorax

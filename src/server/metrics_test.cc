@@ -75,6 +75,18 @@ TEST_F(MetricsTest, TimesAreInSecondsAndLengthsReachTheLimits) {
   EXPECT_EQ(value("lorax_request_mean_time_per_token_duration_sum"), "0.05");
 }
 
+TEST_F(MetricsTest, StepsAreCountedByMethod) {
+  metrics_.on_step({.is_prefill = true, .sequences = 3, .tokens = 100, .time = milliseconds(20)});
+  metrics_.on_step({.sequences = 5, .tokens = 5, .time = milliseconds(2)});
+  metrics_.on_step({.succeeded = false, .sequences = 5, .tokens = 5});
+  EXPECT_EQ(value("lorax_batch_inference_count{method=\"prefill\"}"), "1");
+  EXPECT_EQ(value("lorax_batch_inference_count{method=\"decode\"}"), "2");
+  EXPECT_EQ(value("lorax_batch_inference_success{method=\"decode\"}"), "1");
+  EXPECT_EQ(value("lorax_batch_inference_failure{method=\"decode\"}"), "1");
+  EXPECT_EQ(value("lorax_batch_inference_duration_sum{method=\"prefill\"}"), "0.02");
+  EXPECT_EQ(value("lorax_batch_next_size_bucket{le=\"4\"}"), "1");
+}
+
 TEST_F(MetricsTest, TellsTheStateUnderBothNames) {
   service_.stats_.waiting = 7;
   service_.stats_.running = 3;

@@ -45,9 +45,11 @@ bool is_base(const ApiContext& context, const std::string& model) {
 
 AdapterChoice choose_model(const ApiContext& context, const OpenAiFields& body) {
   AdapterChoice named = choose_adapter(body, context.adapters);
+  const bool names_another = body.merged_adapters || !body.adapter_id.value_or("").empty();
+  // The base model itself, not the default adapter.
+  if (body.model == kBaseModelId && !names_another) return {};
   if (is_base(context, body.model)) return named;
   AdapterChoice model = choose_adapter(body.model, context.adapters);
-  const bool names_another = body.merged_adapters || !body.adapter_id.value_or("").empty();
   if (names_another && named.id != model.id) {
     refuse("adapter_id",
            "`model` names one adapter and `adapter_id` or `merged_adapters` another; leave one of "
