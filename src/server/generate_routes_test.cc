@@ -426,6 +426,8 @@ TEST_F(GenerateTest, WrongAdapters) {
                  "frequency");
   expect_invalid(R"("merged_adapters": {"ids": ["pirate", "caps"], "weights": [1, 1e39]})",
                  "too large");
+  expect_invalid(R"("merged_adapters": {"ids": ["pirate", "caps"], "density": 1.5})",
+                 "`density` must be >= 0 and <= 1");
   expect_invalid(R"("merged_adapters": [])", "must be an object");
   expect_invalid(R"("adapter_source": "hub", "adapter_id": "pirate")", "not supported");
   expect_invalid(R"("adapter_source": "x\u0000y")", "x\\x00y");
