@@ -30,7 +30,7 @@ struct NumberRange {
 // What documents a field. `example` is JSON; "" for none.
 struct FieldDoc {
   std::string description;
-  std::string example = "";
+  std::string example = {};
 };
 
 // One field of a body that is read into a Request. Fields that a table does not have are ignored,
