@@ -80,9 +80,9 @@ class AttentionStep {
     device.copy(queries_.data(), pool, queries_.bytes());
   }
 
-  void run(float softcap) {
-    device_.attention(matrix(queries_), kv_, batch_, {.scale = 0.0625f, .softcap = softcap},
-                      matrix(out_));
+  void run(float softcap, int window = 0) {
+    device_.attention(matrix(queries_), kv_, batch_,
+                      {.scale = 0.0625f, .softcap = softcap, .window = window}, matrix(out_));
   }
   double kv_bytes() const { return 2.0 * static_cast<double>(kv_.key.bytes()); }
 
@@ -134,7 +134,7 @@ class Bench {
     matmul_tflop_s_ = cli::matmul_rate(*device_);
     fmt::print("C (copy, read + write) {:.0f} GB/s   P (8192^3 bfloat16 product) {:.0f} TFLOP/s\n",
                copy_gb_s_, matmul_tflop_s_);
-    fmt::print("{:38} {:>10} {:>8} {:>6} {:>9} {:>6}\n", "", "us", "GB/s", "/C", "TFLOP/s", "/P");
+    fmt::print("{:42} {:>10} {:>8} {:>6} {:>9} {:>6}\n", "", "us", "GB/s", "/C", "TFLOP/s", "/P");
     if (wanted("linear")) run_linears();
     if (wanted("lora")) {
       for (const LoraShape& shape : kLoras) {
@@ -150,9 +150,11 @@ class Bench {
       run_decode("9b decode 1 x 1024, 16/8 heads", 1, 1024, 16, 8);
     }
     if (wanted("prefill")) {
-      for (int64_t tokens : {2048, 8192}) {
-        for (float softcap : {50.0f, 0.0f}) run_prefill(tokens, softcap);
+      for (int64_t tokens : {2048, 8192, 16384}) {
+        for (float softcap : {50.0f, 0.0f}) run_prefill(tokens, tokens, softcap, 0);
       }
+      for (int64_t tokens : {8192, 16384}) run_prefill(tokens, tokens, 50.0f, 4096);
+      run_prefill(2048, 8192, 50.0f, 0);
     }
   }
 
@@ -184,7 +186,7 @@ class Bench {
   void report(const std::string& name, double seconds, double bytes, double flops) const {
     const double gb_s = bytes / seconds * 1e-9;
     const double tflop_s = flops / seconds * 1e-12;
-    fmt::print("{:38} {:10.1f} {:8.0f} {:6.2f} {:9.1f} {:6.2f}\n", name, seconds * 1e6, gb_s,
+    fmt::print("{:42} {:10.1f} {:8.0f} {:6.2f} {:9.1f} {:6.2f}\n", name, seconds * 1e6, gb_s,
                gb_s / copy_gb_s_, tflop_s, tflop_s / matmul_tflop_s_);
     std::fflush(stdout);
   }
@@ -289,12 +291,18 @@ class Bench {
     report(name, measure([&] { step.run(50.0f); }), step.kv_bytes(), flops);
   }
 
-  void run_prefill(int64_t tokens, float softcap) {
+  // The last `rows` of `tokens`.
+  void run_prefill(int64_t rows, int64_t tokens, float softcap, int window) {
     constexpr int64_t kHeads = 16;
-    AttentionStep step(*device_, pool_.data(), 1, static_cast<int>(tokens), tokens, kHeads, 8);
-    const double pairs = static_cast<double>(tokens) * static_cast<double>(tokens + 1) / 2.0;
-    report(fmt::format("9b prefill {} tokens, cap {:.0f}", tokens, softcap),
-           measure([&] { step.run(softcap); }), step.kv_bytes(),
+    AttentionStep step(*device_, pool_.data(), 1, static_cast<int>(rows), tokens, kHeads, 8);
+    double pairs = 0.0;
+    for (int64_t row = tokens - rows; row < tokens; ++row) {
+      pairs += static_cast<double>(window > 0 ? std::min<int64_t>(row + 1, window) : row + 1);
+    }
+    const std::string part = rows < tokens ? fmt::format("{} of ", rows) : "";
+    const std::string limit = window > 0 ? fmt::format(", window {}", window) : "";
+    report(fmt::format("9b prefill {}{} tokens, cap {:.0f}{}", part, tokens, softcap, limit),
+           measure([&] { step.run(softcap, window); }), step.kv_bytes(),
            4.0 * pairs * kHeads * AttentionStep::kHeadSize);
   }
 

@@ -104,27 +104,27 @@ def write_checkpoint(model, config, folder):
 
 
 def add_adapters(model, count, folder, seed):
-    """The model with PEFT's adapters "0", "1", ... in it, and their folders."""
+    """The model with PEFT's adapters "adapter0", ... in it, and their folders."""
     if count == 0:
         return model, []
     from peft import LoraConfig, get_peft_model
     torch.manual_seed(seed)
     config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=PROJECTIONS)
-    model = get_peft_model(model, config, adapter_name="0").eval()
+    model = get_peft_model(model, config, adapter_name="adapter0").eval()
     for i in range(1, count):
-        model.add_adapter(str(i), config)
+        model.add_adapter(f"adapter{i}", config)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "lora_" in name:  # changes of a third of what they change
                 weight.normal_(0.0, weight.shape[1] ** -0.5 * (0.3 if "lora_B" in name else 1.0))
                 weight.copy_(weight.bfloat16())
-    model.save_pretrained(folder / "adapters", selected_adapters=[str(i) for i in range(count)])
-    return model, [folder / "adapters" / str(i) for i in range(count)]
+    model.save_pretrained(folder / "adapters", selected_adapters=[f"adapter{i}" for i in range(count)])
+    return model, [folder / "adapters" / f"adapter{i}" for i in range(count)]
 
 
 def using(model, adapter):
     if adapter is not None:
-        model.set_adapter(str(adapter))
+        model.set_adapter(f"adapter{adapter}")
     elif hasattr(model, "disable_adapter"):
         return model.disable_adapter()
     return contextlib.nullcontext()

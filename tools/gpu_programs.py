@@ -3,10 +3,12 @@
 import glob
 import os
 import pathlib
+import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "build/gpu"
+ARCHIVE = ROOT / "build/gpu.tar.xz"  # of the folder, to be carried
 PROGRAMS = {  # name: place in the build folder
     "lorax": "lorax",
     "device_ops_test": "tests/device/device_ops_test",
@@ -17,6 +19,8 @@ PROGRAMS = {  # name: place in the build folder
 
 
 def program(name):
+    if not FOLDER.exists() and ARCHIVE.exists():
+        subprocess.run(["tar", "-xJf", ARCHIVE, "-C", FOLDER.parent], check=True)
     return str(FOLDER / "bin" / name)
 
 

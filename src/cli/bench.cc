@@ -28,6 +28,8 @@ using Clock = std::chrono::steady_clock;
 
 // Buffers that a probe of the bandwidth reads have at least these bytes.
 constexpr size_t kProbeBytes = size_t{64} << 10;
+// Of one step; more would need more workspace than is left beside long caches.
+constexpr int64_t kMostTokens = 16384;
 // The bandwidth of a shared machine changes by the second, so it is measured between few steps.
 constexpr int64_t kStepsPerProbe = 4;
 
@@ -152,15 +154,26 @@ class Bench {
   }
 
   // Asks for one step over all pending tokens of every sequence and for the logits of their last
-  // rows, which stay on the device. Returns the seconds until the host was free.
+  // rows, which stay on the device; a prefill of very many tokens is several steps. Returns the
+  // seconds until the host was free.
   double ask_for_step(ModelRunner& runner, std::vector<Sequence>& sequences) {
     std::vector<SequenceStep> steps;
-    for (Sequence& sequence : sequences) {
-      steps.push_back(next_step(sequence, sequence.pending()));
-    }
+    const auto ask = [&] {
+      const int64_t rows = runner.step(steps);
+      runner.device_logits(0, rows);
+      steps.clear();
+    };
     const Clock::time_point start = Clock::now();
-    const int64_t rows = runner.step(steps);
-    runner.device_logits(0, rows);
+    int64_t tokens = 0;
+    for (const Sequence& sequence : sequences) {
+      if (tokens + sequence.pending() > runner.limits().max_tokens) {
+        ask();
+        tokens = 0;
+      }
+      steps.push_back(next_step(sequence, sequence.pending()));
+      tokens += sequence.pending();
+    }
+    ask();
     const std::chrono::duration<double> elapsed = Clock::now() - start;
     uint64_t state = static_cast<uint64_t>(sequences.front().length());
     for (Sequence& sequence : sequences) {
@@ -238,7 +251,8 @@ class Bench {
     m.read_gb_per_second = median(samples.bandwidths);
     m.ratio_to_read = median(samples.ratios);
     if (tokens == batch) {
-      m.kv_gb = static_cast<double>(batch * (prompt + options_.generate / 2)) *
+      const int64_t context = prompt + options_.generate / 2;  // of the middle step
+      m.kv_gb = static_cast<double>(batch * context) *
                 static_cast<double>(loaded_.model().kv_shape().bytes_per_token()) * 1e-9;
     }
     m.ratio_of_bytes = m.ratio_to_read * (1.0 + (m.kv_gb + m.adapter_gb) * 1e9 / step_bytes());
@@ -254,7 +268,7 @@ class Bench {
     }
     const BenchAdapters adapters(loaded_, adapter_count, options_.rank, options_.targets);
     ModelRunner runner(loaded_.device(), loaded_.model(),
-                       {.max_tokens = batch * prompt,
+                       {.max_tokens = std::min(batch * prompt, std::max(prompt, kMostTokens)),
                         .max_sequences = batch,
                         .max_length = length,
                         .max_logits_rows = batch,

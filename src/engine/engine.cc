@@ -50,6 +50,7 @@ std::string fault_of(const GenerationRequest& request, const ServiceLimits& limi
 
 Engine::Engine(LoadedModel& model, const Tokenizer* tokenizer, EngineOptions options)
     : model_(model), tokenizer_(tokenizer) {
+  check_options(options);
   Device& device = model.device();
   const std::vector<AdapterModule>& modules = model.model().adapter_modules();
   tables_ = std::make_unique<AdapterTables>(device, static_cast<int64_t>(modules.size()),
@@ -206,7 +207,10 @@ void Engine::reject(Submission submission, const std::string& fault) {
 
 void Engine::step(const StepPlan& plan) {
   const Clock::time_point start = Clock::now();
-  for (const StepWork& work : plan.work) requests_.at(work.sequence->id)->note_step(start);
+  for (const StepWork& work : plan.work) {
+    if (!requests_.at(work.sequence->id)->note_step(start)) continue;
+    counts_.prompt_tokens += static_cast<uint64_t>(work.sequence->prompt_length);
+  }
   try {
     forward(plan);
     sample(plan);
@@ -256,8 +260,6 @@ void Engine::forward(const StepPlan& plan) {
                       .adapter = sequence.slot(),
                       .output = output});
     step_requests_.push_back(&request);
-    counts_.prompt_tokens +=
-        static_cast<uint64_t>(std::max<int64_t>(0, std::min(end, request.prompt_tokens()) - begin));
   }
   runner_->step(steps_);
 }

@@ -19,7 +19,9 @@ void check_not_negative(int64_t value, const char* name) {
   if (value < 0) fail("{} is {}; it must be at least 1", name, value);
 }
 
-void check(const EngineOptions& options) {
+}  // namespace
+
+void check_options(const EngineOptions& options) {
   check_not_negative(options.max_total_tokens, "max_total_tokens");
   check_not_negative(options.max_input_tokens, "max_input_tokens");
   check_not_negative(options.max_running_sequences, "max_running_sequences");
@@ -29,12 +31,12 @@ void check(const EngineOptions& options) {
   if (options.max_concurrent_requests < 1) {
     fail("max_concurrent_requests is {}; it must be at least 1", options.max_concurrent_requests);
   }
+  if (options.adapter_slots < 1) {
+    fail("adapters need at least one slot, not {}", options.adapter_slots);
+  }
 }
 
-}  // namespace
-
 EnginePlan plan_engine(LoadedModel& model, const EngineOptions& options, bool unified_memory) {
-  check(options);
   EnginePlan plan;
   const int64_t context = model.info().max_position_embeddings;
   ServiceLimits& limits = plan.limits;

@@ -42,7 +42,10 @@ struct EnginePlan {
   AdapterStoreOptions store;  // without on_settled
 };
 
-// All but what depends on memory: the pages. Throws Error for options that contradict each other.
+// Throws Error for options that are out of their range.
+void check_options(const EngineOptions& options);
+// All but what depends on memory: the pages. Throws Error for options that contradict each other or
+// the model. Precondition: check_options().
 EnginePlan plan_engine(LoadedModel& model, const EngineOptions& options, bool unified_memory);
 // Sets the pages, and the limits that follow from them. `workspace_bytes`: of the runner. Throws
 // Error if there is no room for one whole request.

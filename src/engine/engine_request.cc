@@ -11,7 +11,7 @@ namespace {
 
 void check_usable(const SampledToken& token) {
   if (token.id < 0) {
-    fail("the model gave logits that are no numbers; the weights hold infinities or NaN");
+    fail("the model gave a logit that is not a number; the weights hold infinities or NaN");
   }
 }
 
@@ -31,8 +31,10 @@ EngineRequest::EngineRequest(GenerationRequest request, std::shared_ptr<Generati
   }
 }
 
-void EngineRequest::note_step(Time now) {
-  if (!started_) started_ = now;
+bool EngineRequest::note_step(Time now) {
+  if (started_) return false;
+  started_ = now;
+  return true;
 }
 
 int64_t EngineRequest::first_prompt_row(int64_t begin, int64_t end) const {

@@ -30,8 +30,8 @@ class EngineRequest {
   int64_t generated() const { return generated_; }
   const SamplerState& sampler() const { return sampler_; }
 
-  // It takes part in a step that begins.
-  void note_step(Time now);
+  // It takes part in a step that begins. Returns whether that is its first.
+  bool note_step(Time now);
   // Of rows [begin, end), each of which predicts the token behind it: the first that the client is
   // still to be told of, as it is a token of the prompt; `end` if there is none.
   int64_t first_prompt_row(int64_t begin, int64_t end) const;

@@ -136,7 +136,7 @@ TEST(FairQueueTest, BackloggedClientsStayTogether) {
   FairQueue queue;
   std::vector<Client*> clients;
   for (int i = 0; i < 2000; ++i) {
-    clients.push_back(&backlogged(queue, std::to_string(i), static_cast<RequestId>(i + 1)));
+    clients.push_back(&backlogged(queue, std::to_string(i), static_cast<RequestId>(i) + 1));
   }
   std::mt19937 random(1);
   for (int i = 0; i < 100000; ++i) queue.charge(*queue.first_ready(), 1 + random() % 40);

@@ -135,7 +135,7 @@ class Scheduler {
 
   // Requests that can never run end in the next plan.
   void submit(ScheduledRequest request, Time now);
-  // Ends a request; nothing if it is not known.
+  // Ends a request; nothing if it is not known, or can never run.
   std::optional<EndedRequest> cancel(RequestId id, Time now);
   // Ends them all, also during a step; what the step computed is not used again.
   std::vector<EndedRequest> end_all();

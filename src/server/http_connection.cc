@@ -75,6 +75,7 @@ void HttpConnection::start() { schedule(&HttpConnection::open); }
 void HttpConnection::refuse() { schedule(&HttpConnection::send_refusal); }
 void HttpConnection::drain() { schedule(&HttpConnection::begin_drain); }
 void HttpConnection::abort() { schedule(&HttpConnection::disconnect); }
+void HttpConnection::close_if_idle() { schedule(&HttpConnection::close_idle); }
 
 void HttpConnection::schedule(Step step) {
   asio::post(socket_.get_executor(), [self = shared_from_this(), step] { self->guarded(step); });
@@ -97,7 +98,7 @@ void HttpConnection::open() {
   if (closed_) return;
   set_socket_options(socket_, options_.write_timeout);
   record_.client = address_of(socket_);
-  set_deadline(options_.idle_timeout);
+  set_idle();
   read();
 }
 
@@ -150,6 +151,7 @@ void HttpConnection::parse() {
   const auto bytes = in_.cdata();
   in_.consume(parser_->put({static_cast<const char*>(bytes.data()), bytes.size()}));
   const State state = parser_->state();
+  if (state != State::kStart) idle_since_.store(0, std::memory_order_relaxed);
   if (state == State::kFailed) return reject(parser_->error_status(), parser_->error_message());
   if (state == State::kDone) return dispatch();
   if (input_ended_) {
@@ -288,7 +290,7 @@ void HttpConnection::response_sent() {
   progress_ = HttpExchange::Progress::kOpen;
   if (out_.capacity() > kReadBodyBytes) out_ = {};
   if (!keep_alive) return linger();
-  set_deadline(options_.idle_timeout);
+  set_idle();
   if (in_.size() != 0 || input_ended_) return parse();
   read();
 }
@@ -311,8 +313,17 @@ void HttpConnection::begin_drain() {
   if (closed_) return;
   draining_ = true;
   if (exchange_) return exchange_->close_after();
+  close_idle();
+}
+
+void HttpConnection::close_idle() {
   const bool idle = !parser_ || parser_->state() == HttpParser::State::kStart;
-  if (idle && !lingering_) close();
+  if (idle && !exchange_ && !lingering_) close();
+}
+
+void HttpConnection::set_idle() {
+  idle_since_.store(Clock::now().time_since_epoch().count(), std::memory_order_relaxed);
+  set_deadline(options_.idle_timeout);
 }
 
 // Closing while the client still sends would reset the connection, and the client might never see

@@ -1,7 +1,9 @@
 // One connection: reads requests, gives them to the handler one at a time, sends the responses.
 #pragma once
 
+#include <atomic>
 #include <chrono>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -31,6 +33,12 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void refuse();  // instead of start(): 503, and close
   void drain();   // closes when the request under way has been answered
   void abort();   // disconnects
+  // Closes if no request is under way.
+  void close_if_idle();
+
+  // When it began to wait for a request, in ticks of the steady clock; 0 while one is under way.
+  // From any thread.
+  int64_t idle_since() const { return idle_since_.load(std::memory_order_relaxed); }
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -63,6 +71,8 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
 
   // The end.
   void begin_drain();
+  void close_idle();
+  void set_idle();
   void linger();
   void disconnect();
   void close();
@@ -101,6 +111,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   Clock::time_point keep_alive_due_ = Clock::time_point::max();
   Clock::time_point timer_set_for_ = Clock::time_point::max();
 
+  std::atomic<int64_t> idle_since_{0};
   AccessRecord record_;
   Clock::time_point request_start_;
 };

@@ -22,7 +22,8 @@ std::string to_string(boost::beast::string_view view) { return {view.data(), vie
 
 }  // namespace
 
-HttpParser::Failure HttpParser::failure_of(boost::system::error_code error, bool line_complete) const {
+HttpParser::Failure HttpParser::failure_of(boost::system::error_code error,
+                                           bool line_complete) const {
   if (error == http::error::header_limit) {
     if (!line_complete) {
       return {414, fmt::format("the request line is longer than {} bytes", limits_.header_bytes)};

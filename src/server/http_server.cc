@@ -3,10 +3,10 @@
 #include <sys/resource.h>
 
 #include <algorithm>
-#include <atomic>
 #include <condition_variable>
 #include <csignal>
 #include <exception>
+#include <limits>
 #include <mutex>
 #include <thread>
 #include <unordered_map>
@@ -146,6 +146,7 @@ class HttpServer::Impl {
   struct Entry {
     std::shared_ptr<HttpConnection> connection;
     bool refused = false;  // it is only told that there are too many
+    bool evicted = false;  // it has been asked to make room
   };
 
   // Signals go to the threads of the program that wait for them.
@@ -194,14 +195,31 @@ class HttpServer::Impl {
     bool refused = false;
     {
       const std::lock_guard lock(mutex_);
-      refused = connections_.size() - refusals_ >= options_.max_connections;
+      if (connections_.size() - refusals_ >= options_.max_connections) refused = !evict_idle();
       if (stopping_ || (refused && refusals_ >= kMaxRefusals)) return;
       connection =
           std::make_shared<HttpConnection>(std::move(socket), options_, handler_, on_closed_);
-      connections_.emplace(connection.get(), Entry{connection, refused});
+      connections_.emplace(connection.get(), Entry{connection, refused, /*evicted=*/false});
       if (refused) ++refusals_;
     }
     refused ? connection->refuse() : connection->start();
+  }
+
+  // Makes room by closing the connection that has been idle for longest; false if none is. With
+  // the lock held.
+  bool evict_idle() {
+    Entry* oldest = nullptr;
+    int64_t since = std::numeric_limits<int64_t>::max();
+    for (auto& [connection, entry] : connections_) {
+      const int64_t idle_since = connection->idle_since();
+      if (idle_since == 0 || idle_since >= since || entry.evicted) continue;
+      oldest = &entry;
+      since = idle_since;
+    }
+    if (oldest == nullptr) return false;
+    oldest->evicted = true;
+    oldest->connection->close_if_idle();
+    return true;
   }
 
   void forget(HttpConnection& connection) {

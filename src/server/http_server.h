@@ -46,8 +46,9 @@ struct HttpServerOptions {
   int threads = 1;
 
   HttpLimits limits;  // beyond: 431, 414, 413
-  // Beyond it a connection is answered with 503 and closed. Lowered to what the limit of open files
-  // allows, which is raised as far as the process may.
+  // Beyond it, a new connection takes the place of the one that has been idle for longest; if none
+  // is idle it is answered with 503 and closed. Lowered to what the limit of open files allows,
+  // which is raised as far as the process may.
   size_t max_connections = 4096;
   // What a response in parts may have waiting for a client that reads slowly, beside what is being
   // sent; beyond it the client is disconnected.

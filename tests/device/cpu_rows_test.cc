@@ -331,6 +331,20 @@ TEST(CpuRowsTest, WarmOperationsAllocateNothing) {
     const LoraRows lora_rows = adapters.rows(slots_of_rows);
     const std::vector<LoraTarget> targets = adapters.targets();
 
+    std::vector<SampledRow> choices;
+    for (int32_t row = 0; row < kT; ++row) {
+      choices.push_back({.row = row,
+                         .temperature = 0.9f,
+                         .top_k = row % 3 * 5,
+                         .top_p = row % 2 == 0 ? 0.9f : 1.0f,
+                         .typical_p = row % 5 == 0 ? 0.9f : 1.0f,
+                         .unit = 0.3});
+    }
+    std::vector<RowStatistics> statistics(static_cast<size_t>(kT));
+    const DeviceTensor tokens(*device, DType::kInt32, {kT});
+    const TopRow top = {.row = 1, .count = 5};
+    std::vector<TopLogit> top_logits(5);
+
     auto step = [&] {
       device->embedding(ids, table, 1.0f, residual);
       device->rms_norm(residual, weight, 1e-6f, out);
@@ -353,6 +367,9 @@ TEST(CpuRowsTest, WarmOperationsAllocateNothing) {
       device->gelu_tanh_mul(wide, out);
       device->softcap(residual, 30.0f);
       device->gather_rows(x, ids, out);
+      device->row_statistics(residual, tokens, statistics.data());
+      device->sample(residual, {choices.data(), kT}, tokens);
+      device->top_logits(residual, {&top, 1}, top_logits.data());
     };
     step();
     const int64_t before = allocations;

@@ -129,7 +129,8 @@ class SamplingTest : public ::testing::TestWithParam<std::string> {
   std::mt19937 random_{7};
 };
 
-INSTANTIATE_TEST_SUITE_P(Devices, SamplingTest, ::testing::ValuesIn(available_devices()));
+INSTANTIATE_TEST_SUITE_P(Devices, SamplingTest, ::testing::ValuesIn(available_devices()),
+                         [](const auto& info) { return std::string(info.param); });
 
 TEST_P(SamplingTest, RowStatistics) {
   for (const int64_t width : {1, 2, 15, 33, 257, 1024, 2047, 8193, 40000}) {

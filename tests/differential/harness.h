@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <memory>
 #include <random>
 #include <string>
 #include <utility>
@@ -26,14 +27,17 @@ inline const char kConfig[] = R"({
   "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "rms_norm_eps": 1e-6,
   "rope_theta": 10000.0, "hidden_activation": "gelu_pytorch_tanh"})";
 
-inline LoadedModel load(DType dtype, int threads, const std::string& device = "cpu") {
+inline std::unique_ptr<ModelDefinition> read_definition() {
   // Tests run as processes of their own, several at once.
   const std::string path =
       ::testing::TempDir() + "forward_test_config." + std::to_string(::getpid()) + ".json";
   std::ofstream(path) << kConfig;
+  return read_model_definition(path);
+}
+
+inline LoadedModel load(DType dtype, int threads, const std::string& device = "cpu") {
   return LoadedModel::with_random_weights(
-      read_model_definition(path),
-      {.device = {.name = device, .threads = threads}, .dtype = dtype});
+      read_definition(), {.device = {.name = device, .threads = threads}, .dtype = dtype});
 }
 
 inline std::vector<int32_t> random_tokens(int64_t count, uint32_t seed) {

@@ -157,7 +157,24 @@ class GenerateTest(Base):
         self.assertNotEqual(sample(1), sample(2))
         self.assertEqual(sample(1, "--top-k", 1), sample(2, "--top-k", 1))
         self.assertEqual(sample(1, "--top-p", 1e-6), sample(2, "--top-p", 1e-6))
+        self.assertEqual(sample(1, "--typical-p", 1e-6), sample(2, "--typical-p", 1e-6))
+        self.assertEqual(sample(1, "--min-p", 1), sample(2, "--min-p", 1))
         self.assertEqual(sample(5, "--threads", 1), sample(5, "--threads", 2))
+        self.assertEqual(sample(5, "--watermark"), sample(5, "--watermark"))
+        self.assertNotEqual(sample(5, "--watermark"), sample(5))
+
+    def test_penalties(self):
+        def repeated(*more):
+            ids = json.loads(lorax(
+                "generate", "--model-id", TINY, "--prompt", "And", "--max-new-tokens", 40,
+                "--ignore-eos", "--json", *more).stdout)["generated_ids"]
+            return len(ids) - len(set(ids))
+
+        plain = repeated()
+        self.assertGreater(plain, 5)
+        for flag, value in (("--repetition-penalty", 1.5), ("--frequency-penalty", 2),
+                            ("--presence-penalty", 2)):
+            self.assertLess(repeated(flag, value), plain, flag)
 
     def test_ids_without_a_tokenizer(self):
         case = GOLDENS / "gqa-d32-old-keys"
@@ -430,7 +447,10 @@ class BadCheckpointTest(Base):
         self.assert_error((*run, "--input-ids", ",".join(["5"] * 1025)), "1025", "1024")
         self.assert_error((*run, "--prompt", "a", "--max-new-tokens", "1024"), "--max-new-tokens")
         self.assert_error((*run, "--prompt", "a", "--temperature", "-1"), "temperature")
-        self.assert_error((*run, "--prompt", "a", "--top-p", "0"), "top_p")
+        for flag, value in (("--top-p", "0"), ("--typical-p", "1.1"), ("--min-p", "-1"),
+                            ("--repetition-penalty", "0"), ("--frequency-penalty", "3"),
+                            ("--presence-penalty", "nan")):
+            self.assert_error((*run, "--prompt", "a", flag, value), flag[2:].replace("-", "_"))
         self.assert_error((*run, "--prompt", "a", "--dtype", "int8"), "--dtype")
         for device in ("tpu", "cuda:", "cuda:x", "cuda:99", "cudax", "gpu"):
             self.assert_error((*run, "--prompt", "a", "--device", device), f"--device {device}")

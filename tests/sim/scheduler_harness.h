@@ -14,6 +14,7 @@
 #include "base/check.h"
 #include "base/mix64.h"
 #include "engine/scheduler.h"
+#include "engine/sequence.h"
 
 namespace lorax::sim {
 
@@ -65,7 +66,9 @@ class SchedulerHarness {
 
   void cancel(RequestId id) {
     const auto ended = scheduler_.cancel(id, now_);
-    LORAX_CHECK(ended.has_value() == live_.contains(id));
+    const auto live = live_.find(id);
+    const bool is_known = live != live_.end() && can_fit(live->second.request);
+    LORAX_CHECK(ended.has_value() == is_known);
     if (ended) end(*ended);
     check_pages();
   }
@@ -124,6 +127,12 @@ class SchedulerHarness {
   static uint64_t start(const std::string& digest) { return std::hash<std::string>()(digest); }
   static uint64_t extend(uint64_t hash, int32_t token) {
     return mix64(hash ^ (static_cast<uint64_t>(token) + 0x9e3779b97f4a7c15u));
+  }
+
+  // One that cannot ends with the next plan, as if it had never been there.
+  bool can_fit(const Request& request) const {
+    const int64_t tokens = static_cast<int64_t>(request.prompt.size()) + request.max_new_tokens - 1;
+    return pages_for(tokens, options_.block_size) <= options_.blocks;
   }
 
   uint64_t& place(const ScheduledSequence& sequence, int64_t position) {

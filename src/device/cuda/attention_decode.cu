@@ -2,11 +2,11 @@
 //
 // The query heads that share a key/value head (up to 16 per block) form the rows of one tile, so
 // that a page is read for all of them. The keys that the row sees are cut into `splits` parts, one
-// block each; the two warps of a block take turns over tiles of 16 keys, each with buffers of its
-// own (one tile in use, the next on its way), and never wait for each other before the end. A part
-// leaves its sums in scratch, and the last part of a sequence to end merges them. The grid follows
-// from the batch's bounds alone and the parts from each sequence's length, on the device, so that a
-// captured graph stays valid while sequences grow below the bounds.
+// block each; the two or four warps of a block take turns over tiles of 16 keys, each with buffers
+// of its own (one tile in use, the next on its way), and never wait for each other before the end.
+// A part leaves its sums in scratch, and the last part of a sequence to end merges them. The grid
+// follows from the batch's bounds alone and the parts from each sequence's length, on the device,
+// so that a captured graph stays valid while sequences grow below the bounds.
 #include <algorithm>
 
 #include "device/cuda/attention_tile.cuh"
@@ -16,7 +16,6 @@
 namespace lorax::cuda {
 namespace {
 
-constexpr int kWarps = 2;
 constexpr int kKeys = 16;   // of a tile
 constexpr int kHeads = 16;  // of a block
 constexpr int kMaxSplits = 128;
@@ -26,9 +25,9 @@ template <int kD>
 constexpr int kTileBytes = 16 * kD * 2;  // of queries, keys or values
 template <int kD>
 constexpr int kWarpBytes = 4 * kTileBytes<kD>;  // two tiles of keys, two of values
-template <int kD>
+template <int kD, int kWarps>
 constexpr int kSharedBytes = kTileBytes<kD> + kWarps* kWarpBytes<kD>;
-static_assert(kSharedBytes<64> >= kHeads * kMaxSplits * sizeof(float));
+static_assert(kSharedBytes<64, 2> >= kHeads * kMaxSplits * sizeof(float));
 
 // The sums of all parts: of part s of query head h of sequence b at [(b * heads + h) * splits + s].
 struct Scratch {
@@ -102,41 +101,53 @@ __device__ void attend(Sums<kD>& sums, uint32_t query_tile, uint32_t key_tile, u
   }
 }
 
-// Adds the sums of warp 1 to those of warp 0 through shared memory; called by all warps.
-template <int kD>
+// Adds the sums of the other warps to those of warp 0 through shared memory; called by all warps.
+template <int kD, int kWarps>
 __device__ void merge_warps(Sums<kD>& sums, float* buffer) {
+  const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   constexpr int kValues = kD / 2;  // of a lane
+  constexpr int kWarpFloats = (kValues + 4) * 32;
+  static_assert((kWarps - 1) * kWarpFloats * sizeof(float) <= kWarps * kWarpBytes<kD>);
 #pragma unroll
   for (RunningRow& row : sums.rows) row.sum = row_sum(row.sum);
   __syncthreads();  // nobody reads tiles any more
-  if (threadIdx.x >= 32) {
+  if (warp > 0) {
+    float* own = buffer + (warp - 1) * kWarpFloats;
 #pragma unroll
-    for (int i = 0; i < kValues; ++i) buffer[i * 32 + lane] = sums.values[i / 4][i % 4];
+    for (int i = 0; i < kValues; ++i) own[i * 32 + lane] = sums.values[i / 4][i % 4];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      buffer[(kValues + 2 * i) * 32 + lane] = sums.rows[i].top;
-      buffer[(kValues + 2 * i + 1) * 32 + lane] = sums.rows[i].sum;
+      own[(kValues + 2 * i) * 32 + lane] = sums.rows[i].top;
+      own[(kValues + 2 * i + 1) * 32 + lane] = sums.rows[i].sum;
     }
   }
   __syncthreads();
-  if (threadIdx.x >= 32) return;
-  float own[2], other[2];
+  if (warp > 0) return;
+#pragma unroll 1
+  for (int other = 1; other < kWarps; ++other, buffer += kWarpFloats) {
+    float ours[2], theirs[2];
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    RunningRow& row = sums.rows[i];
-    const float other_top = buffer[(kValues + 2 * i) * 32 + lane];
-    const float top = fmaxf(row.top, other_top);
-    own[i] = exp2_fast(row.top - top);
-    other[i] = exp2_fast(other_top - top);
-    row.top = top;
-    row.sum = row.sum * own[i] + buffer[(kValues + 2 * i + 1) * 32 + lane] * other[i];
-  }
+    for (int i = 0; i < 2; ++i) {
+      RunningRow& row = sums.rows[i];
+      const float other_top = buffer[(kValues + 2 * i) * 32 + lane];
+      if (other_top == -INFINITY) {  // no keys; the first warp has some
+        ours[i] = 1.0f;
+        theirs[i] = 0.0f;
+        continue;
+      }
+      const float top = fmaxf(row.top, other_top);
+      ours[i] = exp2_fast(row.top - top);
+      theirs[i] = exp2_fast(other_top - top);
+      row.top = top;
+      row.sum = row.sum * ours[i] + buffer[(kValues + 2 * i + 1) * 32 + lane] * theirs[i];
+    }
 #pragma unroll
-  for (int i = 0; i < kValues; ++i) {
-    const int half = i % 4 / 2;
-    sums.values[i / 4][i % 4] =
-        sums.values[i / 4][i % 4] * own[half] + buffer[i * 32 + lane] * other[half];
+    for (int i = 0; i < kValues; ++i) {
+      const int half = i % 4 / 2;
+      sums.values[i / 4][i % 4] =
+          sums.values[i / 4][i % 4] * ours[half] + buffer[i * 32 + lane] * theirs[half];
+    }
   }
 }
 
@@ -196,6 +207,7 @@ __device__ bool is_last(uint32_t* ticket, int parts) {
 
 // The output of some heads from all parts, by one block. `weights` is room in shared memory for the
 // weight of each head's parts, [kHeads].
+template <int kWarps>
 __device__ void merge_parts(const AttentionArgs& args, const Scratch& scratch,
                             float (*weights)[kMaxSplits], int sequence, int parts, int64_t token,
                             int first_head, int heads) {
@@ -255,7 +267,7 @@ __device__ void merge_parts(const AttentionArgs& args, const Scratch& scratch,
   }
 }
 
-template <int kD>
+template <int kD, int kWarps>
 __global__ void __launch_bounds__(kWarps * 32)
     decode_kernel(const __grid_constant__ AttentionArgs args,
                   const __grid_constant__ Scratch scratch) {
@@ -348,14 +360,14 @@ __global__ void __launch_bounds__(kWarps * 32)
     __syncwarp();
     start_copies(tile + 2);
   }
-  merge_warps<kD>(sums, reinterpret_cast<float*>(shared + kTileBytes<kD>));
+  merge_warps<kD, kWarps>(sums, reinterpret_cast<float*>(shared + kTileBytes<kD>));
   if (warp == 0) {
     write_sums<kD>(sums, args, scratch, sequence, split, parts, token, first_head, heads);
   }
   if (parts == 1) return;
   if (is_last(scratch.tickets + int64_t{sequence} * gridDim.y + blockIdx.y, parts)) {
-    merge_parts(args, scratch, reinterpret_cast<float(*)[kMaxSplits]>(shared), sequence, parts,
-                token, first_head, heads);
+    merge_parts<kWarps>(args, scratch, reinterpret_cast<float(*)[kMaxSplits]>(shared), sequence,
+                        parts, token, first_head, heads);
   }
 }
 
@@ -378,18 +390,29 @@ int most_splits(const AttentionArgs& args, int multiprocessors, size_t scratch_b
   return static_cast<int>(std::max<int64_t>(splits, 1));
 }
 
-template <int kD>
+template <int kD, int kWarps>
 void decode(Stream stream, const AttentionArgs& args, const Scratch& scratch) {
   const dim3 grid(static_cast<unsigned>(scratch.splits),
                   static_cast<unsigned>(args.kv_heads * head_tiles(args)),
                   static_cast<unsigned>(args.sequences));
-  launch(stream, grid, kWarps * 32, kSharedBytes<kD>, decode_kernel<kD>, args, scratch);
+  launch(stream, grid, kWarps * 32, kSharedBytes<kD, kWarps>, decode_kernel<kD, kWarps>, args,
+         scratch);
 }
 
 template <int kD>
+void decode(Stream stream, const AttentionArgs& args, const Scratch& scratch, bool few) {
+  if (few) {
+    decode<kD, 4>(stream, args, scratch);
+  } else {
+    decode<kD, 2>(stream, args, scratch);
+  }
+}
+
+template <int kD, int kWarps>
 cudaError_t prepare() {
-  return cudaFuncSetAttribute(decode_kernel<kD>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                              kSharedBytes<kD>);
+  return cudaFuncSetAttribute(decode_kernel<kD, kWarps>,
+                              cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              kSharedBytes<kD, kWarps>);
 }
 
 }  // namespace
@@ -400,18 +423,23 @@ void attention_decode(Stream stream, const AttentionArgs& args, void* scratch, s
   const int64_t parts = int64_t{args.sequences} * args.heads * splits;
   float* values = static_cast<float*>(scratch);  // first: they are read 16 bytes at a time
   float* tops = values + parts * args.head_size;
+  // Of very few blocks a part takes as long as its slowest warp: four share it, a tile each. They
+  // fill a multiprocessor's shared memory, so of more blocks those of two warps end sooner.
+  constexpr int kFewBlocks = 8;
+  const bool few = args.sequences * args.kv_heads * head_tiles(args) <= kFewBlocks;
   const Scratch places{tops, tops + parts, values, tickets, splits};
   if (args.head_size <= 64) {
-    decode<64>(stream, args, places);
+    decode<64>(stream, args, places, few);
   } else if (args.head_size <= 128) {
-    decode<128>(stream, args, places);
+    decode<128>(stream, args, places, few);
   } else {
-    decode<256>(stream, args, places);
+    decode<256>(stream, args, places, few);
   }
 }
 
 cudaError_t prepare_decode() {
-  for (cudaError_t (*prepare_size)() : {prepare<64>, prepare<128>, prepare<256>}) {
+  for (cudaError_t (*prepare_size)() : {prepare<64, 2>, prepare<128, 2>, prepare<256, 2>,
+                                        prepare<64, 4>, prepare<128, 4>, prepare<256, 4>}) {
     if (const cudaError_t status = prepare_size(); status != cudaSuccess) return status;
   }
   return cudaSuccess;

@@ -87,9 +87,11 @@ struct ScoreTransform {
         cap(softcap * kLog2E) {}
 
   __device__ float operator()(float product) const {
-    const float x = product * factor;
-    if (cap == 0.0f) return x;
-    return cap - 2.0f * cap * reciprocal_fast(1.0f + exp2_fast(x));
+    return cap == 0.0f ? product * factor : capped(product);
+  }
+  // If there is a cap.
+  __device__ float capped(float product) const {
+    return cap - 2.0f * cap * reciprocal_fast(1.0f + exp2_fast(product * factor));
   }
 };
 

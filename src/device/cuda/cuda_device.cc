@@ -77,7 +77,11 @@ CudaDevice::CudaDevice(int index) : index_(index) {
   }
   use();
   check(prepare_prefill(), "setting the shared memory of prefill attention");
+  if (is_hopper()) {
+    check(prepare_prefill_hopper(), "setting the shared memory of prefill attention (Hopper)");
+  }
   check(prepare_decode(), "setting the shared memory of decode attention");
+  check(prepare_skinny(), "setting the shared memory of products");
   for (cudaStream_t* stream : {&main_stream_, &capture_stream_}) {
     check(cudaStreamCreateWithFlags(stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
   }
@@ -325,6 +329,7 @@ void CudaDevice::attention(const Tensor& q, const PagedKv& kv, const AttentionBa
                            .block_tables = batch.block_tables.as<int32_t>(),
                            .max_blocks = static_cast<int>(batch.block_tables.dim(1)),
                            .block_size = static_cast<int>(kv.key.dim(1)),
+                           .blocks = kv.key.dim(0),
                            .sequences = static_cast<int>(batch.block_tables.dim(0)),
                            .tokens = q.dim(0),
                            .heads = static_cast<int>(q.dim(1)),
@@ -341,7 +346,7 @@ void CudaDevice::attention(const Tensor& q, const PagedKv& kv, const AttentionBa
     return;
   }
   if (batch.max_q > 1) {
-    attention_prefill(stream_, args);
+    if (!is_hopper() || !attention_prefill_hopper(stream_, args)) attention_prefill(stream_, args);
     check_launch("attention_prefill");
   }
   // A step of several sequences may hold some of one row, whatever its longest is.
@@ -360,7 +365,7 @@ void CudaDevice::gelu_tanh_mul(const Tensor& gate_up, const Tensor& out) {
 void CudaDevice::linear_gelu_tanh_mul(const Tensor& x, const Tensor& weight, const Tensor& gate_up,
                                       const Tensor& out) {
   const LinearArgs args = linear_args(x, weight, out);
-  if (args.rows == 0 || args.m == 0 || !Linear::is_skinny(args)) {
+  if (args.rows == 0 || args.m == 0 || args.rows > kGatedRows || !Linear::is_skinny(args)) {
     return Device::linear_gelu_tanh_mul(x, weight, gate_up, out);
   }
   use();

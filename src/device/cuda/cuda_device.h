@@ -80,6 +80,8 @@ class CudaDevice final : public Device {
  private:
   // CUDA's current device belongs to the thread.
   void use() const;
+  // Whether it runs the machine code built for Hopper's own instructions (sm_90a).
+  bool is_hopper() const { return properties_.major == 9; }
 
   int index_;
   cudaDeviceProp properties_{};

@@ -78,10 +78,11 @@ struct LinearArgs {
 
 // A product that streams the weights once, for bfloat16 of at most kSkinnyRows rows, n a multiple
 // of 8, x and weight rows aligned to 16 bytes. A row's result does not depend on the other rows.
-inline constexpr int64_t kSkinnyRows = 32;
+inline constexpr int64_t kSkinnyRows = 16;
 void skinny_linear(Stream stream, const LinearArgs& args);
-// The same, then gelu_tanh_mul of the rounded product: weight [m, n] is gate | up, out [rows, m /
-// 2] bfloat16.
+// The same for at most kGatedRows rows, then gelu_tanh_mul of the rounded product: weight [m, n] is
+// gate | up, out [rows, m / 2] bfloat16.
+inline constexpr int64_t kGatedRows = 8;
 void skinny_linear_gelu_tanh_mul(Stream stream, const LinearArgs& args);
 
 // Any shape, stride and alignment; slow.
@@ -100,6 +101,7 @@ struct AttentionArgs {
   const int32_t* block_tables = nullptr;
   int max_blocks = 0;  // columns of block_tables
   int block_size = 0;
+  int64_t blocks = 0;  // of the pools
   int sequences = 0;
   int64_t tokens = 0;  // T
   int heads = 0;
@@ -117,6 +119,10 @@ void attention_float32(cudaStream_t stream, const AttentionArgs& args);
 
 // bfloat16: the sequences of more than one query row.
 void attention_prefill(cudaStream_t stream, const AttentionArgs& args);
+
+// The same on a GPU of compute capability 9.0. False, and nothing is done, if it does not take this
+// head size (64, 128 or 256), block size (a multiple of 16) or driver.
+bool attention_prefill_hopper(cudaStream_t stream, const AttentionArgs& args);
 
 // bfloat16: the sequences of exactly one query row; the output of one without keys is zero. Their
 // keys are cut into parts, whose results lie in `scratch` until the last of them to end merges
@@ -189,6 +195,8 @@ void top_logits(cudaStream_t stream, const LogitRows& logits, DeviceList<const T
 
 // Let the kernels above use the shared memory they need on the current device. Once per device.
 cudaError_t prepare_prefill();
+cudaError_t prepare_prefill_hopper();  // only on compute capability 9.0
 cudaError_t prepare_decode();
+cudaError_t prepare_skinny();
 
 }  // namespace lorax::cuda

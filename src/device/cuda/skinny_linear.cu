@@ -8,10 +8,10 @@
 // weight rows and interleave over k; their sums meet in shared memory, in a fixed order, which is
 // the same for every kernel here: a row's bits do not depend on which one it is.
 //
-// While the kernel before still runs, the first wave of blocks has its first weights loaded and
-// some more brought into the L2 cache, so that the memory never rests between two products.
-#include <algorithm>
-
+// While the kernel before still runs, the first wave of blocks has its first weights loaded. (To
+// bring more of them into the L2 cache as well did not pay: it took from the kernel that ran.)
+// Where it fits, x is copied to shared memory as a whole: a load of it in every step would be
+// waited for.
 #include "device/cuda/gelu.cuh"
 #include "device/cuda/kernels.h"
 #include "device/cuda/launch.cuh"
@@ -25,8 +25,8 @@ constexpr int kWarps = 8;
 constexpr int kSteps = 2;           // of 32 elements of k that a warp takes at a time:
 constexpr int kUnit = kSteps * 32;  // 128 bytes of each row
 constexpr int kRound = kWarps * kUnit;
-// What one product brings into the L2 cache ahead of time: some microseconds' worth.
-constexpr int64_t kPrefetchBytes = int64_t{16} << 20;
+// Rows in shared memory lie half the banks apart.
+constexpr int kPad = 32;
 
 // One instance of the kernel. kRowTiles * 16 weight rows and kColumnTiles * 8 rows of x of a block;
 // kDepth units of weights that a warp has under way; kBlocks of a multiprocessor.
@@ -39,7 +39,15 @@ struct Shape {
   static constexpr int kRows = kRowTiles * 16;
   // Where registers are left, x too is under way one unit ahead.
   static constexpr bool kAheadX = kRowTiles == 1 && kDepth == 4 && kColumnTiles <= 2;
+  // Of x in shared memory at most.
+  static constexpr int64_t kStagedBytes = kRowTiles > 1 ? 0 : (kBlocks == 2 ? 84 : 40) << 10;
 };
+// For up to 8 rows of x, and for up to 16. Where few blocks have all the rows of the weight, each
+// keeps more under way.
+using Eight = Shape<1, 1, 2, 4>;
+using EightFewBlocks = Shape<1, 1, 4, 2>;
+using Sixteen = Shape<2, 2, 2, 2>;
+using SixteenFewBlocks = Shape<1, 2, 4, 2>;
 
 // Weights are used once: they need no place in the L1 cache, which holds x.
 __device__ uint4 load_weight(const bfloat16* from) {
@@ -59,32 +67,32 @@ struct SkinnyArgs {
   int rows;
   int64_t m;
   int64_t n;
-  int first_wave;      // blocks that bring weights into the L2 cache
-  int prefetch_bytes;  // of each row
+  bool stages_x;  // to rows of n + kPad elements in shared memory
 };
 
-// kGated: the second of two row tiles holds the rows m / 2 further on, and what is written is
-// gelu_tanh(first) * second of the rounded products.
+// kGated: the second half of a row tile holds the rows m / 2 further on than the first, and what is
+// written is gelu_tanh(first) * second of the rounded products.
 template <typename S, typename Out, bool kGated>
 __global__ void __launch_bounds__(kWarps * 32, S::kBlocks)
     skinny_kernel(const __grid_constant__ SkinnyArgs args) {
-  static_assert(!kGated || S::kRowTiles == 2);
   constexpr int kRowTiles = S::kRowTiles;
   constexpr int kColumnTiles = S::kColumnTiles;
   __shared__ float sums[kWarps][kRowTiles][kColumnTiles][4][32];
+  extern __shared__ __align__(16) bfloat16 staged_x[];
   start_next();
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   const int g = lane / 4;
   const int t = lane % 4;
-  const int64_t n = args.n;
+  const int n = static_cast<int>(args.n);
   // Rows of the output; of the weight `m` stands for the first of the two in a gated product.
   const int64_t m = kGated ? args.m / 2 : args.m;
-  const int64_t first_row = int64_t{blockIdx.x} * (kGated ? 16 : S::kRows);
+  constexpr int kOutRows = kGated ? S::kRows / 2 : S::kRows;
+  const int64_t first_row = int64_t{blockIdx.x} * kOutRows;
   // Of the weight, for row `row` of the block's tiles; the last one stands for those beyond.
   const auto weight_row = [&](int row) {
-    const int64_t tile_row = first_row + (kGated ? row % 16 : row);
-    return (kGated && row >= 16 ? m : 0) + (tile_row < m ? tile_row : m - 1);
+    const int64_t tile_row = first_row + (kGated ? row / 16 * 8 + row % 8 : row);
+    return (kGated && row % 16 >= 8 ? m : 0) + (tile_row < m ? tile_row : m - 1);
   };
 
   const bfloat16* weights[kRowTiles][2];
@@ -92,14 +100,14 @@ __global__ void __launch_bounds__(kWarps * 32, S::kBlocks)
   for (int r = 0; r < kRowTiles; ++r) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      weights[r][half] = args.weight + weight_row(r * 16 + half * 8 + g) * n + t * 8;
+      weights[r][half] = args.weight + weight_row(r * 16 + half * 8 + g) * args.n + t * 8;
     }
   }
 
   using Unit = uint4[kRowTiles][2][kSteps];
   using XStep = uint4[kColumnTiles];
   const uint4 zero = make_uint4(0, 0, 0, 0);
-  auto load_unit = [&](int64_t k, Unit& unit) {
+  auto load_unit = [&](int k, Unit& unit) {
 #pragma unroll
     for (int s = 0; s < kSteps; ++s) {
       const bool inside = k + s * 32 + t * 8 < n;
@@ -112,13 +120,15 @@ __global__ void __launch_bounds__(kWarps * 32, S::kBlocks)
       }
     }
   };
-  auto load_x = [&](int64_t k, XStep& x) {
-    const int64_t at = k + t * 8;
+  const bfloat16* x_rows = args.x;
+  int x_stride = static_cast<int>(args.x_stride);
+  auto load_x = [&](int k, XStep& x) {
+    const int at = k + t * 8;
 #pragma unroll
     for (int column = 0; column < kColumnTiles; ++column) {
       const int row = column * 8 + g;
       x[column] = row < args.rows && at < n
-                      ? *reinterpret_cast<const uint4*>(args.x + row * args.x_stride + at)
+                      ? *reinterpret_cast<const uint4*>(x_rows + row * x_stride + at)
                       : zero;
     }
   };
@@ -138,25 +148,34 @@ __global__ void __launch_bounds__(kWarps * 32, S::kBlocks)
     }
   };
 
-  const int64_t first_k = int64_t{warp} * kUnit;
+  const int first_k = warp * kUnit;
   Unit units[S::kDepth];
 #pragma unroll
   for (int d = 0; d < S::kDepth; ++d) load_unit(first_k + d * kRound, units[d]);
-  if (args.prefetch_bytes > 0 && static_cast<int>(blockIdx.x) < args.first_wave &&
-      threadIdx.x < S::kRows) {
-    prefetch_to_l2(args.weight + weight_row(static_cast<int>(threadIdx.x)) * n + S::kDepth * kRound,
-                   args.prefetch_bytes);
-  }
   wait_for_previous();
+  if (args.stages_x) {
+    const int stride = n + kPad;
+    for (int row = 0; row < args.rows; ++row) {
+      const uint32_t to = shared_address(staged_x + row * stride);
+      for (int at = threadIdx.x * 8; at < n; at += kWarps * 32 * 8) {
+        copy_async(to + at * 2, args.x + row * args.x_stride + at, true);
+      }
+    }
+    commit_copies();
+    wait_copies<0>();
+    __syncthreads();
+    x_rows = staged_x;
+    x_stride = stride;
+  }
   XStep ahead[2][kSteps];
   if constexpr (S::kAheadX) {
 #pragma unroll
     for (int s = 0; s < kSteps; ++s) load_x(first_k + s * 32, ahead[0][s]);
   }
-  for (int64_t base = first_k; base < n; base += S::kDepth * kRound) {
+  for (int base = first_k; base < n; base += S::kDepth * kRound) {
 #pragma unroll
     for (int d = 0; d < S::kDepth; ++d) {
-      const int64_t k = base + d * kRound;
+      const int k = base + d * kRound;
       if (k >= n) break;
 #pragma unroll
       for (int s = 0; s < kSteps; ++s) {
@@ -191,28 +210,35 @@ __global__ void __launch_bounds__(kWarps * 32, S::kBlocks)
     for (int w = 0; w < kWarps; ++w) sum += sums[w][row / 16][column / 8][element][owner];
     return sum;
   };
-  constexpr int kOutRows = kGated ? 16 : S::kRows;
   for (int i = threadIdx.x; i < kOutRows * kColumnTiles * 8; i += kWarps * 32) {
     const int row = i % kOutRows;
     const int column = i / kOutRows;
     if (first_row + row >= m || column >= args.rows) continue;
-    float value = sum_of(row, column);
+    const int tile_row = kGated ? row / 8 * 16 + row % 8 : row;
+    float value = sum_of(tile_row, column);
     if constexpr (kGated) {
       value = gelu_tanh_mul(to_float(from_float<Out>(value)),
-                            to_float(from_float<Out>(sum_of(16 + row, column))));
+                            to_float(from_float<Out>(sum_of(tile_row + 8, column))));
     }
     static_cast<Out*>(args.out)[column * args.out_stride + first_row + row] =
         from_float<Out>(value);
   }
 }
 
+template <typename S>
+cudaError_t prepare() {
+  const auto allow = [](auto kernel) {
+    return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                static_cast<int>(S::kStagedBytes));
+  };
+  const cudaError_t status = allow(skinny_kernel<S, bfloat16, false>);
+  return status != cudaSuccess ? status : allow(skinny_kernel<S, float, false>);
+}
+
 template <typename S, bool kGated>
 void multiply(Stream stream, const LinearArgs& args) {
   const unsigned grid = blocks_for(args.m, S::kRows);
-  const int first_wave = std::min(static_cast<int>(grid), stream.multiprocessors * S::kBlocks);
-  // Of each row, beyond what the registers take.
-  const int64_t rest = std::max<int64_t>(0, args.n - S::kDepth * kRound) * 2;
-  const int64_t share = kPrefetchBytes / (first_wave * S::kRows) / 128 * 128;
+  const int64_t x_bytes = args.rows * (args.n + kPad) * static_cast<int64_t>(sizeof(bfloat16));
   const SkinnyArgs skinny{.x = static_cast<const bfloat16*>(args.x.data),
                           .x_stride = args.x.stride,
                           .weight = static_cast<const bfloat16*>(args.weight),
@@ -221,13 +247,13 @@ void multiply(Stream stream, const LinearArgs& args) {
                           .rows = static_cast<int>(args.rows),
                           .m = args.m,
                           .n = args.n,
-                          .first_wave = first_wave,
-                          .prefetch_bytes = static_cast<int>(std::min(rest, share))};
+                          .stages_x = x_bytes <= S::kStagedBytes};
+  const size_t shared_bytes = skinny.stages_x ? static_cast<size_t>(x_bytes) : 0;
   if constexpr (kGated) {
-    launch(stream, grid, kWarps * 32, 0, skinny_kernel<S, bfloat16, true>, skinny);
+    launch(stream, grid, kWarps * 32, shared_bytes, skinny_kernel<S, bfloat16, true>, skinny);
   } else {
     visit_model_dtype(args.out.dtype, [&]<typename Out>(std::type_identity<Out>) {
-      launch(stream, grid, kWarps * 32, 0, skinny_kernel<S, Out, false>, skinny);
+      launch(stream, grid, kWarps * 32, shared_bytes, skinny_kernel<S, Out, false>, skinny);
     });
   }
 }
@@ -235,28 +261,23 @@ void multiply(Stream stream, const LinearArgs& args) {
 }  // namespace
 
 void skinny_linear(Stream stream, const LinearArgs& args) {
-  // Where few blocks have all the rows, each keeps more under way.
   const bool few = blocks_for(args.m, 16) <= static_cast<unsigned>(2 * stream.multiprocessors);
   if (args.rows <= 8) {
-    few ? multiply<Shape<1, 1, 4, 2>, false>(stream, args)
-        : multiply<Shape<1, 1, 2, 4>, false>(stream, args);
-  } else if (args.rows <= 16) {
-    few ? multiply<Shape<1, 2, 4, 2>, false>(stream, args)
-        : multiply<Shape<2, 2, 2, 2>, false>(stream, args);
+    few ? multiply<EightFewBlocks, false>(stream, args) : multiply<Eight, false>(stream, args);
   } else {
-    few ? multiply<Shape<1, 4, 4, 2>, false>(stream, args)
-        : multiply<Shape<2, 4, 2, 2>, false>(stream, args);
+    few ? multiply<SixteenFewBlocks, false>(stream, args) : multiply<Sixteen, false>(stream, args);
   }
 }
 
 void skinny_linear_gelu_tanh_mul(Stream stream, const LinearArgs& args) {
-  if (args.rows <= 8) {
-    multiply<Shape<2, 1, 2, 2>, true>(stream, args);
-  } else if (args.rows <= 16) {
-    multiply<Shape<2, 2, 2, 2>, true>(stream, args);
-  } else {
-    multiply<Shape<2, 4, 2, 2>, true>(stream, args);
+  multiply<Eight, true>(stream, args);
+}
+
+cudaError_t prepare_skinny() {
+  for (cudaError_t (*prepare_shape)() : {prepare<EightFewBlocks>, prepare<SixteenFewBlocks>}) {
+    if (const cudaError_t status = prepare_shape(); status != cudaSuccess) return status;
   }
+  return cudaSuccess;
 }
 
 }  // namespace lorax::cuda

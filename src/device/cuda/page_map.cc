@@ -1,0 +1,42 @@
+#include "device/cuda/page_map.h"
+
+#include <cuda_runtime.h>
+
+namespace lorax::cuda {
+namespace {
+
+using EncodeTiled = decltype(&cuTensorMapEncodeTiled);
+
+// The driver's function, found at run time: programs need no driver to be linked or to start.
+EncodeTiled find_encode_tiled() {
+  void* function = nullptr;
+  cudaDriverEntryPointQueryResult result;
+#if CUDART_VERSION >= 12050
+  const cudaError_t status = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function,
+                                                              12000, cudaEnableDefault, &result);
+#else
+  const cudaError_t status =
+      cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &function, cudaEnableDefault, &result);
+#endif
+  const bool there = status == cudaSuccess && result == cudaDriverEntryPointSuccess;
+  return there ? reinterpret_cast<EncodeTiled>(function) : nullptr;
+}
+
+}  // namespace
+
+bool make_page_map(CUtensorMap& map, const void* pages, int64_t slots, int kv_heads, int d,
+                   int tokens) {
+  static const EncodeTiled encode_tiled = find_encode_tiled();
+  if (encode_tiled == nullptr) return false;
+  const cuuint64_t sizes[3] = {static_cast<cuuint64_t>(d), static_cast<cuuint64_t>(kv_heads),
+                               static_cast<cuuint64_t>(slots)};
+  const cuuint64_t strides[2] = {sizes[0] * 2, sizes[0] * sizes[1] * 2};  // bytes
+  const cuuint32_t box[3] = {64, 1, static_cast<cuuint32_t>(tokens)};
+  const cuuint32_t steps[3] = {1, 1, 1};
+  return encode_tiled(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<void*>(pages), sizes,
+                      strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
+}  // namespace lorax::cuda

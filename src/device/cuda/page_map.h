@@ -1,0 +1,16 @@
+// Tensor maps of pages, which Hopper's copy engine reads them through.
+#pragma once
+
+#include <cuda.h>
+
+#include <cstdint>
+
+namespace lorax::cuda {
+
+// A map of pages [slots, kv_heads, d] of bfloat16 whose boxes are 64 columns of one head of
+// `tokens` neighbouring slots, with the 128-byte swizzle. d is a multiple of 64, `pages` aligned to
+// 16 bytes. Lives on the host and holds no resource. False if the driver has no such maps.
+bool make_page_map(CUtensorMap& map, const void* pages, int64_t slots, int kv_heads, int d,
+                   int tokens);
+
+}  // namespace lorax::cuda
