@@ -67,6 +67,7 @@ AdapterChoice choose_merged(const MergedAdapters& merged, const AdapterDirectory
     refuse("merged_adapters", fmt::format("`merged_adapters` takes up to {} adapters. Given: {}",
                                           kMaxMembers, merged.ids.size()));
   }
+  check_fields(merged_adapters_fields(), merged);
   MergeRecipe recipe = read_recipe(merged);
   AdapterChoice choice;
   for (const std::string& name : merged.ids) {
@@ -93,7 +94,7 @@ const FieldTable<MergedAdapters>& merged_adapters_fields() {
     fields::document(weights.schema, {"One for each adapter. None: 1 each.", "[0.75, 0.25]"});
     weights.read = [](const json::value& value, M& merged) { read_weights(value, merged.weights); };
     return FieldTable<M>{
-        required(field<M>("ids", &M::ids, {"The adapters.", R"(["pirate", "modern"])"})),
+        required(field<M>("ids", &M::ids, {"The adapters.", R"(["caps", "verse-numbers"])"})),
         std::move(weights),
         field<M>("merge_strategy", &M::merge_strategy,
                  {"linear, ties, dare_linear or dare_ties. None: linear.", "\"ties\""}),

@@ -52,10 +52,10 @@ SamplingParameters sampling_of(const P& parameters, const ApiSettings& settings)
   sampling.temperature =
       samples(parameters) ? usable_temperature(parameters.temperature.value_or(1.0)) : 0.0f;
   sampling.top_k = usable_top_k(parameters.top_k.value_or(0));
-  sampling.top_p = static_cast<float>(parameters.top_p.value_or(1.0));
-  sampling.typical_p = static_cast<float>(parameters.typical_p.value_or(1.0));
+  sampling.top_p = positive_float(parameters.top_p.value_or(1.0));
+  sampling.typical_p = positive_float(parameters.typical_p.value_or(1.0));
   sampling.min_p = static_cast<float>(parameters.min_p.value_or(0.0));
-  sampling.repetition_penalty = static_cast<float>(parameters.repetition_penalty.value_or(1.0));
+  sampling.repetition_penalty = positive_float(parameters.repetition_penalty.value_or(1.0));
   sampling.frequency_penalty = static_cast<float>(parameters.frequency_penalty.value_or(0.0));
   sampling.presence_penalty = static_cast<float>(parameters.presence_penalty.value_or(0.0));
   sampling.watermark = parameters.watermark;

@@ -301,6 +301,8 @@ TEST_F(GenerateTest, SamplingRule) {
   EXPECT_EQ(request_of(R"("min_p": 0.5)").sampling.temperature, 1.0f);
   EXPECT_EQ(request_of(R"("temperature": 0, "do_sample": true)").sampling.temperature, 0.0f);
   EXPECT_EQ(request_of(R"("temperature": 1e-30, "top_k": 4)").sampling.temperature, 0.0f);
+  EXPECT_GT(request_of(R"("top_p": 1e-60)").sampling.top_p, 0.0f);
+  EXPECT_GT(request_of(R"("repetition_penalty": 1e-60)").sampling.repetition_penalty, 0.0f);
   EXPECT_EQ(request_of(R"("seed": 18446744073709551615, "do_sample": true)").sampling.seed,
             UINT64_MAX);
   EXPECT_NE(request_of(R"("do_sample": true)").sampling.seed,
@@ -424,6 +426,8 @@ TEST_F(GenerateTest, WrongAdapters) {
                  "frequency");
   expect_invalid(R"("merged_adapters": {"ids": ["pirate", "caps"], "weights": [1, 1e39]})",
                  "too large");
+  expect_invalid(R"("merged_adapters": {"ids": ["pirate", "caps"], "density": 1.5})",
+                 "`density` must be >= 0 and <= 1");
   expect_invalid(R"("merged_adapters": [])", "must be an object");
   expect_invalid(R"("adapter_source": "hub", "adapter_id": "pirate")", "not supported");
   expect_invalid(R"("adapter_source": "x\u0000y")", "x\\x00y");

@@ -15,10 +15,10 @@ SamplingParameters sampling_of(const OpenAiFields& body) {
   SamplingParameters sampling;
   sampling.temperature = usable_temperature(body.temperature.value_or(1.0));
   sampling.top_k = usable_top_k(body.top_k.value_or(0));
-  sampling.top_p = static_cast<float>(body.top_p.value_or(1.0));
+  sampling.top_p = positive_float(body.top_p.value_or(1.0));
   sampling.min_p = static_cast<float>(body.min_p.value_or(0.0));
-  sampling.typical_p = static_cast<float>(body.typical_p.value_or(1.0));
-  sampling.repetition_penalty = static_cast<float>(body.repetition_penalty.value_or(1.0));
+  sampling.typical_p = positive_float(body.typical_p.value_or(1.0));
+  sampling.repetition_penalty = positive_float(body.repetition_penalty.value_or(1.0));
   sampling.frequency_penalty = static_cast<float>(body.frequency_penalty.value_or(0.0));
   sampling.presence_penalty = static_cast<float>(body.presence_penalty.value_or(0.0));
   sampling.logit_bias = body.logit_bias;

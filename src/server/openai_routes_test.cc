@@ -319,7 +319,7 @@ TEST_F(OpenAiTest, SamplingReachesTheEngine) {
   const SamplingParameters& sampling = request.sampling;
   EXPECT_EQ(sampling.temperature, 0.5f);
   EXPECT_EQ(sampling.top_p, 0.25f);
-  EXPECT_LE(sampling.top_k, 0);
+  EXPECT_EQ(sampling.top_k, 0);
   EXPECT_EQ(sampling.min_p, 0.125f);
   EXPECT_EQ(sampling.typical_p, 0.75f);
   EXPECT_EQ(sampling.repetition_penalty, 1.5f);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 
 #include "server/api_error.h"
 
@@ -15,8 +16,12 @@ float usable_temperature(double temperature) {
   return temperature < kSmallest ? 0.0f : static_cast<float>(temperature);
 }
 
+float positive_float(double number) {
+  return std::max(static_cast<float>(number), std::numeric_limits<float>::min());
+}
+
 int32_t usable_top_k(int64_t top_k) {
-  return static_cast<int32_t>(std::min(top_k, int64_t{INT32_MAX}));
+  return static_cast<int32_t>(std::clamp(top_k, int64_t{0}, int64_t{INT32_MAX}));
 }
 
 void check_stop_strings(const std::vector<std::string>& stop, int64_t max_count) {
