@@ -322,7 +322,7 @@ TEST_F(HttpServerTest, BadRequests) {
       {"GET /%ff HTTP/1.1\r\nHost: t\r\n\r\n", 400},
       {"GET /%00 HTTP/1.1\r\nHost: t\r\n\r\n", 400},
       {"GET /a b HTTP/1.1\r\nHost: t\r\n\r\n", 400},
-      {std::string("GET /\0 HTTP/1.1\r\nHost: t\r\n\r\n", 29), 400},
+      {std::string("GET /\0 HTTP/1.1\r\nHost: t\r\n\r\n", 28), 400},
       {"GET / HTTP/1.1\r\nHost: t\r\nbad header\r\n\r\n", 400},
       {"GET / HTTP/1.1\r\nHost: t\r\nx : y\r\n\r\n", 400},
       {"GET / HTTP/1.1\r\nHost: t\r\nx: \x01\r\n\r\n", 400},

@@ -29,7 +29,8 @@ Arguments::Arguments(std::string_view name, Args args,
 }
 
 Value Arguments::value(size_t index, Value otherwise) const {
-  return has(index) ? *values_[index] : std::move(otherwise);
+  if (has(index)) return *values_[index];
+  return otherwise;
 }
 
 bool Arguments::truth(size_t index, bool otherwise) const {
