@@ -105,7 +105,7 @@ class LiveServer:
         with response:
             content = response.read()
             is_json = "json" in response.headers.get("Content-Type", "")
-            return response.status, response.headers, json.loads(content) if is_json else content
+            return response.status, response.headers, json.loads(content) if is_json and content else content
 
     def metric(self, series):
         """The value of a line of /metrics; None without one."""

@@ -109,14 +109,14 @@ class LoadTest(unittest.TestCase):
         idle, busy = asyncio.run(measure())
         print(f"first token of another adapter: {idle * 1e3:.1f} ms idle, {busy * 1e3:.1f} ms "
               f"beside 500 requests, ratio {busy / idle:.2f}")
-        # The figure is 3; the margin is for machines that others use.
+        # On a quiet machine 3 is expected; the margin is for those that others use.
         self.assertLess(busy, 6 * idle)
         self.assert_idle(server)
         self.assertEqual(server.stop(), 0)
 
     def test_soak(self):
         server, names = self.serve("--max-concurrent-requests", 64, "--max-batch-total-tokens",
-                                   8192, "--max-active-adapters", 3)
+                                   3072, "--max-active-adapters", 3)
         (self.dir / "broken").mkdir()
         (self.dir / "broken/adapter_config.json").write_text("{}")
         client = MixedClient(server, names)
@@ -128,9 +128,10 @@ class LoadTest(unittest.TestCase):
             self.assertGreater(client.outcomes.get(outcome, 0), 0, outcome)
         self.assert_idle(server)
         self.assertEqual(server.get("/health")[0], 200)
-        # Flat: the second half holds no more than the first, but for noise.
+        # Flat: the second half holds no more than the first, but for noise and for KV pages (21 MB)
+        # that are touched for the first time.
         half = len(client.memory) // 2
-        self.assertLess(max(client.memory[half:]), max(client.memory[:half]) + (24 << 20))
+        self.assertLess(max(client.memory[half:]), max(client.memory[:half]) + (40 << 20))
         self.assertLess(server.open_files(), 100)
         self.assertEqual(server.stop(), 0)
 
