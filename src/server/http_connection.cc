@@ -240,7 +240,9 @@ void HttpConnection::watch_for_reset() {
 // --- Responses -------------------------------------------------------------------------------
 
 void HttpConnection::pump() {
-  if (closed_ || writing_ || !exchange_) return;
+  if (closed_ || !exchange_) return;
+  if (exchange_->has_overrun()) return disconnect();
+  if (writing_) return;
   progress_ = exchange_->take(out_);
   if (!out_.empty()) return write();
   if (progress_ == HttpExchange::Progress::kCut) return disconnect();

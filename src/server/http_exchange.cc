@@ -77,10 +77,12 @@ void HttpExchange::write(std::string bytes) {
     dropping_ = true;
     cut_ = true;
     queue_ = {};
+    // Also while a write is under way, which may not end for long.
+    if (wake_) wake_();
   } else {
     append_body(bytes);
+    wake();
   }
-  wake();
 }
 
 void HttpExchange::finish() {
@@ -131,6 +133,11 @@ HttpExchange::Progress HttpExchange::take(std::string& bytes) {
   if (stage_ == Stage::kEnded && !cut_) return Progress::kComplete;
   awake_ = !bytes.empty();
   return Progress::kOpen;
+}
+
+bool HttpExchange::has_overrun() const {
+  const std::lock_guard lock(mutex_);
+  return dropping_ && cut_;
 }
 
 bool HttpExchange::queue_sign_of_life() {

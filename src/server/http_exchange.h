@@ -30,8 +30,8 @@ struct ResponseTerms {
 class HttpExchange {
  public:
   // `wake` is called, from any thread and with a lock held, when take() has something to give
-  // after it had nothing. It must only schedule a call of take(), and is not called after detach()
-  // and disconnect().
+  // after it had nothing, and when the queue has run over. It must only schedule a call of take(),
+  // and is not called after detach() and disconnect().
   HttpExchange(ResponseTerms terms, std::function<void()> wake);
 
   // --- Handlers' side: see ResponseWriter ---
@@ -52,6 +52,8 @@ class HttpExchange {
   };
   // Moves what is queued to `bytes`, which it clears.
   Progress take(std::string& bytes);
+  // The queue has run over: the response cannot be completed, however much of it is being sent.
+  bool has_overrun() const;
   // Queues bytes that mean nothing, to see whether they arrive: "100 Continue" before the response,
   // a comment inside an event stream. False where neither is possible.
   bool queue_sign_of_life();
