@@ -49,8 +49,7 @@ class Engine final : public GenerationService {
   AdapterStore& adapters() { return *store_; }
   // What the options came to.
   const EnginePlan& plan() const { return plan_; }
-  size_t workspace_bytes() const { return runner_->workspace_bytes(); }
-  size_t kv_bytes() const { return runner_->kv_bytes(); }
+  const GraphStats& graph_stats() const { return runner_->graph_stats(); }
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -59,6 +58,7 @@ class Engine final : public GenerationService {
     GenerationRequest request;
     std::shared_ptr<GenerationSink> sink;
     Clock::time_point time;
+    AdapterTicket ahead;  // so that its adapter loads while the step in hand runs
   };
 
   // A row of the last forward whose logits are wanted.
@@ -68,8 +68,6 @@ class Engine final : public GenerationService {
     int64_t position = 0;  // in its sequence
     bool samples = false;  // the next token is wanted; else the score of the prompt's
   };
-
-  void warm_up();
 
   // The engine's thread.
   void run();
@@ -129,6 +127,7 @@ class Engine final : public GenerationService {
   std::vector<int32_t> prompt_ids_;
   std::vector<Submission> taken_;
   std::vector<RequestId> taken_cancels_;
+  std::vector<AdapterTicket> asked_ahead_;  // until the scheduler has asked for itself
   std::vector<SequenceStep> steps_;
   std::vector<EngineRequest*> step_requests_;  // of each entry of the plan
   std::vector<OutputRow> rows_;
