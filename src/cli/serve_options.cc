@@ -136,7 +136,7 @@ void add_step_flags(CLI::App& command, ServeOptions& options) {
   group
       .add("--max-batch-prefill-tokens", options.max_batch_prefill_tokens,
            "Tokens of one step, over all sequences: what a running stream waits for at most "
-           "(default: 512 on a CPU, 4096 on a GPU)")
+           "(default: 256 on a CPU, 2048 on a GPU)")
       ->check(CLI::PositiveNumber);
   group
       .add("--max-batch-total-tokens", options.max_batch_total_tokens,

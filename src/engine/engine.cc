@@ -75,7 +75,9 @@ Engine::Engine(LoadedModel& model, const Tokenizer* tokenizer, EngineOptions opt
                                           with_adapters ? tables_.get() : nullptr);
   scheduler_ = std::make_unique<Scheduler>(plan_.scheduler, *exchange_);
   sampler_ = std::make_unique<Sampler>(device);
+  const Clock::time_point start = Clock::now();
   warm_up(*runner_, *sampler_, with_adapters);
+  warm_up_seconds_ = std::chrono::duration<double>(Clock::now() - start).count();
   publish(/*with_lists=*/true);
   thread_ = std::thread([this] { run(); });
 }

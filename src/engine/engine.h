@@ -50,6 +50,7 @@ class Engine final : public GenerationService {
   // What the options came to.
   const EnginePlan& plan() const { return plan_; }
   const GraphStats& graph_stats() const { return runner_->graph_stats(); }
+  double warm_up_seconds() const { return warm_up_seconds_; }
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -111,6 +112,7 @@ class Engine final : public GenerationService {
   RequestId last_id_ = 0;
   ServiceStats stats_;
 
+  double warm_up_seconds_ = 0.0;
   std::atomic<bool> healthy_{true};
   std::unique_ptr<AdapterTables> tables_;
   std::unique_ptr<ModelAdapterBackend> backend_;

@@ -98,7 +98,8 @@ void plan_memory(EnginePlan& plan, LoadedModel& model, const EngineOptions& opti
   needs.available = device.available_memory();
   needs.weights = model.weight_bytes();
   needs.workspace = measure_runner(model.model(), plan.runner, with_adapters).bytes();
-  needs.graphs = ModelRunner::graph_count(plan.runner, with_adapters);
+  needs.graph_layers =
+      ModelRunner::graph_count(plan.runner, with_adapters) * model.info().num_hidden_layers;
   needs.unified = plan.store.unified_memory;
   needs.adapters = options.adapter_bytes;
   needs.page = model.model().kv_shape().bytes_per_token() * KvCache::kBlockSize;

@@ -31,7 +31,7 @@ struct MemoryNeeds {
   uint64_t available = 0;  // of the limit, with the weights in place
   uint64_t weights = 0;
   uint64_t workspace = 0;
-  int64_t graphs = 0;  // how many
+  int64_t graph_layers = 0;  // layers of all graphs together
   // Host and device memory are one: other programs want memory, too, so half of what is free stays
   // so, and keys and values take 16 GiB at most.
   bool unified = true;

@@ -17,7 +17,7 @@ MemoryNeeds gpu() {
   needs.available = 50 * kGb;
   needs.weights = 20 * kGb;
   needs.workspace = 3 * kGb;
-  needs.graphs = 10;
+  needs.graph_layers = 420;
   needs.unified = false;
   needs.adapters = 8 * kGb;
   needs.page = kPage;
@@ -41,7 +41,7 @@ TEST(MemoryPlanTest, AddsUpToTheLimit) {
 
 TEST(MemoryPlanTest, MoreGraphsLeaveLess) {
   MemoryNeeds needs = gpu();
-  needs.graphs = 1000;
+  needs.graph_layers = 42000;
   EXPECT_LT(share_memory(needs).kv, share_memory(gpu()).kv);
 }
 
@@ -96,7 +96,7 @@ TEST(MemoryPlanTest, TooLittleIsOneLineWithTheNumbers) {
   const std::string error = error_of(needs);
   for (const char* part :
        {"of 80.00 GB 72.00 may be taken", "2.00 are", "weights take 20.00", "workspace 3.00",
-        "graphs 0.1", "adapters 47.00", "keys and values 0.00", "--cuda-memory-fraction"}) {
+        "graphs 0.09", "adapters 47.00", "keys and values 0.00", "--cuda-memory-fraction"}) {
     EXPECT_NE(error.find(part), std::string::npos) << part << ": " << error;
   }
   EXPECT_EQ(error.find('\n'), std::string::npos);
