@@ -118,7 +118,7 @@ json::value default_of(const std::vector<std::string>& value) {
 
 void document(json::object& schema, const FieldDoc& doc, const NumberRange& range) {
   if (!doc.description.empty()) schema["description"] = doc.description;
-  if (!doc.example.empty()) schema["examples"] = {json::parse(doc.example)};
+  if (!doc.example.empty()) schema["examples"] = json::array{json::parse(doc.example)};
   const auto add = [&](const char* keyword, std::optional<double> bound) {
     if (!bound) return;
     const auto whole = static_cast<int64_t>(*bound);
