@@ -68,6 +68,8 @@ EnginePlan plan_engine(LoadedModel& model, const EngineOptions& options, bool un
   scheduler.prefix_cache = options.prefix_cache;
   scheduler.adapters.ahead = chosen(options.adapters_ahead, 8);
 
+  plan.overlap = options.overlap.value_or(model.device().is_asynchronous());
+
   RunnerLimits& runner = plan.runner;
   runner.max_tokens = scheduler.step_tokens;
   runner.max_sequences = scheduler.max_running;
