@@ -110,7 +110,7 @@ bool Scheduler::is_running(const Sequence& sequence) const {
 }
 
 void Scheduler::leave_running(Sequence& sequence) {
-  --sequence.client->running;
+  queue_.stop(*sequence.client);
   running_.erase(std::ranges::find(running_, &sequence));
 }
 
@@ -156,9 +156,11 @@ const StepPlan& Scheduler::schedule(Time now) {
     update(client, now);
   });
   yield_slot();
-  grow_decodes();
-  plan_decodes();
-  plan_prefills(now);
+  if (!plan_newcomers(now)) {
+    grow_decodes();
+    plan_decodes();
+    plan_prefills(now);
+  }
   if (!plan_->work.empty()) in_steps_.push_back(plan_);
   return *plan_;
 }
@@ -173,9 +175,8 @@ void Scheduler::advance(const StepPlan& plan, Time now) {
     if (!work.samples) continue;
     sequence.tokens.push_back(kUnknownToken);
     if (!sequence.is_complete()) continue;
+    leave_running(sequence);
     FairQueue::Client& client = *std::exchange(sequence.client, nullptr);
-    --client.running;
-    running_.erase(std::ranges::find(running_, &sequence));
     finishing_.push_back(&sequence);
     update(client, now);
   }
@@ -186,9 +187,26 @@ void Scheduler::advance(const StepPlan& plan, Time now) {
 void Scheduler::yield_slot() {
   if (static_cast<int64_t>(running_.size()) < options_.max_running) return;
   const FairQueue::Client* next = queue_.first_ready();
-  if (next == nullptr || next->running > 0) return;
+  if (next == nullptr || next->running() > 0) return;
   Sequence* sequence = victim(/*at_least=*/2);
   if (sequence != nullptr && FairQueue::Before()(next, sequence->client)) preempt(*sequence);
+}
+
+// A step for prompts of adapters that have nothing running, if it is their turn, and a crowd would
+// hold them up: with as many rows as the crowd's at most, and never twice in a row.
+bool Scheduler::plan_newcomers(Time now) {
+  const bool crowd_has_waited = std::exchange(was_newcomers_, false);
+  if (options_.crowd == 0 || crowd_has_waited) return false;
+  const int64_t crowd = std::ranges::count_if(
+      running_, [](const Sequence* sequence) { return sequence->pending() == 1; });
+  if (crowd < options_.crowd) return false;
+  while (plan_->tokens < crowd) {
+    FairQueue::Client* next = queue_.first_ready();
+    if (next == nullptr || next->running() > 0) break;
+    if (!admit(*next, crowd, /*whole=*/true, now)) break;
+  }
+  was_newcomers_ = !plan_->work.empty();
+  return was_newcomers_;
 }
 
 // A page for the next token of each sequence that generates, the oldest first.
@@ -224,19 +242,19 @@ void Scheduler::plan_prefills(Time now) {
       plan(**first, std::min((*first)->pending(), options_.step_tokens - plan_->tokens));
       partial_.erase(first);
     } else if (next != nullptr) {
-      full = !admit(*next, now);
+      full = !admit(*next, options_.step_tokens, !options_.chunked_prefill, now);
     } else {
       return;
     }
   }
 }
 
-bool Scheduler::admit(FairQueue::Client& client, Time now) {
+bool Scheduler::admit(FairQueue::Client& client, int64_t rows, bool whole, Time now) {
   if (static_cast<int64_t>(running_.size()) >= options_.max_running) return false;
   Sequence& sequence = *sequences_.at(*client.waiting().begin());
   if (!sequence.admitted) sequence.adapter = line_.lease(client);
-  const int64_t budget = options_.step_tokens - plan_->tokens;
-  if (!take_pages(sequence) || (!options_.chunked_prefill && sequence.pending() > budget)) {
+  const int64_t budget = rows - plan_->tokens;
+  if (!take_pages(sequence) || (whole && sequence.pending() > budget)) {
     sequence.blocks.clear();
     sequence.cached = 0;
     sequence.registered = 0;
@@ -244,7 +262,7 @@ bool Scheduler::admit(FairQueue::Client& client, Time now) {
     return false;
   }
   queue_.remove(client, sequence.id);
-  ++client.running;
+  queue_.start(client);
   running_.insert(std::ranges::lower_bound(running_, sequence.id, {}, id_of), &sequence);
   if (sequence.admitted) {
     --client.resumable;
@@ -348,9 +366,9 @@ bool Scheduler::grow(Sequence& sequence) {
 Scheduler::Sequence* Scheduler::victim(int64_t at_least) const {
   Sequence* found = nullptr;
   for (auto it = running_.rbegin(); it != running_.rend(); ++it) {
-    const int64_t running = (*it)->client->running;
+    const int64_t running = (*it)->client->running();
     if (running < at_least) continue;
-    if (found == nullptr || running > found->client->running) found = *it;
+    if (found == nullptr || running > found->client->running()) found = *it;
   }
   return found;
 }

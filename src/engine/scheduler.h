@@ -3,6 +3,10 @@
 // fairness. Pages are taken as sequences grow; when there are none left, the youngest sequence is
 // preempted: it lets its pages go and is computed again later, what it has generated included.
 //
+// Where many generate, an adapter that has nothing running begins in a step without them (see
+// `crowd`): its first token does not wait for theirs. They miss one step in two at most, which has
+// no more rows than theirs.
+//
 //   const StepPlan& plan = scheduler.schedule(now);
 //   ... run plan.work ...
 //   scheduler.commit(results, now);   // one per entry of plan.work
@@ -49,6 +53,9 @@ struct SchedulerOptions {
   int64_t step_tokens = 256;
   bool chunked_prefill = true;
   bool prefix_cache = true;
+  // So many sequences generate when prompts of adapters that have nothing running get a step of
+  // their own, if they fit into it whole; 0: never. For devices on which rows take time.
+  int64_t crowd = 0;
   // What a token costs its adapter's counter: one that is computed from the prompt, and one that
   // is generated. A token from the prefix cache, or computed again, costs nothing.
   int64_t input_weight = 1;
@@ -194,11 +201,13 @@ class Scheduler {
   void expire(Time now);
   void fail_adapter(FairQueue::Client& client, RequestId last, const std::string& message);
   void yield_slot();
+  bool plan_newcomers(Time now);
   void grow_decodes();
   void plan_decodes();
   void plan_prefills(Time now);
 
-  bool admit(FairQueue::Client& client, Time now);
+  // Where the plan would have more than `rows`, a prompt is cut, or not admitted if `whole`.
+  bool admit(FairQueue::Client& client, int64_t rows, bool whole, Time now);
   bool take_pages(Sequence& sequence);
   void plan(Sequence& sequence, int64_t tokens);
   void commit(const StepWork& work, const StepResult& result, Time now);
@@ -236,6 +245,7 @@ class Scheduler {
   StepPlan* plan_ = &plans_[0];      // the last one
   std::vector<StepPlan*> in_steps_;  // that have work and are not committed, the oldest first
   bool advanced_ = false;            // sequences stand as they will after in_steps_.front()
+  bool was_newcomers_ = false;       // the last plan was plan_newcomers()'s
   RequestId last_id_ = 0;
   SchedulerStats counts_;
 };

@@ -245,6 +245,47 @@ TEST_F(SchedulerTest, OnlyComputedPagesAreFoundAgain) {
   EXPECT_EQ(scheduler_->running()[1]->cached_prompt_tokens, 0);
 }
 
+TEST_F(SchedulerTest, ACrowdMissesOneStepForAdaptersThatHaveNothingRunning) {
+  SchedulerOptions options = small();
+  options.max_running = 8;
+  options.step_tokens = 20;
+  options.crowd = 3;
+  start(options);
+  for (const char* adapter : {"x", "y", "z"}) adapters_.states[adapter] = State::kReady;
+  const RequestId a = submit(2, 9);
+  const RequestId b = submit(2, 9);
+  step();
+  const RequestId x = submit(1, 9, "x");
+  EXPECT_EQ(step(), (Work{{a, 1}, {b, 1}, {x, 1}}));  // two are no crowd
+  const RequestId y = submit(2, 9, "y");
+  const RequestId z = submit(1, 9, "z");
+  EXPECT_EQ(step(), (Work{{y, 2}, {z, 1}}));
+  // Theirs is no longer the adapters' first, and the next step is everybody's.
+  const RequestId more = submit(1, 9, "y");
+  EXPECT_EQ(step({y, z}), (Work{{a, 1}, {b, 1}, {x, 1}, {y, 1}, {z, 1}, {more, 1}}));
+  step({more});
+  const RequestId first = submit(2, 9, "z");
+  const RequestId second = submit(2, 9, "y");
+  EXPECT_EQ(step(), (Work{{first, 2}}));  // both would be more than the crowd
+  EXPECT_EQ(step(), (Work{{a, 1}, {b, 1}, {x, 1}, {first, 1}, {second, 2}}));
+  const RequestId late = submit(5, 9, "w");
+  adapters_.states["w"] = State::kReady;
+  EXPECT_EQ(step()[late], 5);  // more rows than the crowd's: beside it
+}
+
+TEST_F(SchedulerTest, NewcomersNeverTakeTwoStepsInARow) {
+  SchedulerOptions options = small();
+  options.crowd = 1;
+  start(options);
+  const RequestId a = submit(2, 9);
+  step();
+  for (const char* adapter : {"x", "y"}) adapters_.states[adapter] = State::kReady;
+  const RequestId x = submit(1, 9, "x");
+  EXPECT_EQ(step(), (Work{{x, 1}}));
+  const RequestId y = submit(1, 9, "y");
+  EXPECT_EQ(step(), (Work{{a, 1}, {x, 1}, {y, 1}}));
+}
+
 TEST_F(SchedulerTest, EndAllWorksInTheMiddleOfAStep) {
   start(small());
   const RequestId a = submit(3, 9);

@@ -54,6 +54,7 @@ void run(Bytes bytes) {
   if (!options.chunked_prefill) {
     options.step_tokens = options.max_running + options.blocks * options.block_size;
   }
+  options.crowd = bytes.below(4);
   options.adapters.ahead = 1 + bytes.below(3);
   options.adapters.slow_after = std::chrono::milliseconds(5);
   SimAdapters adapters(1 + bytes.below(3));

@@ -43,6 +43,8 @@ class SchedulerHarness {
     int64_t submitted_step = 0;
     int64_t first_step = -1;  // with work for it
     int64_t first_token_step = -1;
+    int64_t last_token_step = -1;
+    int64_t longest_gap = 0;  // steps from one token to the next
     int64_t ended_step = 0;
     int64_t preemptions = 0;
   };
@@ -215,7 +217,12 @@ class SchedulerHarness {
   }
 
   StepResult sampled(Ended& state, int32_t token) {
-    if (state.generated.empty()) state.first_token_step = steps_;
+    if (state.generated.empty()) {
+      state.first_token_step = steps_;
+    } else {
+      state.longest_gap = std::max(state.longest_gap, steps_ - state.last_token_step);
+    }
+    state.last_token_step = steps_;
     state.generated.push_back(token);
     const int64_t count = static_cast<int64_t>(state.generated.size());
     if (count == state.request.discarded_after) {
@@ -267,6 +274,21 @@ class SchedulerHarness {
     LORAX_CHECK(static_cast<int64_t>(scheduler_.running().size()) <= options_.max_running);
     LORAX_CHECK(plan.work.empty() == scheduler_.running().empty());
     LORAX_CHECK(overlaps_ || scheduler_.leaving().empty());
+    check_left_out(plan, seen);
+  }
+
+  // Sequences that generate are in every plan; but a crowd may miss one for newcomers, which is no
+  // larger than its own, and not the next.
+  void check_left_out(const StepPlan& plan, const std::set<const ScheduledSequence*>& planned) {
+    int64_t left_out = 0;
+    for (const ScheduledSequence* sequence : scheduler_.running()) {
+      left_out += sequence->pending() == 1 && !planned.contains(sequence) ? 1 : 0;
+    }
+    const bool misses = left_out > 0;
+    LORAX_CHECK(!misses || (options_.crowd > 0 && left_out >= options_.crowd &&
+                            plan.tokens <= left_out && !crowd_missed_));
+    for (const StepWork& work : plan.work) LORAX_CHECK(!misses || work.samples);
+    crowd_missed_ = misses;
   }
 
   // What the allocator counts is what sequences hold.
@@ -302,6 +324,7 @@ class SchedulerHarness {
   RequestId last_id_ = 0;
   Time now_{};
   int64_t steps_ = 0;
+  bool crowd_missed_ = false;  // the last step
 };
 
 }  // namespace lorax::sim

@@ -51,7 +51,7 @@ struct Case {
 };
 
 SchedulerOptions options_of(int64_t blocks, int64_t running, int64_t tokens, bool chunked,
-                            bool prefix_cache) {
+                            bool prefix_cache, int64_t crowd = 0) {
   SchedulerOptions options;
   options.block_size = 4;
   options.blocks = blocks;
@@ -59,6 +59,7 @@ SchedulerOptions options_of(int64_t blocks, int64_t running, int64_t tokens, boo
   options.step_tokens = tokens;
   options.chunked_prefill = chunked;
   options.prefix_cache = prefix_cache;
+  options.crowd = crowd;
   options.adapters.ahead = 4;
   options.adapters.slow_after = std::chrono::milliseconds(20);
   return options;
@@ -77,6 +78,10 @@ INSTANTIATE_TEST_SUITE_P(
                           Case{"WholePrompts", options_of(64, 16, 176, false, true), 8, 1.0},
                           Case{"OneToken", options_of(40, 1, 1, true, true), 2, 0.1},
                           Case{"OnePlace", options_of(100, 32, 64, true, true), 1, 1.0},
+                          Case{"Crowd", options_of(400, 32, 64, true, true, 4), 64, 1.0},
+                          Case{"CrowdInTinyPool", options_of(40, 16, 23, true, true, 2), 8, 1.0},
+                          Case{"CrowdOfWholePrompts", options_of(64, 16, 176, false, true, 4), 8,
+                               1.0},
                           Case{"Flood", options_of(100, 32, 64, true, true), 4, 100.0}),
         ::testing::Bool()),
     [](const auto& info) {
