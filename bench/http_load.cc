@@ -13,11 +13,13 @@
 #include <boost/json/serialize.hpp>
 #include <boost/json/value.hpp>
 
+#include "completion_bodies.h"
 #include "load_client.h"
 
 namespace {
 
 namespace json = boost::json;
+using lorax::CompletionPlan;
 using lorax::LoadPlan;
 using lorax::LoadResult;
 using lorax::percentile;
@@ -80,11 +82,27 @@ void print_json(LoadResult& result) {
   fmt::print("{}\n", json::serialize(object));
 }
 
+void add_completion_flags(CLI::App& app, CompletionPlan& plan) {
+  const auto add = [&](const char* flag, auto& value, const char* help) {
+    app.add_option(flag, value, help)->capture_default_str()->group("Generated completions");
+  };
+  add("--prompt-tokens", plan.prompt_tokens, "random ids; instead of --body, to /v1/completions");
+  add("--max-tokens", plan.max_tokens, "to generate for each");
+  add("--vocab", plan.vocab_size, "ids are below it");
+  add("--adapters", plan.adapters, "0: the base model");
+  add("--adapter-name", plan.adapter_name, "before the adapter's number");
+  add("--first-adapter", plan.first_adapter, "number of the first");
+  add("--zipf", plan.zipf, "exponent of the adapters' shares; -1: they take turns");
+  add("--bodies", plan.bodies, "different ones");
+  add("--seed", plan.seed, "of ids and adapters");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   CLI::App app("Load for an HTTP server; exits with 1 if any request failed.");
   LoadPlan plan;
+  CompletionPlan completions;
   std::string body_file;
   bool as_json = false;
   app.add_option("--host", plan.host)->capture_default_str();
@@ -97,10 +115,17 @@ int main(int argc, char** argv) {
   app.add_option("-s,--seconds", plan.seconds)->capture_default_str();
   app.add_option("-n,--requests", plan.requests, "end after so many instead of --seconds");
   app.add_option("--timeout", plan.timeout, "of one request, in seconds")->capture_default_str();
+  app.add_option("--pause", plan.pause, "seconds between requests of a connection, at most")
+      ->capture_default_str();
   app.add_flag("--allow-remote", plan.allow_remote, "load a host that is not this machine");
   app.add_flag("--json", as_json);
+  add_completion_flags(app, completions);
   CLI11_PARSE(app, argc, argv);
   try {
+    if (app.count("--prompt-tokens") > 0) {
+      plan.path = "/v1/completions";
+      plan.bodies = make_completion_bodies(completions);
+    }
     if (!body_file.empty()) plan.bodies = read_bodies(body_file);
     LoadResult result = lorax::run_load(plan);
     as_json ? print_json(result) : print_text(result);

@@ -6,6 +6,7 @@
 #include <limits>
 #include <memory>
 #include <optional>
+#include <random>
 #include <stdexcept>
 #include <string_view>
 
@@ -126,15 +127,21 @@ class Load {
       if (!error) {
         socket->set_option(tcp::no_delay(true));
         boost::beast::flat_buffer buffer;
-        while (more() && co_await request(socket, buffer)) {
-        }
+        while (more() && co_await request(socket, buffer)) co_await pause();
         continue;
       }
       ++result_.errors["cannot connect: " + error.message()];
       if (plan_.requests != 0) ++started_;  // or a server that is away would hold us for ever
-      asio::steady_timer pause(io_, std::chrono::milliseconds(100));
-      co_await pause.async_wait(kAwait);
+      asio::steady_timer retry(io_, std::chrono::milliseconds(100));
+      co_await retry.async_wait(kAwait);
     }
+  }
+
+  asio::awaitable<void> pause() {
+    if (plan_.pause <= 0) co_return;
+    asio::steady_timer timer(
+        io_, to_duration(std::uniform_real_distribution<double>(0, plan_.pause)(random_)));
+    co_await timer.async_wait(kAwait);
   }
 
   // One request; false if the connection cannot take another.
@@ -209,6 +216,7 @@ class Load {
   const tcp::endpoint endpoint_;
   std::vector<std::string> messages_;
   uint64_t started_ = 0;
+  std::minstd_rand random_;
   LoadResult result_;
 };
 

@@ -19,6 +19,7 @@ struct LoadPlan {
   double seconds = 10;        // what is under way then is cut off
   uint64_t requests = 0;      // end after so many, however long it takes; 0: after `seconds`
   double timeout = 120;       // of one request
+  double pause = 0;           // between requests of a connection: a random time of up to this
   bool allow_remote = false;  // else only loopback
 };
 

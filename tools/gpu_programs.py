@@ -15,6 +15,7 @@ PROGRAMS = {  # name: place in the build folder
     "golden_test": "tests/golden/golden_test",
     "differential_test": "tests/differential/differential_test",
     "device_bench": "bench/device_bench",
+    "http_load": "bench/http_load",
 }
 
 

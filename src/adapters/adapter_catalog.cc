@@ -54,6 +54,11 @@ AdapterLoad& AdapterCatalog::request(const std::string& id, Time now) {
   return load;
 }
 
+bool AdapterCatalog::is_resident(const std::string& id) const {
+  const auto it = names_.find(id);
+  return it != names_.end() && !it->second.must_read && it->second.entry->resident != nullptr;
+}
+
 void AdapterCatalog::drop(AdapterLoad& load) {
   --stats_.tickets;
   --load.tickets;

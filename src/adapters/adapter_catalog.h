@@ -96,6 +96,8 @@ class AdapterCatalog {
   // --- Those who ask ---
   // The result has one ticket more, to be returned with drop().
   AdapterLoad& request(const std::string& id, Time now);
+  // Whether the name's adapter was on the device when it was last looked at, and is.
+  bool is_resident(const std::string& id) const;
   void drop(AdapterLoad& load);
   void pin(AdapterEntry& entry);
   void unpin(AdapterEntry& entry);

@@ -118,6 +118,14 @@ AdapterTicket AdapterStore::request(const std::string& id) {
   return AdapterTicket(*this, load);
 }
 
+AdapterTicket AdapterStore::request_ahead(const std::string& id) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (catalog_.is_resident(id)) return {};
+  }
+  return request(id);
+}
+
 void AdapterStore::refresh(const std::string& id) {
   const std::lock_guard lock(mutex_);
   catalog_.refresh(id);

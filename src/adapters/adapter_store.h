@@ -115,6 +115,10 @@ class AdapterStore {
   AdapterStore& operator=(const AdapterStore&) = delete;
 
   AdapterTicket request(const std::string& id);
+  // The same for one that is not on the device; an empty ticket for one that is, as far as is known
+  // without looking. A hint, so that loading begins before the turn of whoever will ask: it counts
+  // no hit.
+  AdapterTicket request_ahead(const std::string& id);
 
   // Requests from now on get what is on disk from now on: the name is read again, whatever its
   // fingerprint says.

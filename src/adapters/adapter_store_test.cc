@@ -86,6 +86,23 @@ TEST_P(AdapterStoreTest, LoadsOnceThenHits) {
   EXPECT_EQ(backend.loads, 1);
 }
 
+TEST_P(AdapterStoreTest, AskingAheadLoadsWhatIsMissingAndNothingElse) {
+  AdapterStore store(backend, options());
+  AdapterTicket ahead = store.request_ahead("a");
+  ASSERT_TRUE(ahead);
+  EXPECT_EQ(settled(store, ahead), State::kReady);
+  EXPECT_FALSE(store.request_ahead("a"));
+  EXPECT_EQ(store.stats().device.hits, 0u);
+  EXPECT_EQ(store.stats().device.loads, 1u);
+  // Whoever asks finds it there.
+  AdapterTicket ticket = store.request("a");
+  ahead.reset();
+  EXPECT_EQ(settled(store, ticket), State::kReady);
+  EXPECT_EQ(store.stats().device.loads, 1u);
+  store.refresh("a");
+  EXPECT_TRUE(store.request_ahead("a"));
+}
+
 TEST_P(AdapterStoreTest, FreshNameIsReadyAtOnceWithoutLooking) {
   AdapterStoreOptions options = this->options();
   options.recheck_after = std::chrono::hours(1);

@@ -17,18 +17,18 @@ constexpr uint64_t kOverhead = uint64_t{1} << 20;
 
 class ModelHostAdapter final : public HostAdapter {
  public:
-  ModelHostAdapter(std::string digest, std::unique_ptr<PackedAdapter> packed, bool is_unified)
-      : digest_(std::move(digest)), packed_(std::move(packed)), is_unified_(is_unified) {}
+  ModelHostAdapter(std::string digest, std::unique_ptr<PackedAdapter> packed, uint64_t device_bytes)
+      : digest_(std::move(digest)), packed_(std::move(packed)), device_bytes_(device_bytes) {}
 
   const std::string& digest() const override { return digest_; }
   uint64_t host_bytes() const override { return packed_->bytes(); }
-  uint64_t device_bytes() const override { return is_unified_ ? 0 : packed_->bytes(); }
+  uint64_t device_bytes() const override { return device_bytes_; }
   const PackedAdapter& packed() const { return *packed_; }
 
  private:
   std::string digest_;
   std::unique_ptr<PackedAdapter> packed_;
-  bool is_unified_;
+  uint64_t device_bytes_;
 };
 
 // Adds the directory's files to the probe: their names, sizes and times.
@@ -59,7 +59,7 @@ uint64_t add_files(const fs::path& directory, std::string& fingerprint) {
 }  // namespace
 
 ModelAdapter::ModelAdapter(AdapterTables& tables, int slot, const PackedAdapter& packed,
-                           Buffer block)
+                           PoolBlock block)
     : tables_(tables), slot_(slot), block_(std::move(block)) {
   AdapterSlot content = packed.at(block_.data() != nullptr ? block_.data() : packed.data());
   speculative_heads_ = static_cast<int64_t>(content.medusa.size());
@@ -78,6 +78,7 @@ ModelAdapterBackend::ModelAdapterBackend(Device& device, std::span<const Adapter
       base_weights_(device, modules) {
   if (device.host_pointer(modules.front().weight.data) == nullptr) {
     host_memory_ = make_device({.name = "cpu", .threads = 1});
+    pool_ = make_plain_pool(device, SIZE_MAX);
   }
 }
 
@@ -119,7 +120,8 @@ std::unique_ptr<HostAdapter> ModelAdapterBackend::load(const std::string& id,
   if (adapter.bytes() + packed_bytes > probe.host_bytes) {
     fail("{}: the adapter grew while it was read; try again", id);
   }
-  return std::make_unique<ModelHostAdapter>(adapter.digest, pack(adapter), is_unified());
+  const uint64_t device_bytes = is_unified() ? 0 : pool_->size_of(packed_bytes);
+  return std::make_unique<ModelHostAdapter>(adapter.digest, pack(adapter), device_bytes);
 }
 
 std::unique_ptr<ResidentAdapter> ModelAdapterBackend::upload(const HostAdapter& adapter, int slot) {
@@ -132,9 +134,9 @@ std::unique_ptr<PackedAdapter> ModelAdapterBackend::pack(const Adapter& adapter)
 }
 
 std::unique_ptr<ModelAdapter> ModelAdapterBackend::install(const PackedAdapter& packed, int slot) {
-  Buffer block;
+  PoolBlock block;
   if (!is_unified()) {
-    block = Buffer(device_, packed.bytes());
+    block = PoolBlock(*pool_, packed.bytes());
     device_.upload(block.data(), packed.data(), packed.bytes());
   }
   return std::make_unique<ModelAdapter>(tables_, slot, packed, std::move(block));

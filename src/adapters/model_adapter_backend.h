@@ -20,7 +20,7 @@ class ModelAdapter final : public ResidentAdapter {
  public:
   // `block` holds the packed adapter's bytes on the device, or is empty where the packed adapter
   // itself lies there.
-  ModelAdapter(AdapterTables& tables, int slot, const PackedAdapter& packed, Buffer block);
+  ModelAdapter(AdapterTables& tables, int slot, const PackedAdapter& packed, PoolBlock block);
   ~ModelAdapter() override;
 
   int64_t speculative_heads() const { return speculative_heads_; }
@@ -28,7 +28,7 @@ class ModelAdapter final : public ResidentAdapter {
  private:
   AdapterTables& tables_;
   int slot_;
-  Buffer block_;
+  PoolBlock block_;
   int64_t speculative_heads_;
 };
 
@@ -55,6 +55,10 @@ class ModelAdapterBackend final : public AdapterBackend {
   std::unique_ptr<ModelAdapter> install(const PackedAdapter& packed, int slot);
   // Whether host and device memory are one.
   bool is_unified() const { return host_memory_ == nullptr; }
+  // Takes the device memory of all adapters from now on, `bytes`, at once: none is allocated when
+  // one loads. Without it each takes what it needs. Only where memory is separate, and before any
+  // adapter. Throws Error if there is less.
+  void take_device_memory(size_t bytes) { pool_ = device_.make_pool(bytes); }
 
  private:
   Device& device_;
@@ -64,6 +68,7 @@ class ModelAdapterBackend final : public AdapterBackend {
   Warn warn_;
   DeviceBaseWeights base_weights_;
   std::unique_ptr<Device> host_memory_;  // null where the device's memory is the host's
+  std::unique_ptr<DevicePool> pool_;     // likewise; of device memory
 };
 
 }  // namespace lorax

@@ -55,6 +55,11 @@ std::optional<uint64_t> left_in(const fs::path& folder) {
 
 }  // namespace
 
+uint64_t total_memory_bytes(const fs::path& root) {
+  const auto kilobytes = read_field(root / "proc/meminfo", "MemTotal:");
+  return kilobytes ? *kilobytes * 1024 : UINT64_MAX;
+}
+
 uint64_t available_memory_bytes(const fs::path& root) {
   uint64_t available = UINT64_MAX;
   if (const auto kilobytes = read_field(root / "proc/meminfo", "MemAvailable:")) {

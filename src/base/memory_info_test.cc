@@ -35,11 +35,15 @@ TEST_F(MemoryInfoTest, ThisMachineHasSome) {
   EXPECT_LT(available_memory_bytes(), uint64_t{1} << 50);
 }
 
-TEST_F(MemoryInfoTest, NothingIsKnown) { EXPECT_EQ(available_memory_bytes(root_), UINT64_MAX); }
+TEST_F(MemoryInfoTest, NothingIsKnown) {
+  EXPECT_EQ(available_memory_bytes(root_), UINT64_MAX);
+  EXPECT_EQ(total_memory_bytes(root_), UINT64_MAX);
+}
 
 TEST_F(MemoryInfoTest, WithoutControlGroups) {
   write("proc/meminfo", kMeminfo);
   EXPECT_EQ(available_memory_bytes(root_), 9000u * 1024);
+  EXPECT_EQ(total_memory_bytes(root_), 16000u * 1024);
 }
 
 TEST_F(MemoryInfoTest, Version2LimitsLessTheUsedCountingCachedFilesAsFree) {

@@ -41,6 +41,7 @@ struct Options {
   bool ignore_eos = false;
   bool as_json = false;
   DeviceFlags device;
+  std::string load_format = "auto";
 };
 
 bool has_tokenizer(const std::filesystem::path& directory) {
@@ -197,7 +198,7 @@ void print_texts(const std::vector<Job>& jobs, const std::vector<Result>& result
 }
 
 // An engine that runs all requests at once.
-EngineOptions engine_options(const Options& options, const Device& device,
+EngineOptions engine_options(const Options& options,
                              const std::vector<GenerationRequest>& requests) {
   EngineOptions out;
   out.max_concurrent_requests = static_cast<int64_t>(requests.size());
@@ -217,7 +218,7 @@ EngineOptions engine_options(const Options& options, const Device& device,
   out.kv_blocks += out.max_running_sequences;
   out.adapter_slots = static_cast<int>(adapters.size());
   // All of them are wanted at once, so what is free is theirs.
-  out.adapter_bytes = device.available_memory();
+  if (adapters == std::set<std::string>{""}) out.adapter_bytes = 0;
   out.adapter_host_bytes = available_memory_bytes();
   return out;
 }
@@ -245,14 +246,14 @@ void run(const Options& options) {
   }
 
   const Clock::time_point start = Clock::now();
-  LoadedModel loaded = load_model(options.model_id, options.device);
+  LoadedModel loaded = load_model(options.model_id, options.device, options.load_format);
   for (GenerationRequest& request : requests) {
     check_prompt(request.prompt, request.max_new_tokens, loaded.info(),
                  is_ids ? "--input-ids" : "--prompt");
     if (!options.ignore_eos) request.eos_token_ids = loaded.info().eos_token_ids;
   }
   Results collected(jobs.size());
-  Engine engine(loaded, tokenizer.get(), engine_options(options, loaded.device(), requests));
+  Engine engine(loaded, tokenizer.get(), engine_options(options, requests));
   const std::chrono::duration<double> load_time = Clock::now() - start;
   const bool streams = !options.as_json && jobs.size() == 1;
   for (size_t i = 0; i < requests.size(); ++i) {
@@ -335,6 +336,7 @@ void add_generate_command(CLI::App& app) {
                     "One JSON object at the end: ids, text, logprobs, timings; of several texts a "
                     "list under \"results\"");
   options->device.add_to(*command);
+  add_load_format_flag(*command, options->load_format);
   command->callback([options] { run(*options); });
 }
 

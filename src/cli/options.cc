@@ -21,11 +21,19 @@ void DeviceFlags::add_to(CLI::App& command) {
                      "otherwise)");
   command.add_option("--threads", threads, "CPU threads (default: one per core)")
       ->check(CLI::Range(1, 1024));
+  command
+      .add_option(
+          "--cuda-memory-fraction", cuda_memory_fraction,
+          "Share of a GPU's memory that may be taken: what other programs hold of it counts, "
+          "too")
+      ->check(CLI::Range(0.01, 1.0))
+      ->capture_default_str();
 }
 
 LoadOptions DeviceFlags::load_options() const {
   LoadOptions options;
-  options.device = {.name = device, .threads = threads};
+  options.device = {
+      .name = device, .threads = threads, .cuda_memory_fraction = cuda_memory_fraction};
   if (!dtype.empty()) {
     options.dtype = parse_dtype(dtype);
     if (options.dtype != DType::kFloat32 && options.dtype != DType::kBFloat16) {
@@ -39,7 +47,17 @@ void add_model_flag(CLI::App& command, std::string& model_id) {
   command.add_option("--model-id", model_id, "Directory of a Hugging Face checkpoint")->required();
 }
 
-LoadedModel load_model(const std::string& model_id, const DeviceFlags& flags) {
+void add_load_format_flag(CLI::App& command, std::string& load_format) {
+  command
+      .add_option("--load-format", load_format,
+                  "auto or safetensors: the checkpoint's weights; dummy: random ones, from "
+                  "config.json alone, for benchmarks and planning")
+      ->check(CLI::IsMember({"auto", "safetensors", "dummy"}))
+      ->capture_default_str();
+}
+
+LoadedModel load_model(const std::string& model_id, const DeviceFlags& flags,
+                       const std::string& load_format) {
   LoadOptions options = flags.load_options();
   if (isatty(STDERR_FILENO) != 0) {
     options.progress = [last = -1](uint64_t done, uint64_t total) mutable {
@@ -49,6 +67,9 @@ LoadedModel load_model(const std::string& model_id, const DeviceFlags& flags) {
       fmt::print(stderr, "\rloading {:3}% of {:.1f} GB{}", percent,
                  static_cast<double>(total) * 1e-9, percent == 100 ? "\n" : "");
     };
+  }
+  if (load_format == "dummy") {
+    return LoadedModel::with_random_weights(read_model_definition(model_id), options);
   }
   return LoadedModel::from_checkpoint(model_id, options);
 }

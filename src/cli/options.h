@@ -13,11 +13,12 @@
 
 namespace lorax::cli {
 
-// --device, --dtype, --threads.
+// --device, --dtype, --threads, --cuda-memory-fraction.
 struct DeviceFlags {
   std::string device = "cpu";
   std::string dtype;
   int threads = 0;
+  double cuda_memory_fraction = 1.0;
 
   void add_to(CLI::App& command);
   // Throws Error for a dtype that is not float32 or bfloat16.
@@ -27,9 +28,13 @@ struct DeviceFlags {
 // --model-id.
 void add_model_flag(CLI::App& command, std::string& model_id);
 
-// Loads a checkpoint; draws a progress line on standard error while a large one loads, if that is
-// a terminal.
-LoadedModel load_model(const std::string& model_id, const DeviceFlags& flags);
+// --load-format.
+void add_load_format_flag(CLI::App& command, std::string& load_format);
+
+// Loads a checkpoint, or makes random weights in its shape if `load_format` is "dummy"; draws a
+// progress line on standard error while a large one loads, if that is a terminal.
+LoadedModel load_model(const std::string& model_id, const DeviceFlags& flags,
+                       const std::string& load_format = "auto");
 
 // "2,5,9" -> ids. Throws Error that names `flag` for anything else.
 std::vector<int32_t> parse_ids(const std::string& text, const std::string& flag);

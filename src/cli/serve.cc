@@ -51,6 +51,15 @@ std::optional<std::filesystem::path> adapter_directory(const ServeOptions& optio
   return options.adapter_dir;
 }
 
+// None are served without a directory.
+uint64_t adapter_bytes(const ServeOptions& options, LoadedModel& model) {
+  if (options.adapter_dir.empty()) return 0;
+  const bool is_cpu = options.device.device == "cpu";
+  const Device& device = model.device();
+  const uint64_t whole = is_cpu ? device.available_memory() : device.total_memory();
+  return static_cast<uint64_t>(options.adapter_memory_fraction * static_cast<double>(whole));
+}
+
 EngineOptions base_engine_options(const ServeOptions& options, LoadedModel& model) {
   EngineOptions engine;
   engine.max_total_tokens = options.max_total_tokens;
@@ -62,8 +71,7 @@ EngineOptions base_engine_options(const ServeOptions& options, LoadedModel& mode
   engine.prefix_cache = options.prefix_caching;
   engine.kv_blocks = options.max_batch_total_tokens / KvCache::kBlockSize;
   engine.adapter_slots = options.max_active_adapters;
-  engine.adapter_bytes = static_cast<uint64_t>(
-      options.adapter_memory_fraction * static_cast<double>(model.device().available_memory()));
+  engine.adapter_bytes = adapter_bytes(options, model);
   engine.base_name = options.model_id;
   engine.on_warning = [](const std::string& warning) {
     fmt::print(stderr, "lorax: {}\n", warning);
@@ -106,7 +114,7 @@ class Serving {
         tokenizer_(load_tokenizer(options.model_id)),
         chat_(chat_templates(options), *tokenizer_, {.fold_system = !options.refuse_system_role}),
         adapters_(adapter_directory(options), options.adapter_id),
-        model_(load_model(options.model_id, options.device)),
+        model_(load_model(options.model_id, options.device, options.load_format)),
         engine_(model_, tokenizer_.get(), engine_options()),
         metrics_({.service = &engine_,
                   .adapters = [this] { return engine_.adapters().stats(); },
@@ -201,8 +209,9 @@ class Serving {
         fmt::format("lorax {} serves {} ({} {}, {:.2f} GB) on {}\n", LORAX_VERSION,
                     options_.model_id, model_.info().model_type, name_of(model_.dtype()),
                     gigabytes(model_.weight_bytes()), model_.device().describe());
+    out += fmt::format("  memory     {}\n", plan.memory.describe());
     out += fmt::format("  KV memory  {:.2f} GB: {} tokens in pages of {}; prefix cache {}\n",
-                       gigabytes(engine_.kv_bytes()), plan.runner.kv_blocks * KvCache::kBlockSize,
+                       gigabytes(plan.memory.kv), plan.runner.kv_blocks * KvCache::kBlockSize,
                        KvCache::kBlockSize, plan.scheduler.prefix_cache ? "on" : "off");
     out += fmt::format("  requests   {} at once, {} of them running; {} tokens each, prompts {}\n",
                        plan.limits.max_concurrent_requests, plan.scheduler.max_running,
@@ -233,10 +242,19 @@ class Serving {
             {"dtype", name_of(model_.dtype())},
             {"device", model_.device().describe()},
             {"weight_bytes", model_.weight_bytes()},
-            {"kv_bytes", engine_.kv_bytes()},
+            {"memory_bytes", plan.memory.total},
+            {"memory_limit_bytes", plan.memory.limit},
+            {"elsewhere_bytes", plan.memory.elsewhere},
+            {"graph_bytes", plan.memory.graphs},
+            {"graphs", engine_.graph_stats().graphs},
+            {"graph_bytes_taken", engine_.graph_stats().bytes},
+            {"graph_seconds", engine_.graph_stats().seconds},
+            {"warm_up_seconds", engine_.warm_up_seconds()},
+            {"kv_bytes", plan.memory.kv},
             {"kv_tokens", plan.runner.kv_blocks * KvCache::kBlockSize},
-            {"workspace_bytes", engine_.workspace_bytes()},
-            {"adapter_bytes", plan.store.device_budget},
+            {"workspace_bytes", plan.memory.workspace},
+            {"adapter_bytes", plan.memory.adapters},
+            {"free_bytes", model_.device().available_memory()},
             {"max_running", plan.scheduler.max_running},
             {"step_tokens", plan.scheduler.step_tokens},
             {"max_total_tokens", plan.limits.max_total_tokens},

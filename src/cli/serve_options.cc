@@ -12,11 +12,12 @@ namespace lorax::cli {
 namespace {
 
 // Schedules and processes that are LoRAX's own. Taken, so that its start scripts work.
-constexpr std::array<std::string_view, 13> kWithoutEffect = {"--source",
+constexpr std::array<std::string_view, 14> kWithoutEffect = {"--source",
                                                              "--waiting-served-ratio",
                                                              "--max-waiting-tokens",
                                                              "--eager-prefill",
                                                              "--adapter-cycle-time-s",
+                                                             "--memory-wiggle-room",
                                                              "--validation-workers",
                                                              "--backend",
                                                              "--compile",
@@ -84,7 +85,8 @@ void add_adapter_flags(CLI::App& command, ServeOptions& options) {
       ->capture_default_str();
   group
       .add("--adapter-memory-fraction", options.adapter_memory_fraction,
-           "Share of the memory left beside the weights that adapters may take")
+           "Share of a GPU's memory that adapters take; on a CPU, of the memory left beside the "
+           "weights")
       ->check(CLI::Range(0.0, 0.95))
       ->capture_default_str();
   group.add_flag("--allow-runtime-adapters", options.allow_runtime_adapters,
@@ -134,7 +136,7 @@ void add_step_flags(CLI::App& command, ServeOptions& options) {
   group
       .add("--max-batch-prefill-tokens", options.max_batch_prefill_tokens,
            "Tokens of one step, over all sequences: what a running stream waits for at most "
-           "(default: 512 on a CPU, 4096 on a GPU)")
+           "(default: 256 on a CPU, 2048 on a GPU)")
       ->check(CLI::PositiveNumber);
   group
       .add("--max-batch-total-tokens", options.max_batch_total_tokens,
@@ -194,6 +196,8 @@ void ServeOptions::add_to(CLI::App& command) {
   add_model_flag(command, model_id);
   command.get_option("--model-id")->envname("MODEL_ID");
   device.add_to(command);
+  command.get_option("--cuda-memory-fraction")->envname("CUDA_MEMORY_FRACTION");
+  add_load_format_flag(command, load_format);
   Group model(command, "Chat");
   model.add("--tokenizer-config-path", tokenizer_config_path,
             "A tokenizer_config.json whose chat template replaces the model's");

@@ -17,6 +17,7 @@ struct ServeOptions {
   // What is served.
   std::string model_id;
   DeviceFlags device;
+  std::string load_format = "auto";
   std::string tokenizer_config_path;  // its chat template replaces the model's
   bool refuse_system_role = false;    // where the template does, instead of folding it
 

@@ -47,6 +47,8 @@ HostBuffer& HostBuffer::operator=(HostBuffer&& other) noexcept {
   return *this;
 }
 
+uint64_t Device::memory_limit() const { return total_memory(); }
+
 void Device::begin_copy_to_host(void* to, const void* from, size_t bytes) {
   copy_to_host(to, from, bytes);
 }
@@ -63,6 +65,10 @@ void* Device::allocate_host(size_t bytes) { return ::operator new(bytes, kHostAl
 void Device::deallocate_host(void* data, size_t) { ::operator delete(data, kHostAlignment); }
 
 std::unique_ptr<DeviceEvent> Device::make_event() { return std::make_unique<HostEvent>(); }
+
+std::unique_ptr<DevicePool> Device::make_pool(size_t bytes) {
+  return make_plain_pool(*this, bytes);
+}
 
 std::unique_ptr<DeviceGraph> Device::capture(const std::function<void()>&) { return nullptr; }
 

@@ -16,6 +16,7 @@
 #include <memory>
 #include <string>
 
+#include "device/device_pool.h"
 #include "device/lora.h"
 #include "device/sampling.h"
 #include "device/tensor.h"
@@ -113,6 +114,8 @@ class Device {
 
   // Memory. Large allocations of the CPU lie in huge pages where the system gives them. Contents
   // are undefined. Throws Error if there is no memory.
+  virtual uint64_t total_memory() const = 0;      // bytes there are, free or not
+  virtual uint64_t memory_limit() const;          // of these, what all programs may hold
   virtual uint64_t available_memory() const = 0;  // bytes that allocate() can still give
   virtual void* allocate(size_t bytes) = 0;
   virtual void deallocate(void* data, size_t bytes) = 0;
@@ -138,6 +141,8 @@ class Device {
   virtual void* allocate_host(size_t bytes);
   virtual void deallocate_host(void* data, size_t bytes);
   virtual std::unique_ptr<DeviceEvent> make_event();
+  // Of `bytes`, taken now. Throws Error if there is less.
+  virtual std::unique_ptr<DevicePool> make_pool(size_t bytes);
 
   // Whether capture() gives anything.
   virtual bool can_capture() const { return false; }
@@ -279,6 +284,8 @@ class Device {
 struct DeviceOptions {
   std::string name = "cpu";  // "cpu", "cuda" or "cuda:<index>"
   int threads = 0;           // CPU threads; 0: one per core this process may use
+  // The share of a GPU's memory that available_memory() counts on. What others hold is part of it.
+  double cuda_memory_fraction = 1.0;
 };
 
 // Throws Error for an unknown name, or a device that this build or machine does not have.

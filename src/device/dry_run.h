@@ -9,6 +9,7 @@ namespace lorax {
 class DryRunDevice final : public Device {
  public:
   std::string describe() const override { return "dry run"; }
+  uint64_t total_memory() const override { return UINT64_MAX; }
   uint64_t available_memory() const override { return UINT64_MAX; }
   void* allocate(size_t) override { return nullptr; }
   void deallocate(void*, size_t) override {}

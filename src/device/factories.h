@@ -11,6 +11,6 @@ namespace lorax {
 std::unique_ptr<Device> make_cpu_device(int threads);
 
 // The GPU of that index. Defined only in builds with CUDA (kHasCuda, device/has_cuda.h).
-std::unique_ptr<Device> make_cuda_device(int index);
+std::unique_ptr<Device> make_cuda_device(int index, double memory_fraction);
 
 }  // namespace lorax

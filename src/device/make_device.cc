@@ -31,7 +31,7 @@ std::unique_ptr<Device> make_device(const DeviceOptions& options) {
   if (options.name == "cpu") return make_cpu_device(options.threads);
   if (options.name.starts_with("cuda")) {
     const int index = cuda_index(options.name);
-    if constexpr (kHasCuda) return make_cuda_device(index);
+    if constexpr (kHasCuda) return make_cuda_device(index, options.cuda_memory_fraction);
     fail("--device {}: this build has no CUDA; build it with -DLORAX_CUDA=ON (preset cuda)",
          options.name);
   }

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "engine/warm_up.h"
 
 namespace lorax {
 namespace {
@@ -66,10 +67,10 @@ Engine::Engine(LoadedModel& model, const Tokenizer* tokenizer, EngineOptions opt
   backend_ = std::make_unique<ModelAdapterBackend>(device, modules, *tables_, options.base_name,
                                                    options.on_warning);
   plan_ = plan_engine(model, options, backend_->is_unified());
-  {
-    const uint64_t available = device.available_memory();
-    const ModelRunner measured(device, model.model(), plan_.runner, tables_.get());
-    plan_pages(plan_, model, available, measured.workspace_bytes(), options);
+  plan_memory(plan_, model, options);
+  const bool with_adapters = plan_.serves_adapters();
+  if (with_adapters && !backend_->is_unified()) {
+    backend_->take_device_memory(plan_.memory.adapters);
   }
   plan_.store.on_settled = [this] {
     const std::lock_guard lock(mutex_);
@@ -78,24 +79,18 @@ Engine::Engine(LoadedModel& model, const Tokenizer* tokenizer, EngineOptions opt
   };
   store_ = std::make_unique<AdapterStore>(*backend_, plan_.store);
   exchange_ = std::make_unique<StoreAdapterExchange>(*store_);
-  runner_ = std::make_unique<ModelRunner>(device, model.model(), plan_.runner, tables_.get());
+  runner_ = std::make_unique<ModelRunner>(device, model.model(), plan_.runner,
+                                          with_adapters ? tables_.get() : nullptr);
   scheduler_ = std::make_unique<Scheduler>(plan_.scheduler, *exchange_);
   steps_ = std::make_unique<StepRunner>(*runner_, options.measures_idle);
-  warm_up();
+  const Clock::time_point start = Clock::now();
+  warm_up(*runner_, steps_->sampler(), with_adapters);
+  warm_up_seconds_ = std::chrono::duration<double>(Clock::now() - start).count();
   publish(/*with_lists=*/true);
   thread_ = std::thread([this] { run(); });
 }
 
 Engine::~Engine() { stop(std::chrono::milliseconds(0)); }
-
-// So that what devices set up at their first step is there before the first request.
-void Engine::warm_up() {
-  const int32_t token = 0;
-  const int32_t block = 0;  // no sequence has it yet
-  const SequenceStep step = {.tokens = {&token, 1}, .blocks = {&block, 1}};
-  runner_->step({&step, 1});
-  runner_->logits(0, 1);
-}
 
 // --- Other threads ---------------------------------------------------------------------------
 
@@ -109,7 +104,13 @@ GenerationService::Submitted Engine::submit(GenerationRequest request,
   }
   ++in_flight_;
   const RequestId id = ++last_id_;
-  inbox_.push_back({id, std::move(request), std::move(sink), now});
+  // More than a few would only push each other's adapters out: their turn may come much later.
+  AdapterTicket ahead;
+  if (!request.adapter.empty() && in_flight_ <= plan_.scheduler.max_running &&
+      std::ssize(inbox_) < plan_.scheduler.adapters.ahead) {
+    ahead = store_->request_ahead(request.adapter);
+  }
+  inbox_.push_back({id, std::move(request), std::move(sink), now, std::move(ahead)});
   wake_.notify_one();
   return {.admission = Admission::kAccepted, .id = id};
 }
@@ -143,6 +144,7 @@ void Engine::run() {
   while (wait_for_work()) {
     take_inbox();
     const StepPlan& plan = scheduler_->schedule(Clock::now());
+    asked_ahead_.clear();
     for (const EndedRequest& ended : plan.ended) end(ended);
     busy_ = step(plan);
     publish(/*with_lists=*/!busy_);
@@ -191,6 +193,7 @@ void Engine::accept(Submission submission) {
   const GenerationRequest& request = submission.request;
   const std::string fault = fault_of(request, plan_.limits, runner_->vocab_size());
   if (!fault.empty() || !healthy_) return reject(std::move(submission), fault);
+  if (submission.ahead) asked_ahead_.push_back(std::move(submission.ahead));
   ScheduledRequest scheduled = {.id = id,
                                 .adapter = request.adapter,
                                 .prompt = request.prompt,

@@ -51,8 +51,8 @@ class Engine final : public GenerationService {
   AdapterStore& adapters() { return *store_; }
   // What the options came to.
   const EnginePlan& plan() const { return plan_; }
-  size_t workspace_bytes() const { return runner_->workspace_bytes(); }
-  size_t kv_bytes() const { return runner_->kv_bytes(); }
+  const GraphStats& graph_stats() const { return runner_->graph_stats(); }
+  double warm_up_seconds() const { return warm_up_seconds_; }
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -61,9 +61,8 @@ class Engine final : public GenerationService {
     GenerationRequest request;
     std::shared_ptr<GenerationSink> sink;
     Clock::time_point time;
+    AdapterTicket ahead;  // so that its adapter loads while the step in hand runs
   };
-
-  void warm_up();
 
   // The engine's thread.
   void run();
@@ -104,6 +103,7 @@ class Engine final : public GenerationService {
   RequestId last_id_ = 0;
   ServiceStats stats_;
 
+  double warm_up_seconds_ = 0.0;
   std::atomic<bool> healthy_{true};
   std::unique_ptr<AdapterTables> tables_;
   std::unique_ptr<ModelAdapterBackend> backend_;
@@ -120,6 +120,7 @@ class Engine final : public GenerationService {
   Clock::time_point step_ended_;       // of the last one that was committed
   std::vector<Submission> taken_;
   std::vector<RequestId> taken_cancels_;
+  std::vector<AdapterTicket> asked_ahead_;     // until the scheduler has asked for itself
   std::vector<EngineRequest*> step_requests_;  // of each entry of the plan
   std::vector<StepResult> results_;
   std::vector<std::pair<RequestId, GenerationEnd>> ends_;  // of this step

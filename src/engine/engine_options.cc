@@ -2,16 +2,15 @@
 
 #include <algorithm>
 
+#include "base/core_count.h"
 #include "base/error.h"
 #include "base/memory_info.h"
 
 namespace lorax {
 namespace {
 
-// Of what the weights leave, adapters get a quarter.
-constexpr uint64_t kAdapterShare = 4;
-// On a CPU other programs want memory, too.
-constexpr uint64_t kMostHostKvBytes = uint64_t{16} << 30;
+// Of the host's free memory, where adapters wait for the device.
+constexpr uint64_t kHostShare = 4;
 // Fewer sequences take no longer than the weights, which a step of its own reads once more.
 constexpr int64_t kCrowd = 16;
 
@@ -38,7 +37,8 @@ void check_options(const EngineOptions& options) {
   }
 }
 
-EnginePlan plan_engine(LoadedModel& model, const EngineOptions& options, bool unified_memory) {
+EnginePlan plan_engine(const LoadedModel& model, const EngineOptions& options,
+                       bool unified_memory) {
   EnginePlan plan;
   const int64_t context = model.info().max_position_embeddings;
   ServiceLimits& limits = plan.limits;
@@ -78,54 +78,55 @@ EnginePlan plan_engine(LoadedModel& model, const EngineOptions& options, bool un
   runner.max_tokens = scheduler.step_tokens;
   runner.max_sequences = scheduler.max_running;
   runner.max_length = limits.max_total_tokens;
-  runner.max_logits_rows = std::min<int64_t>(scheduler.max_running, 64);
+  // A head is read once per call: on a GPU one call has the rows of all, and is part of a graph.
+  runner.max_logits_rows =
+      unified_memory ? std::min<int64_t>(scheduler.max_running, 64) : scheduler.max_running;
   runner.kv_blocks = 1;
 
   AdapterStoreOptions& store = plan.store;
   store.unified_memory = unified_memory;
   store.slots = options.adapter_slots;
-  store.loader_threads = options.adapter_loader_threads;
+  // Beside a GPU the cores have little else to do.
+  store.loader_threads = static_cast<int>(chosen(
+      options.adapter_loader_threads, unified_memory ? 2 : std::clamp(usable_cores() / 4, 2, 8)));
   store.recheck_after = options.adapter_recheck_after;
-  const uint64_t device_bytes = options.adapter_bytes > 0
-                                    ? options.adapter_bytes
-                                    : model.device().available_memory() / kAdapterShare;
-  store.device_budget = device_bytes;
-  store.host_budget = unified_memory ? device_bytes
-                      : options.adapter_host_bytes > 0
-                          ? options.adapter_host_bytes
-                          : std::max(available_memory_bytes() / kAdapterShare, device_bytes);
   return plan;
 }
 
-void plan_pages(EnginePlan& plan, const LoadedModel& model, uint64_t available_bytes,
-                uint64_t workspace_bytes, const EngineOptions& options) {
+void plan_memory(EnginePlan& plan, LoadedModel& model, const EngineOptions& options) {
+  const Device& device = model.device();
   ServiceLimits& limits = plan.limits;
-  const uint64_t page_bytes = model.model().kv_shape().bytes_per_token() * KvCache::kBlockSize;
   const int64_t pages_of_one = pages_for(limits.max_total_tokens, KvCache::kBlockSize);
-  int64_t blocks = options.kv_blocks;
-  if (blocks == 0 && options.kv_bytes > 0) {
-    blocks = static_cast<int64_t>(options.kv_bytes / page_bytes);
-  } else if (blocks == 0) {
-    const uint64_t taken = workspace_bytes + plan.store.device_budget;
-    const uint64_t left = available_bytes > taken ? available_bytes - taken : 0;
-    const uint64_t share =
-        plan.store.unified_memory ? std::min(left / 2, kMostHostKvBytes) : left / 20 * 19;
-    // Beyond what runs and what the prefix cache makes of the same again, there is no use.
-    blocks = std::min(static_cast<int64_t>(share / page_bytes),
-                      2 * plan.scheduler.max_running * pages_of_one);
-  }
-  if (blocks < 1) {
-    fail(
-        "there is no memory left for keys and values: {:.2f} GB are free and the workspace and "
-        "adapters take {:.2f} GB; give adapters less, or a smaller token budget per step",
-        static_cast<double>(available_bytes) * 1e-9,
-        static_cast<double>(workspace_bytes + plan.store.device_budget) * 1e-9);
-  }
+  const bool with_adapters = options.adapter_bytes.value_or(1) > 0;
+  MemoryNeeds needs;
+  needs.total = device.total_memory();
+  needs.limit = device.memory_limit();
+  needs.available = device.available_memory();
+  needs.weights = model.weight_bytes();
+  needs.workspace = measure_runner(model.model(), plan.runner, with_adapters).bytes();
+  needs.graph_layers =
+      ModelRunner::graph_count(plan.runner, with_adapters) * model.info().num_hidden_layers;
+  needs.unified = plan.store.unified_memory;
+  needs.adapters = options.adapter_bytes;
+  needs.page = model.model().kv_shape().bytes_per_token() * KvCache::kBlockSize;
+  needs.kv = options.kv_blocks > 0 ? static_cast<uint64_t>(options.kv_blocks) * needs.page
+                                   : options.kv_bytes;
+  // Beyond what runs and what the prefix cache makes of the same again, there is no use.
+  needs.most_kv = static_cast<uint64_t>(2 * plan.scheduler.max_running * pages_of_one) * needs.page;
+  plan.memory = share_memory(needs);
+
+  AdapterStoreOptions& store = plan.store;
+  store.device_budget = plan.memory.adapters;
+  store.host_budget = store.unified_memory ? store.device_budget
+                      : options.adapter_host_bytes > 0
+                          ? options.adapter_host_bytes
+                          : std::max(available_memory_bytes() / kHostShare, store.device_budget);
+
+  const int64_t blocks = static_cast<int64_t>(plan.memory.kv / needs.page);
   plan.runner.kv_blocks = blocks;
   plan.scheduler.blocks = blocks;
   // A request that could not have all its pages is refused at the door.
   const int64_t most = blocks * KvCache::kBlockSize;
-  if (most < 2) fail("{} pages are too few", blocks);
   limits.max_total_tokens = std::min(limits.max_total_tokens, most);
   limits.max_input_tokens = std::min(limits.max_input_tokens, limits.max_total_tokens - 1);
 }

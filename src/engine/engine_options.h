@@ -11,6 +11,7 @@
 #include "adapters/model_adapter_backend.h"
 #include "engine/generation_service.h"
 #include "engine/loaded_model.h"
+#include "engine/memory_plan.h"
 #include "engine/model_runner.h"
 #include "engine/scheduler.h"
 #include "engine/step_runner.h"
@@ -39,11 +40,13 @@ struct EngineOptions {
   uint64_t kv_bytes = 0;  // memory for keys and values; default: what the rest leaves
   int64_t kv_blocks = 0;  // the same in pages; counts if given
 
-  uint64_t adapter_bytes = 0;       // device memory for adapters; on a CPU all memory for them
+  // Device memory for adapters; on a CPU all memory for them. 0: none can be used. Not given: what
+  // keys and values leave if those are given, else a quarter of what is free.
+  std::optional<uint64_t> adapter_bytes;
   uint64_t adapter_host_bytes = 0;  // host memory for adapters, where the device has its own
   int adapter_slots = 256;          // resident at once, at most
   int64_t adapters_ahead = 8;       // leases of AdapterLineOptions
-  int adapter_loader_threads = 2;
+  int adapter_loader_threads = 0;
   std::chrono::milliseconds adapter_recheck_after{1000};
   // Whether a step's forward is asked for before the tokens of the one in front are known: default
   // where the device works beside the host.
@@ -61,16 +64,18 @@ struct EnginePlan {
   SchedulerOptions scheduler;
   AdapterStoreOptions store;  // without on_settled
   bool overlap = false;       // steps do
+  MemoryPlan memory;          // of the device
+
+  bool serves_adapters() const { return memory.adapters > 0; }
 };
 
 // Throws Error for options that are out of their range.
 void check_options(const EngineOptions& options);
-// All but what depends on memory: the pages. Throws Error for options that contradict each other or
-// the model. Precondition: check_options().
-EnginePlan plan_engine(LoadedModel& model, const EngineOptions& options, bool unified_memory);
-// Sets the pages, and the limits that follow from them. `workspace_bytes`: of the runner. Throws
-// Error if there is no room for one whole request.
-void plan_pages(EnginePlan& plan, const LoadedModel& model, uint64_t available_bytes,
-                uint64_t workspace_bytes, const EngineOptions& options);
+// All but what depends on memory. Throws Error for options that contradict each other or the model.
+// Precondition: check_options().
+EnginePlan plan_engine(const LoadedModel& model, const EngineOptions& options, bool unified_memory);
+// Shares out the memory that is free now: pages, adapters and the limits that follow from them.
+// Throws Error if it is too short.
+void plan_memory(EnginePlan& plan, LoadedModel& model, const EngineOptions& options);
 
 }  // namespace lorax

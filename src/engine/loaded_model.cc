@@ -48,11 +48,13 @@ LoadedModel::LoadedModel(std::unique_ptr<ModelDefinition> definition,
   const uint64_t available = device_->available_memory();
   if (total > available) {
     fail(
-        "{}: the weights need {:.1f} GB in {} and {:.1f} GB of memory are free; use {}a machine "
+        "{}: the weights need {:.1f} GB in {} and {:.1f} GB of memory are free; use {}{}a machine "
         "with more",
         source_->describe(), static_cast<double>(total) * 1e-9, name_of(dtype),
         static_cast<double>(available) * 1e-9,
-        dtype == DType::kFloat32 ? "--dtype bfloat16 or " : "");
+        dtype == DType::kFloat32 ? "--dtype bfloat16 or " : "",
+        device_->memory_limit() < device_->total_memory() ? "a larger --cuda-memory-fraction or "
+                                                          : "");
   }
   WeightStore::Progress progress;
   if (options.progress) {

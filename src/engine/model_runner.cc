@@ -4,29 +4,9 @@
 #include <chrono>
 
 #include "base/check.h"
-#include "device/dry_run.h"
 
 namespace lorax {
 namespace {
-
-// Tables of one slot, which stands for the adapters that need most workspace: those with Medusa
-// heads. Nothing lies behind its tensors.
-AdapterTables widest_adapter(Device& dry_run, const FlashCausalLM& model, int64_t heads,
-                             int64_t hidden_size, int64_t vocab_size) {
-  const int64_t modules = static_cast<int64_t>(model.adapter_modules().size());
-  const DType dtype = model.kv_shape().dtype;
-  AdapterTables tables(dry_run, modules, 1, dtype);
-  AdapterSlot slot;
-  slot.lora.assign(static_cast<size_t>(modules), LoraEntry{.rank = 1});
-  const MedusaHead::Block block = {Tensor(nullptr, dtype, {hidden_size, hidden_size}),
-                                   Tensor(nullptr, dtype, {hidden_size})};
-  // Of a head's blocks, each needs the same room beside what the one before gave.
-  slot.medusa.assign(static_cast<size_t>(heads),
-                     {.blocks = std::vector<MedusaHead::Block>(kMaxMedusaLayers, block),
-                      .output = Tensor(nullptr, dtype, {vocab_size, hidden_size})});
-  tables.set(0, std::move(slot));
-  return tables;
-}
 
 // Of the heads' inputs, so that two steps of one token each may wait in the device's queue.
 int64_t head_turns(const RunnerLimits& limits) {
@@ -52,13 +32,13 @@ ModelRunner::ModelRunner(Device& device, const FlashCausalLM& model, const Runne
       tables_(adapters),
       limits_(limits),
       blocks_per_sequence_(pages_for(limits.max_length, KvCache::kBlockSize)),
-      workspace_bytes_(measure_workspace()),
-      workspace_(device, workspace_bytes_),
+      memory_(measure_runner(model, limits, adapters != nullptr)),
+      workspace_(device, memory_.workspace),
       cache_(device, model.kv_shape(), limits.kv_blocks),
-      step_block_(device, step_input_bytes()),
-      head_block_(device, adapter_input_bytes(limits.max_logits_rows), head_turns(limits)),
-      host_logits_(device,
-                   static_cast<size_t>(limits.max_logits_rows * vocab_size_) * sizeof(float)),
+      step_block_(device, memory_.step_inputs),
+      head_block_(device, memory_.head_inputs, head_turns(limits)),
+      host_logits_(
+          device, static_cast<size_t>(limits.max_logits_rows * memory_.vocab_size) * sizeof(float)),
       buckets_(std::min(limits.max_sequences, limits.max_tokens)) {
   const size_t tokens = static_cast<size_t>(limits.max_tokens);
   const size_t sequences = static_cast<size_t>(limits.max_sequences);
@@ -78,68 +58,12 @@ ModelRunner::ModelRunner(Device& device, const FlashCausalLM& model, const Runne
 
   const std::vector<AdapterModule>& modules = model.adapter_modules();
   for (size_t i = 0; i < modules.size(); ++i) {
-    const bool is_wide = modules[i].in == vocab_size_ || modules[i].out == vocab_size_;
+    const bool is_wide =
+        modules[i].in == memory_.vocab_size || modules[i].out == memory_.vocab_size;
     if (is_wide) wide_modules_.push_back(static_cast<int64_t>(i));
     graph_modules_.push_back(!is_wide && modules[i].kind == AdapterModule::Kind::kLinear);
   }
   graphs_.resize(static_cast<size_t>(2 * buckets_.count()));
-}
-
-size_t ModelRunner::step_input_bytes() const {
-  const int64_t tokens = limits_.max_tokens;
-  const int64_t sequences = limits_.max_sequences;
-  return 3 * InputBlock::room_for<int32_t>(tokens) + InputBlock::room_for<int64_t>(tokens) +
-         2 * InputBlock::room_for<int32_t>(sequences + 1) +
-         InputBlock::room_for<int32_t>(sequences * blocks_per_sequence_) +
-         adapter_input_bytes(tokens);
-}
-
-size_t ModelRunner::adapter_input_bytes(int64_t rows) const {
-  return tables_ == nullptr ? 0 : 3 * InputBlock::room_for<int32_t>(rows + 1);
-}
-
-size_t ModelRunner::measure_workspace() {
-  DryRunDevice device;
-  Workspace workspace = Workspace::measuring();
-  Context context{device, workspace};
-  const int64_t tokens = limits_.max_tokens;
-  const int64_t sequences = limits_.max_sequences;
-  const KvShape& shape = model_.kv_shape();
-  const Tensor pages(nullptr, shape.dtype,
-                     {limits_.kv_blocks, KvCache::kBlockSize, shape.kv_heads, shape.head_dim});
-  const std::vector<PagedKv> cache(static_cast<size_t>(shape.layers), PagedKv{pages, pages});
-
-  ForwardBatch batch;
-  batch.input_ids = Tensor(nullptr, DType::kInt32, {tokens});
-  batch.position_ids = Tensor(nullptr, DType::kInt32, {tokens});
-  batch.slots = Tensor(nullptr, DType::kInt64, {tokens});
-  batch.cu_seqlen_prefill = Tensor(nullptr, DType::kInt32, {sequences + 1});
-  batch.seqlen.kv_lengths = Tensor(nullptr, DType::kInt32, {sequences});
-  batch.block_tables = Tensor(nullptr, DType::kInt32, {sequences, blocks_per_sequence_});
-  batch.lm_head_indices = Tensor(nullptr, DType::kInt32, {tokens});
-  batch.kv_cache = cache;
-  batch.skip_lm_head = true;
-  const Tensor hidden = model_.forward(context, batch).logits;
-  const Tensor head_rows = hidden.slice(0, 0, limits_.max_logits_rows);
-  {
-    const Workspace::Scope scope(workspace);
-    vocab_size_ = model_.lm_head(context, head_rows, nullptr).logits.dim(1);
-  }
-  if (tables_ == nullptr) return workspace.peak_bytes();
-
-  const AdapterTables widest =
-      widest_adapter(device, model_, limits_.max_speculative_heads, hidden.dim(1), vocab_size_);
-  AdapterBatchMetadata metadata;
-  metadata.append(0, limits_.max_logits_rows);
-  metadata.group();
-  LoraRows rows;
-  rows.rows = Tensor(nullptr, DType::kInt32, {limits_.max_logits_rows});
-  rows.segments = Tensor(nullptr, DType::kInt32, {2});
-  rows.slots = Tensor(nullptr, DType::kInt32, {1});
-  rows.table = widest.device_table();
-  const AdapterBatchData adapters(metadata, widest, rows, limits_.max_speculative_heads);
-  model_.lm_head(context, head_rows, &adapters);
-  return workspace.peak_bytes();
 }
 
 void ModelRunner::fill_sequence(const SequenceStep& step) {
@@ -365,6 +289,11 @@ void ModelRunner::capture(CapturedStep& step, const ForwardBatch& batch) {
   ++graph_stats_.graphs;
 }
 
+int64_t ModelRunner::graph_count(const RunnerLimits& limits, bool with_adapters) {
+  const DecodeBuckets buckets(std::min(limits.max_sequences, limits.max_tokens));
+  return limits.use_graphs ? buckets.count() * (with_adapters ? 2 : 1) : 0;
+}
+
 void ModelRunner::capture_graphs() {
   if (!device_.can_capture() || !limits_.use_graphs) return;
   for (int64_t bucket = 0; bucket < buckets_.count(); ++bucket) {
@@ -411,7 +340,7 @@ std::span<const float> ModelRunner::logits(int64_t first, int64_t count) {
   const Tensor logits = device_logits(first, count);
   float* host = static_cast<float*>(host_logits_.data());
   device_.copy_to_host(host, logits.data, logits.bytes());
-  return {host, static_cast<size_t>(count * vocab_size_)};
+  return {host, static_cast<size_t>(count * memory_.vocab_size)};
 }
 
 int64_t ModelRunner::speculative_heads() const {

@@ -17,6 +17,7 @@
 #include "device/workspace.h"
 #include "engine/decode_buckets.h"
 #include "engine/input_block.h"
+#include "engine/runner_memory.h"
 #include "engine/sequence.h"
 #include "models/causal_lm.h"
 
@@ -85,11 +86,13 @@ class ModelRunner {
   Device& device() const { return device_; }
   // Captures all graphs now, rather than each after the first step that it fits.
   void capture_graphs();
+  // How many there are then, where the device can capture.
+  static int64_t graph_count(const RunnerLimits& limits, bool with_adapters);
   const GraphStats& graph_stats() const { return graph_stats_; }
 
   const RunnerLimits& limits() const { return limits_; }
-  int64_t vocab_size() const { return vocab_size_; }
-  size_t workspace_bytes() const { return workspace_bytes_; }
+  int64_t vocab_size() const { return memory_.vocab_size; }
+  const RunnerMemory& memory() const { return memory_; }
   size_t kv_bytes() const {
     return static_cast<size_t>(cache_.blocks() * KvCache::kBlockSize) *
            model_.kv_shape().bytes_per_token();
@@ -116,10 +119,6 @@ class ModelRunner {
     Tensor hidden, logits;
   };
 
-  size_t measure_workspace();
-  size_t step_input_bytes() const;
-  size_t adapter_input_bytes(int64_t rows) const;
-
   void fill_inputs(std::span<const SequenceStep> steps);
   void fill_sequence(const SequenceStep& step);
   // Rows of no sequence, up to `rows` in all.
@@ -144,8 +143,7 @@ class ModelRunner {
   const AdapterTables* tables_;
   RunnerLimits limits_;
   int64_t blocks_per_sequence_;
-  int64_t vocab_size_ = 0;
-  size_t workspace_bytes_;
+  RunnerMemory memory_;
   Workspace workspace_;
   KvCache cache_;
   Inputs inputs_;

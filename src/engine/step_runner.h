@@ -52,6 +52,9 @@ class StepRunner {
   // Waits for the oldest step and tells what it gave to those that have not ended.
   StepTimes collect(const OnTokens& on_tokens);
 
+  // To warm up.
+  Sampler& sampler() { return sampler_; }
+
  private:
   // A row of a forward whose logits are wanted.
   struct OutputRow {

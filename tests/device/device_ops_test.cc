@@ -12,6 +12,7 @@
 #include <stdexcept>
 #include <tuple>
 
+#include "base/error.h"
 #include "device_tensor.h"
 #include "reference_ops.h"
 
@@ -96,6 +97,34 @@ TEST_P(DeviceOpsTest, GivesAndTakesMemory) {
     device_.copy_to_host(back.data(), buffer.data(), bytes);
     EXPECT_TRUE(sent == back) << bytes;
   }
+}
+
+// Blocks of other sizes than those that left room for them.
+TEST_P(DeviceOpsTest, PoolsGiveAllTheyHave) {
+  constexpr size_t kUnitBytes = size_t{6} << 20;
+  const std::unique_ptr<DevicePool> pool = device_.make_pool(8 * kUnitBytes);
+  EXPECT_EQ(pool->size_of(kUnitBytes), kUnitBytes);
+  std::vector<PoolBlock> blocks;
+  for (int i = 0; i < 8; ++i) blocks.emplace_back(*pool, kUnitBytes);
+  EXPECT_THROW(PoolBlock(*pool, 1), Error);
+  const auto holds = [&](const PoolBlock& block, char first) {
+    std::vector<char> sent(block.bytes()), back(block.bytes());
+    std::iota(sent.begin(), sent.end(), first);
+    device_.upload(block.data(), sent.data(), sent.size());
+    device_.download(back.data(), block.data(), back.size());
+    return sent == back;
+  };
+  for (size_t i : {6, 4, 2, 0}) blocks.erase(blocks.begin() + static_cast<ptrdiff_t>(i));
+  EXPECT_TRUE(holds(PoolBlock(*pool, kUnitBytes), 1));
+  {
+    const PoolBlock wide(*pool, 4 * kUnitBytes - 5);
+    EXPECT_TRUE(holds(wide, 2));
+    EXPECT_THROW(PoolBlock(*pool, kUnitBytes), Error);
+    for (const PoolBlock& block : blocks) EXPECT_TRUE(holds(block, 3));
+  }
+  const PoolBlock half(*pool, 2 * kUnitBytes);
+  const PoolBlock rest(*pool, 2 * kUnitBytes);
+  EXPECT_TRUE(holds(half, 4) && holds(rest, 5));
 }
 
 TEST_P(DeviceOpsTest, Embedding) {

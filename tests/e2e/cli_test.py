@@ -461,6 +461,45 @@ class BadCheckpointTest(Base):
         self.assert_error(("generate", "--model-id", path, "--prompt", "a"), "tokenizer.json")
 
 
+class DummyWeightsTest(Base):
+    """--load-format dummy: a folder without weights."""
+
+    def setUp(self):
+        super().setUp()
+        self.path = self.copy_tiny()
+        (self.path / "model.safetensors").unlink()
+
+    def test_generate(self):
+        run = ("generate", "--model-id", self.path, "--prompt", "And it", "--max-new-tokens", 5,
+               "--ignore-eos", "--json")
+        first = json.loads(lorax(*run, "--load-format", "dummy").stdout)
+        self.assertEqual(len(first["generated_ids"]), 5)
+        again = json.loads(lorax(*run, "--load-format", "dummy").stdout)
+        self.assertEqual(first["generated_ids"], again["generated_ids"])
+        self.assert_error((*run, "--load-format", "safetensors"), "model.safetensors")
+        self.assert_error((*run, "--load-format", "pt"), "--load-format")
+
+    def test_serve_says_where_memory_goes(self):
+        process = subprocess.Popen(
+            [LORAX, "serve", "--model-id", self.path, "--load-format", "dummy", "--port", "0",
+             "--log-format", "json", "--cuda-memory-fraction", "0.5"],
+            stdout=subprocess.PIPE, text=True)
+        self.addCleanup(process.stdout.close)
+        self.addCleanup(process.wait, 30)
+        self.addCleanup(process.terminate)
+        ready = json.loads(process.stdout.readline())
+        self.assertEqual(ready["adapter_bytes"], 0)
+        self.assertGreater(ready["weight_bytes"], 7e6)
+        parts = sum(ready[f"{part}_bytes"] for part in
+                    ("elsewhere", "weight", "workspace", "graph", "adapter", "kv"))
+        self.assertLessEqual(parts, ready["memory_limit_bytes"])
+
+    def test_memory_fractions(self):
+        for fraction in ("0", "1.5", "x"):
+            self.assert_error(("generate", "--model-id", TINY, "--prompt", "a",
+                               "--cuda-memory-fraction", fraction), "--cuda-memory-fraction")
+
+
 class BenchTest(Base):
     def test_json(self):
         out = lorax("bench", "--shape", TINY, "--prompt", "16,32", "--generate", 4, "--batch", "1,2",

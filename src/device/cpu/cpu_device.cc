@@ -51,6 +51,8 @@ std::string CpuDevice::describe() const {
                      pool_.size() == 1 ? "" : "s");
 }
 
+uint64_t CpuDevice::total_memory() const { return total_memory_bytes(); }
+
 uint64_t CpuDevice::available_memory() const { return available_memory_bytes(); }
 
 void* CpuDevice::allocate(size_t bytes) { return cpu::allocate(bytes); }

@@ -20,6 +20,7 @@ class CpuDevice final : public Device {
 
   std::string describe() const override;
 
+  uint64_t total_memory() const override;
   uint64_t available_memory() const override;
   void* allocate(size_t bytes) override;
   void deallocate(void* data, size_t bytes) override;

@@ -8,6 +8,7 @@
 #include "device/cuda/cuda_error.h"
 #include "device/cuda/graph.h"
 #include "device/cuda/lora.h"
+#include "device/cuda/memory_pool.h"
 #include "device/factories.h"
 
 namespace lorax::cuda {
@@ -64,7 +65,8 @@ int count_of_gpus(int index) {
 
 }  // namespace
 
-CudaDevice::CudaDevice(int index) : index_(index) {
+CudaDevice::CudaDevice(int index, double memory_fraction)
+    : index_(index), memory_fraction_(memory_fraction) {
   const int count = count_of_gpus(index);
   if (index >= count) {
     fail("--device cuda:{}: this machine has {} GPU{}: give cuda:0{}", index, count,
@@ -116,12 +118,17 @@ std::string CudaDevice::describe() const {
                      static_cast<double>(properties_.totalGlobalMem) * 1e-9);
 }
 
+uint64_t CudaDevice::memory_limit() const {
+  return static_cast<uint64_t>(memory_fraction_ * static_cast<double>(total_memory()));
+}
+
 uint64_t CudaDevice::available_memory() const {
   use();
   size_t free = 0;
   size_t total = 0;
   check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
-  return free;
+  const uint64_t beyond = total - std::min<uint64_t>(total, memory_limit());
+  return free > beyond ? free - beyond : 0;
 }
 
 void* CudaDevice::allocate(size_t bytes) {
@@ -130,10 +137,12 @@ void* CudaDevice::allocate(size_t bytes) {
   const cudaError_t status = cudaMalloc(&data, bytes);
   if (status == cudaErrorMemoryAllocation) {
     cudaGetLastError();  // it is told here, not again by the next launch
-    const double free = static_cast<double>(available_memory()) * 1e-9;
+    size_t free = 0;
+    size_t total = 0;
+    check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
     fail("cuda:{}: out of memory: {:.2f} GB asked for, {:.2f} GB of {:.2f} GB free", index_,
-         static_cast<double>(bytes) * 1e-9, free,
-         static_cast<double>(properties_.totalGlobalMem) * 1e-9);
+         static_cast<double>(bytes) * 1e-9, static_cast<double>(free) * 1e-9,
+         static_cast<double>(total) * 1e-9);
   }
   check(status, "cudaMalloc");
   return data;
@@ -202,6 +211,12 @@ void CudaDevice::deallocate_host(void* data, size_t) {
 std::unique_ptr<DeviceEvent> CudaDevice::make_event() {
   use();
   return std::make_unique<CudaEvent>(index_, main_stream_);
+}
+
+std::unique_ptr<DevicePool> CudaDevice::make_pool(size_t bytes) {
+  use();
+  if (!MemoryPool::is_supported(index_)) return make_plain_pool(*this, bytes);
+  return std::make_unique<MemoryPool>(index_, bytes);
 }
 
 std::unique_ptr<DeviceGraph> CudaDevice::capture(const std::function<void()>& work) {
@@ -443,8 +458,8 @@ void CudaDevice::gather_logits(const Tensor& logits, const Tensor& ids, const Te
 
 namespace lorax {
 
-std::unique_ptr<Device> make_cuda_device(int index) {
-  return std::make_unique<cuda::CudaDevice>(index);
+std::unique_ptr<Device> make_cuda_device(int index, double memory_fraction) {
+  return std::make_unique<cuda::CudaDevice>(index, memory_fraction);
 }
 
 }  // namespace lorax

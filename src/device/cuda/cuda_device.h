@@ -18,14 +18,17 @@ namespace lorax::cuda {
 // fails.
 class CudaDevice final : public Device {
  public:
-  // Throws Error if there is no such GPU or it is too old.
-  explicit CudaDevice(int index);
+  // memory_fraction: DeviceOptions::cuda_memory_fraction. Throws Error if there is no such GPU or
+  // it is too old.
+  CudaDevice(int index, double memory_fraction);
   ~CudaDevice() override;
   CudaDevice(const CudaDevice&) = delete;
   CudaDevice& operator=(const CudaDevice&) = delete;
 
   std::string describe() const override;
 
+  uint64_t total_memory() const override { return properties_.totalGlobalMem; }
+  uint64_t memory_limit() const override;
   uint64_t available_memory() const override;
   void* allocate(size_t bytes) override;
   void deallocate(void* data, size_t bytes) override;
@@ -40,6 +43,7 @@ class CudaDevice final : public Device {
   void* allocate_host(size_t bytes) override;
   void deallocate_host(void* data, size_t bytes) override;
   std::unique_ptr<DeviceEvent> make_event() override;
+  std::unique_ptr<DevicePool> make_pool(size_t bytes) override;
   bool can_capture() const override { return true; }
   std::unique_ptr<DeviceGraph> capture(const std::function<void()>& work) override;
   void replay(DeviceGraph& graph) override;
@@ -87,6 +91,7 @@ class CudaDevice final : public Device {
   bool is_hopper() const { return properties_.major == 9; }
 
   int index_;
+  double memory_fraction_;
   cudaDeviceProp properties_{};
   cudaStream_t main_stream_ = nullptr;
   cudaStream_t capture_stream_ = nullptr;

@@ -1,14 +1,17 @@
 #include "device/cuda/transfers.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 
+#include "base/core_count.h"
 #include "device/cuda/cuda_error.h"
 
 namespace lorax::cuda {
 namespace {
 
 constexpr size_t kPieceBytes = size_t{2} << 20;
+constexpr int kMostFillers = 4;
 
 bool is_pinned(const void* data) {
   cudaPointerAttributes attributes{};
@@ -18,7 +21,10 @@ bool is_pinned(const void* data) {
 
 }  // namespace
 
-Transfers::Transfers() {
+Transfers::Transfers()
+    : fillers_(std::min(kMostFillers, usable_cores())),
+      pieces_(static_cast<size_t>(2 * fillers_.size())) {
+  check(cudaGetDevice(&index_), "cudaGetDevice");
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
   for (Piece& piece : pieces_) {
     check(cudaHostAlloc(&piece.data, kPieceBytes, cudaHostAllocDefault), "cudaHostAlloc");
@@ -40,19 +46,31 @@ void Transfers::upload(void* to, const void* from, size_t bytes) {
   if (is_pinned(from)) {
     check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream_), "upload");
   } else {
-    size_t next = 0;
-    for (size_t at = 0; at < bytes; at += kPieceBytes) {
-      Piece& piece = pieces_[next++ % pieces_.size()];
-      const size_t size = std::min(kPieceBytes, bytes - at);
-      check(cudaEventSynchronize(piece.done), "upload");
-      std::memcpy(piece.data, static_cast<const char*>(from) + at, size);
-      check(cudaMemcpyAsync(static_cast<char*>(to) + at, piece.data, size, cudaMemcpyHostToDevice,
-                            stream_),
-            "upload");
-      check(cudaEventRecord(piece.done, stream_), "upload");
-    }
+    const size_t pieces = (bytes + kPieceBytes - 1) / kPieceBytes;
+    std::vector<size_t> turns(static_cast<size_t>(fillers_.size()));
+    std::atomic<cudaError_t> status = cudaSuccess;
+    fillers_.parallel_for(static_cast<int64_t>(pieces), [&](int64_t index, int filler) {
+      const auto worker = static_cast<size_t>(filler);
+      const size_t at = static_cast<size_t>(index) * kPieceBytes;
+      Piece& piece = pieces_[2 * worker + turns[worker]++ % 2];
+      const cudaError_t sent =
+          send(piece, static_cast<char*>(to) + at, static_cast<const char*>(from) + at,
+               std::min(kPieceBytes, bytes - at));
+      if (sent != cudaSuccess) status = sent;
+    });
+    check(status, "upload");
   }
   check(cudaStreamSynchronize(stream_), "upload");
+}
+
+// Runs on the pool's threads, which must not throw.
+cudaError_t Transfers::send(Piece& piece, void* to, const void* from, size_t bytes) {
+  cudaError_t status = cudaSetDevice(index_);
+  if (status == cudaSuccess) status = cudaEventSynchronize(piece.done);
+  if (status != cudaSuccess) return status;
+  std::memcpy(piece.data, from, bytes);
+  status = cudaMemcpyAsync(to, piece.data, bytes, cudaMemcpyHostToDevice, stream_);
+  return status == cudaSuccess ? cudaEventRecord(piece.done, stream_) : status;
 }
 
 void Transfers::download(void* to, const void* from, size_t bytes) {

@@ -3,14 +3,17 @@
 
 #include <cuda_runtime.h>
 
-#include <array>
 #include <cstddef>
 #include <mutex>
+#include <vector>
+
+#include "base/thread_pool.h"
 
 namespace lorax::cuda {
 
-// Any thread; one copy at a time. Pageable memory goes through two pinned pieces in turn: while the
-// GPU copies from one, the host fills the other.
+// Any thread; one copy at a time. Pageable memory goes through pinned pieces: while the GPU copies
+// from some, the host fills others. Uploads are filled by a few threads, as one alone reads memory
+// at a fraction of what the bus takes.
 class Transfers {
  public:
   // Of the device that is current now, and must be in every call.
@@ -29,9 +32,14 @@ class Transfers {
     cudaEvent_t done = nullptr;  // the copy from or to it
   };
 
+  // Fills a piece with `bytes` bytes and sends it.
+  cudaError_t send(Piece& piece, void* to, const void* from, size_t bytes);
+
+  int index_ = 0;  // of the device
   std::mutex mutex_;
   cudaStream_t stream_ = nullptr;
-  std::array<Piece, 2> pieces_;
+  ThreadPool fillers_;
+  std::vector<Piece> pieces_;  // two of each filler
 };
 
 }  // namespace lorax::cuda
