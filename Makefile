@@ -1,22 +1,28 @@
 # make demo: install, build, and let the shipped model write. make test: all tests.
-.PHONY: demo build test bench format lint fuzz clean
+# `make program` builds lorax alone, `make build` its tests and benchmarks too.
+.PHONY: build program configure demo test bench format lint fuzz clean
 
 BUILD := build/release
 # Compiling takes up to 1 GB a file.
 JOBS ?= $(shell nproc)
 
-build:
-	@tools/setup
-	@cmake --preset release > /dev/null
+build: configure
 	@cmake --build --preset release -j $(JOBS)
 
-demo: build
+program: configure
+	@cmake --build --preset release -j $(JOBS) --target lorax
+
+configure:
+	@tools/setup
+	@cmake --preset release > /dev/null
+
+demo: program
 	@tools/demo $(BUILD)/lorax
 
 test: build
 	@ctest --preset release -j $(JOBS)
 
-bench: build
+bench: program
 	@$(BUILD)/lorax bench --shape gemma2-2b --dtype bfloat16 --prompt 512 --generate 32 --batch 1,16
 
 format:

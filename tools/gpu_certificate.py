@@ -103,10 +103,10 @@ def write_checkpoint(model, config, folder):
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
 
 
-def add_adapters(model, count, folder, seed):
-    """The model with PEFT's adapters "adapter0", ... in it, and their folders."""
+def add_adapters(model, count, seed):
+    """The model with PEFT's adapters "adapter0", ... in it."""
     if count == 0:
-        return model, []
+        return model
     from peft import LoraConfig, get_peft_model
     torch.manual_seed(seed)
     config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=PROJECTIONS)
@@ -118,8 +118,7 @@ def add_adapters(model, count, folder, seed):
             if "lora_" in name:  # changes of a third of what they change
                 weight.normal_(0.0, weight.shape[1] ** -0.5 * (0.3 if "lora_B" in name else 1.0))
                 weight.copy_(weight.bfloat16())
-    model.save_pretrained(folder / "adapters", selected_adapters=[f"adapter{i}" for i in range(count)])
-    return model, [folder / "adapters" / f"adapter{i}" for i in range(count)]
+    return model
 
 
 def using(model, adapter):
@@ -182,9 +181,12 @@ def main():
                    for n in lengths]
         step("model made")
         write_checkpoint(model, config, folder)
-        model, adapters = add_adapters(model, options.adapters, folder, options.seed)
+        model = add_adapters(model, options.adapters, options.seed)
+        names = [f"adapter{i}" for i in range(options.adapters)]
+        adapters = [folder / "adapters" / name for name in names]
         requests = [(prompt, None) for prompt in prompts]
         if adapters:
+            model.save_pretrained(folder / "adapters", selected_adapters=names)
             requests += [(prompt, i % len(adapters)) for i, prompt in enumerate(prompts)]
         step("checkpoint written")
         reference = last_logits(model, requests, options.rows, device)

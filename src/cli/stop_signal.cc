@@ -1,6 +1,7 @@
 #include "cli/stop_signal.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -52,6 +53,10 @@ StopSignal::~StopSignal() {
 }
 
 int StopSignal::wait() {
+  // Unlike read, poll ends with EINTR. TSan runs a handler only when the call under way has ended.
+  pollfd ready = {.fd = read_end_, .events = POLLIN, .revents = 0};
+  while (poll(&ready, 1, -1) != 1) {
+  }
   unsigned char byte = 0;
   while (read(read_end_, &byte, 1) != 1) {
   }

@@ -42,8 +42,10 @@ Tensor Tensor::slice(int axis, int64_t begin, int64_t end) const {
   LORAX_CHECK(0 <= begin && begin <= end && end <= dim(axis), "slice [{}, {}) of axis {} of {}",
               begin, end, axis, describe());
   Tensor part = *this;
-  part.data =
-      static_cast<char*>(data) + begin * stride(axis) * static_cast<int64_t>(size_of(dtype));
+  if (data != nullptr) {  // a weight that is only checked has none
+    part.data =
+        static_cast<char*>(data) + begin * stride(axis) * static_cast<int64_t>(size_of(dtype));
+  }
   part.shape[static_cast<size_t>(axis)] = end - begin;
   return part;
 }

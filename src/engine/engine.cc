@@ -69,7 +69,7 @@ Engine::Engine(LoadedModel& model, const Tokenizer* tokenizer, EngineOptions opt
   plan_ = plan_engine(model, options, backend_->is_unified());
   plan_memory(plan_, model, options);
   const bool with_adapters = plan_.serves_adapters();
-  if (with_adapters && !backend_->is_unified()) {
+  if (with_adapters && options.adapter_bytes && !backend_->is_unified()) {
     backend_->take_device_memory(plan_.memory.adapters);
   }
   plan_.store.on_settled = [this] {

@@ -40,8 +40,9 @@ struct EngineOptions {
   uint64_t kv_bytes = 0;  // memory for keys and values; default: what the rest leaves
   int64_t kv_blocks = 0;  // the same in pages; counts if given
 
-  // Device memory for adapters; on a CPU all memory for them. 0: none can be used. Not given: what
-  // keys and values leave if those are given, else a quarter of what is free.
+  // Device memory for adapters, taken at the start; on a CPU all memory for them. 0: none can be
+  // used. Not given: what keys and values leave if those are given, else a quarter of what is free;
+  // each adapter then takes its part when it loads.
   std::optional<uint64_t> adapter_bytes;
   uint64_t adapter_host_bytes = 0;  // host memory for adapters, where the device has its own
   int adapter_slots = 256;          // resident at once, at most

@@ -13,7 +13,7 @@ namespace {
 constexpr uint64_t kAdapterShare = 4;
 constexpr uint64_t kMostHostKv = uint64_t{16} << 30;
 // What a GPU's driver takes for a graph, per layer; and for kernels that first run later than the
-// plan, with the lists of the sampler. docs/benchmarks.md has what was measured: a third less.
+// plan, with the lists of the sampler. docs/benchmarks.md has what was measured: some less.
 constexpr uint64_t kGraphLayerBytes = uint64_t{48} << 10;
 constexpr uint64_t kKernelBytes = uint64_t{64} << 20;
 

@@ -40,22 +40,27 @@ HttpResponse unload(const ApiContext& context, const LoraAdapterBody& body) {
   return plain_text(fmt::format("Success: LoRA adapter '{}' removed successfully.", name));
 }
 
+Field<LoraAdapterBody> not_empty(Field<LoraAdapterBody> text) {
+  text.schema["minLength"] = 1;
+  return required(std::move(text));
+}
+
 }  // namespace
 
 FieldTable<LoraAdapterBody> load_adapter_fields() {
   using B = LoraAdapterBody;
-  return {required(field<B>("lora_name", &B::lora_name,
-                            {"The name that requests will use.", "\"speaker\""})),
-          required(field<B>("lora_path", &B::lora_path,
-                            {"The adapter's folder: a path below the server's adapter directory, "
-                             "relative to it or absolute.",
-                             "\"pirate\""})),
+  return {not_empty(field<B>("lora_name", &B::lora_name,
+                             {"The name that requests will use.", "\"speaker\""})),
+          not_empty(field<B>("lora_path", &B::lora_path,
+                             {"The adapter's folder: a path below the server's adapter directory, "
+                              "relative to it or absolute.",
+                              "\"pirate\""})),
           field<B>("load_inplace", &B::load_inplace, {"Replace an adapter of that name."})};
 }
 
 FieldTable<LoraAdapterBody> unload_adapter_fields() {
   using B = LoraAdapterBody;
-  return {required(
+  return {not_empty(
       field<B>("lora_name", &B::lora_name, {"A name that was given at run time.", "\"speaker\""}))};
 }
 

@@ -2,6 +2,7 @@
 // come and go beside the steps of others, and each text is as on the CPU.
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <memory>
 #include <string>
 #include <vector>
@@ -63,6 +64,7 @@ TEST_P(EngineDevicesTest, AdaptersComeAndGoBesideSteps) {
   options.adapter_host_bytes = uint64_t{64} << 20;
   Engine engine(loaded, nullptr, options);
   EXPECT_EQ(texts_of(engine), texts_of(expected));
+  engine.stop(std::chrono::milliseconds(0));
   EXPECT_EQ(engine.stats().kv_blocks_used, 0);
   EXPECT_EQ(engine.adapters().stats().device.evictions > 0, has_own_memory);
 }
