@@ -56,7 +56,7 @@ class Load {
     int64_t ended = 0;
     for (const StepWork& work : plan.work) {
       const bool ends =
-          work.samples && work.sequence->length() ==
+          work.samples && work.sequence->length() + 1 ==
                               kPrompt + kGenerate - static_cast<int64_t>(work.sequence->id % 200);
       ended += ends ? 1 : 0;
       StepResult result;

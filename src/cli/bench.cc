@@ -14,6 +14,7 @@
 #include "base/core_count.h"
 #include "base/error.h"
 #include "cli/bench_adapters.h"
+#include "cli/bench_engine.h"
 #include "cli/commands.h"
 #include "cli/device_rates.h"
 #include "cli/options.h"
@@ -43,6 +44,9 @@ struct Options {
   int64_t generate = 32;
   int repeat = 3;
   bool as_json = false;
+  bool engine = false;
+  std::string adapter_dir;  // of the engine
+  std::string overlap = "auto";
   DeviceFlags device;
 };
 
@@ -325,7 +329,39 @@ json::object to_json(const Measurement& m) {
           {"graph_mb", static_cast<double>(m.graphs.bytes) * 1e-6}};
 }
 
+EngineBenchOptions engine_options(const Options& options) {
+  EngineBenchOptions engine;
+  engine.batches = options.batches;
+  engine.prompts = options.prompts;
+  engine.adapters = options.adapters;
+  engine.adapter_dir = options.adapter_dir;
+  engine.generate = options.generate;
+  engine.repeat = options.repeat;
+  if (options.overlap != "auto") engine.overlap = options.overlap == "on";
+  return engine;
+}
+
+void run_engine(const Options& options) {
+  LoadedModel loaded =
+      LoadedModel::with_random_weights(read_shape(options.shape), options.device.load_options());
+  const std::vector<EngineMeasurement> measurements = bench_engine(loaded, engine_options(options));
+  const std::string device = loaded.device().describe();
+  if (!options.as_json) {
+    fmt::print("{} {} on {}, the engine\n", options.shape, name_of(loaded.dtype()), device);
+    return print_table(measurements);
+  }
+  json::array results;
+  for (const EngineMeasurement& m : measurements) results.push_back(to_json(m));
+  const json::object report{{"shape", options.shape},
+                            {"dtype", name_of(loaded.dtype())},
+                            {"device", device},
+                            {"weight_bytes", loaded.weight_bytes()},
+                            {"results", std::move(results)}};
+  fmt::print("{}\n", json::serialize(report));
+}
+
 void run(const Options& options) {
+  if (options.engine) return run_engine(options);
   Bench bench(options);
   const std::string device = bench.loaded().device().describe();
   const std::vector<Measurement> measurements = bench.run();
@@ -393,6 +429,15 @@ void add_bench_command(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--repeat", options->repeat, "Rounds; medians are reported")
       ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  command->add_flag("--engine", options->engine,
+                    "Requests to the engine in place of bare steps: what a server is built on");
+  command->add_option("--adapter-dir", options->adapter_dir,
+                      "With --engine: where the adapters are, in place of random ones");
+  command
+      ->add_option("--overlap", options->overlap,
+                   "With --engine: whether the next step is asked for ahead of this one's tokens")
+      ->check(CLI::IsMember({"auto", "on", "off"}))
       ->capture_default_str();
   command->add_flag("--json", options->as_json, "One JSON object");
   options->device.add_to(*command);

@@ -49,6 +49,10 @@ HostBuffer& HostBuffer::operator=(HostBuffer&& other) noexcept {
 
 uint64_t Device::memory_limit() const { return total_memory(); }
 
+void Device::begin_copy_to_host(void* to, const void* from, size_t bytes) {
+  copy_to_host(to, from, bytes);
+}
+
 void Device::upload(void* to, const void* from, size_t bytes) {
   copy_from_host(to, from, bytes);
   synchronize();

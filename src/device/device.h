@@ -123,9 +123,14 @@ class Device {
   // finished when it returns; copy_from_host may still read `from` until synchronize().
   virtual void copy_from_host(void* to, const void* from, size_t bytes) = 0;
   virtual void copy_to_host(void* to, const void* from, size_t bytes) = 0;
+  // The same into the memory of a HostBuffer, which holds the bytes once an event that is recorded
+  // behind this has come.
+  virtual void begin_copy_to_host(void* to, const void* from, size_t bytes);
   // Within the device, contiguous bytes that do not overlap; ordered with its kernels.
   virtual void copy(void* to, const void* from, size_t bytes) = 0;
   virtual void synchronize() = 0;
+  // Whether kernels run beside the host, so that it is worth while to ask for them ahead of time.
+  virtual bool is_asynchronous() const { return false; }
   // The same as copy_from_host, but done when it returns, from any thread, and beside the kernels:
   // those under way go on, and no order holds between them and the copy.
   virtual void upload(void* to, const void* from, size_t bytes);
@@ -155,6 +160,10 @@ class Device {
   // ids [T] int32 in [0, V); table [V, D] model dtype; out [T, D] float32.
   virtual void embedding(const Tensor& ids, const Tensor& table, float scale,
                          const Tensor& out) = 0;
+
+  // Puts in what a sampler has chosen meanwhile: an id of -1 - i becomes from[i], or 0 if that is
+  // negative (no token); others stay. ids [T], from [N] int32.
+  virtual void fill_in_ids(const Tensor& ids, const Tensor& from) = 0;
 
   // out = x / sqrt(mean(x^2) + eps) * weight, per row; the mean and the products in float32.
   // x [T, D] float32 or model dtype; weight [D] float32 (already 1 + w); out [T, D] float32 or

@@ -20,6 +20,7 @@ class DryRunDevice final : public Device {
   void* host_pointer(void*) override { return nullptr; }
 
   void embedding(const Tensor&, const Tensor&, float, const Tensor&) override {}
+  void fill_in_ids(const Tensor&, const Tensor&) override {}
   void rms_norm(const Tensor&, const Tensor&, float, const Tensor&) override {}
   void rms_norm_add(const Tensor&, const Tensor&, float, const Tensor&) override {}
   void linear(const Tensor&, const Tensor&, const Tensor&) override {}

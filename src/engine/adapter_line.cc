@@ -28,12 +28,12 @@ bool AdapterLine::covers_first(const Client& client, const Line& line) {
 }
 
 bool AdapterLine::holds_adapter(const Client& client, const Line& line) {
-  return client.running > 0 || client.resumable > 0 ||
+  return client.running() > 0 || client.resumable > 0 ||
          (line.lease != nullptr && line.state == State::kReady);
 }
 
 bool AdapterLine::counts_as_ahead(const Client& client, const Line& line, Time now) const {
-  if (line.lease == nullptr || client.running > 0 || client.resumable > 0) return false;
+  if (line.lease == nullptr || client.running() > 0 || client.resumable > 0) return false;
   return line.state != State::kLoading || now - line.asked_at < options_.slow_after;
 }
 
@@ -59,11 +59,11 @@ void AdapterLine::update(Client& client, Time now, RequestId last) {
   if (client.name().empty()) return queue_.set_ready(client, true);
   Line* line = find(client);
   if (client.waiting().empty()) {
-    if (line != nullptr && (client.running == 0 || !line->draining)) lines_.erase(&client);
+    if (line != nullptr && (client.running() == 0 || !line->draining)) lines_.erase(&client);
   } else if (client.resumable == 0 && (line == nullptr || !covers_first(client, *line))) {
     const bool draining = line != nullptr && line->draining;
     const bool had_lease = line != nullptr && line->lease != nullptr;
-    if ((client.running > 0 || had_lease) && !draining) ask(client, now, last);
+    if ((client.running() > 0 || had_lease) && !draining) ask(client, now, last);
   }
   set_readiness(client);
 }
@@ -109,7 +109,7 @@ void AdapterLine::ask_ahead(Time now, RequestId last) {
     const Line* line = find(*client);
     if (line != nullptr && (line->draining || line->lease != nullptr)) continue;
     next.push_back(client);
-    ahead += client->running > 0 ? 0 : 1;
+    ahead += client->running() > 0 ? 0 : 1;
   }
   for (Client* client : next) {
     ask(*client, now, last);

@@ -32,7 +32,7 @@ class AdapterLineTest : public ::testing::Test {
   std::shared_ptr<AdapterLease> admit(FairQueue::Client& client) {
     auto lease = line_.lease(client);
     queue_.remove(client, *client.waiting().begin());
-    ++client.running;
+    queue_.start(client);
     line_.update(client, now_, last_);
     return lease;
   }
@@ -132,7 +132,7 @@ TEST_F(AdapterLineTest, TheMostServedMakesRoomAndIsHeldOffUntilThereIsSome) {
   EXPECT_TRUE(a.is_ready());
   EXPECT_FALSE(b.is_ready());
   lease_b.reset();
-  b.running = 0;
+  queue_.stop(b);
   line_.update(b, now_, last_);
   EXPECT_FALSE(b.is_ready());  // c has not got it yet
   adapters_.states["c"] = State::kReady;

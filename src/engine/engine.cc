@@ -13,6 +13,14 @@ namespace {
 // How old the lists of adapters in stats() may be while steps run.
 constexpr std::chrono::milliseconds kListAge{50};
 
+StepReport report_of(const StepPlan& plan) {
+  StepReport report;
+  report.is_prefill = plan.tokens > std::ssize(plan.work);
+  report.sequences = std::ssize(plan.work);
+  report.tokens = plan.tokens;
+  return report;
+}
+
 std::string message_of(const std::exception_ptr& error) {
   try {
     std::rethrow_exception(error);
@@ -74,9 +82,9 @@ Engine::Engine(LoadedModel& model, const Tokenizer* tokenizer, EngineOptions opt
   runner_ = std::make_unique<ModelRunner>(device, model.model(), plan_.runner,
                                           with_adapters ? tables_.get() : nullptr);
   scheduler_ = std::make_unique<Scheduler>(plan_.scheduler, *exchange_);
-  sampler_ = std::make_unique<Sampler>(device);
+  steps_ = std::make_unique<StepRunner>(*runner_, options.measures_idle);
   const Clock::time_point start = Clock::now();
-  warm_up(*runner_, *sampler_, with_adapters);
+  warm_up(*runner_, steps_->sampler(), with_adapters);
   warm_up_seconds_ = std::chrono::duration<double>(Clock::now() - start).count();
   publish(/*with_lists=*/true);
   thread_ = std::thread([this] { run(); });
@@ -138,11 +146,11 @@ void Engine::run() {
     const StepPlan& plan = scheduler_->schedule(Clock::now());
     asked_ahead_.clear();
     for (const EndedRequest& ended : plan.ended) end(ended);
-    busy_ = !plan.work.empty();
-    if (busy_) step(plan);
+    busy_ = step(plan);
     publish(/*with_lists=*/!busy_);
   }
   take_inbox();
+  settle_device();
   end_all(FinishReason::kCancelled, FailureKind::kNone, "");
   publish(/*with_lists=*/true);
 }
@@ -208,140 +216,63 @@ void Engine::reject(Submission submission, const std::string& fault) {
                       .stop_sequence = {}});
 }
 
-void Engine::step(const StepPlan& plan) {
-  const Clock::time_point start = Clock::now();
-  for (const StepWork& work : plan.work) {
-    if (!requests_.at(work.sequence->id)->note_step(start)) continue;
-    counts_.prompt_tokens += static_cast<uint64_t>(work.sequence->prompt_length);
-  }
-  StepReport report = {.is_prefill = plan.tokens > std::ssize(plan.work),
-                       .sequences = std::ssize(plan.work),
-                       .tokens = plan.tokens};
+// Schedule, forward, sample, commit: where steps overlap, the commit of the step before stands
+// between forward and sample, which needs its tokens for penalties.
+bool Engine::step(const StepPlan& plan) {
+  const StepPlan* const before = std::exchange(sampled_, nullptr);
+  const bool has_work = !plan.work.empty();
   try {
-    forward(plan);
-    sample(plan);
+    if (has_work) forward(plan);
+    if (before != nullptr) commit(*before);
+    if (has_work) steps_->sample();
+    if (has_work && !plan_.overlap) commit(plan);
+    if (has_work && plan_.overlap) sampled_ = &plan;
   } catch (...) {
-    report.succeeded = false;
-    on_step_(report);
-    // The device or the model: nothing that was computed can be trusted.
-    healthy_ = false;
-    end_all(FinishReason::kFailed, FailureKind::kService,
-            fmt::format("the engine has failed: {}", message_of(std::current_exception())));
-    return;
+    fail_all(has_work ? plan : *before, message_of(std::current_exception()));
   }
-  commit();
-  ++counts_.steps;
-  counts_.step_tokens = plan.tokens;
-  report.time = counts_.step_time = Clock::now() - start;
-  on_step_(report);
+  return has_work || before != nullptr;
 }
 
 void Engine::forward(const StepPlan& plan) {
-  steps_.clear();
-  step_requests_.clear();
-  rows_.clear();
-  int64_t output_rows = 0;
-  for (size_t entry = 0; entry < plan.work.size(); ++entry) {
-    const StepWork& work = plan.work[entry];
-    const ScheduledSequence& sequence = *work.sequence;
-    EngineRequest& request = *requests_.at(sequence.id);
-    const int64_t begin = sequence.cached;
-    const int64_t end = begin + work.tokens;
-    SequenceStep::Output output = SequenceStep::Output::kNone;
-    const int64_t first_prompt_row = request.first_prompt_row(begin, end);
-    if (first_prompt_row < end) {
-      output = SequenceStep::Output::kAllRows;
-      const int64_t last = std::min(end, request.prompt_tokens() - 1);
-      for (int64_t position = first_prompt_row; position < last; ++position) {
-        rows_.push_back({output_rows + position - begin, entry, position, /*samples=*/false});
-      }
-      output_rows += work.tokens;
-    } else if (work.samples || (output_rows == 0 && entry + 1 == plan.work.size())) {
-      output = SequenceStep::Output::kLastRow;  // a forward has at least one output row
-      ++output_rows;
-    }
-    if (work.samples) rows_.push_back({output_rows - 1, entry, end - 1, /*samples=*/true});
-    const auto tokens = std::span(sequence.tokens)
-                            .subspan(static_cast<size_t>(begin), static_cast<size_t>(work.tokens));
-    steps_.push_back({.tokens = tokens,
-                      .position = begin,
-                      .blocks = sequence.blocks.ids(),
-                      .adapter = sequence.slot(),
-                      .output = output});
-    step_requests_.push_back(&request);
-  }
-  runner_->step(steps_);
-}
-
-void Engine::sample(const StepPlan& plan) {
-  results_.assign(plan.work.size(), {});
-  for (size_t i = 0; i < rows_.size();) {
-    const int64_t first = rows_[i].row;
-    size_t end = i;
-    while (end < rows_.size() && rows_[end].row < first + plan_.runner.max_logits_rows) ++end;
-    const Tensor logits = runner_->device_logits(first, rows_[end - 1].row + 1 - first);
-    sample_rows(plan, std::span(rows_).subspan(i, end - i), first, logits);
-    i = end;
-  }
-  // Sequences that end let pages and adapters go, which the device must no longer read.
-  if (rows_.empty()) model_.device().synchronize();
-}
-
-void Engine::sample_rows(const StepPlan& plan, std::span<const OutputRow> rows, int64_t first,
-                         const Tensor& logits) {
-  sampler_rows_.assign(static_cast<size_t>(logits.dim(0)), {});
-  bool samples = false;
-  for (size_t i = 0; i < rows.size();) {
-    size_t end = i + 1;
-    if (rows[i].samples) {
-      const EngineRequest& request = *step_requests_[rows[i].entry];
-      sampler_rows_[static_cast<size_t>(rows[i].row - first)] = {
-          .state = &request.sampler(), .alternatives = request.request().alternatives};
-      samples = true;
-    } else {
-      while (end < rows.size() && rows[end].entry == rows[i].entry && !rows[end].samples) ++end;
-      score_prompt(plan, rows.subspan(i, end - i), first, logits);
-    }
-    i = end;
-  }
-  if (!samples) return;
-  const std::span<const SampledToken> tokens = sampler_->sample(logits, sampler_rows_);
   const Clock::time_point now = Clock::now();
-  for (const OutputRow& row : rows) {
-    if (!row.samples) continue;
-    const SampledToken& token = tokens[static_cast<size_t>(row.row - first)];
-    report(plan, row.entry, [&](EngineRequest& request, StepResult& result) {
-      result.token = token.id;
-      ++counts_.generated_tokens;
-      return request.report_token(token, now);
-    });
+  step_requests_.clear();
+  for (const StepWork& work : plan.work) {
+    EngineRequest& request = *requests_.at(work.sequence->id);
+    step_requests_.push_back(&request);
+    if (!request.note_step(now)) continue;
+    counts_.prompt_tokens += static_cast<uint64_t>(work.sequence->prompt_length);
   }
+  steps_->forward(plan, step_requests_, /*follows=*/busy_);
 }
 
-void Engine::score_prompt(const StepPlan& plan, std::span<const OutputRow> rows, int64_t first,
-                          const Tensor& logits) {
-  const GenerationRequest& request = step_requests_[rows.front().entry]->request();
-  prompt_ids_.clear();
-  for (const OutputRow& row : rows) {
-    prompt_ids_.push_back(request.prompt[static_cast<size_t>(row.position + 1)]);
-  }
-  const Tensor of_prompt = logits.slice(0, rows.front().row - first, rows.back().row + 1 - first);
-  const std::span<const SampledToken> tokens =
-      sampler_->score(of_prompt, prompt_ids_, request.prompt_alternatives);
-  report(plan, rows.front().entry,
-         [&](EngineRequest& reported, StepResult&) -> std::optional<FinishReason> {
-           reported.report_prompt(tokens);
-           return std::nullopt;
-         });
+void Engine::commit(const StepPlan& plan) {
+  results_.assign(plan.work.size(), {});
+  StepReport done = report_of(plan);
+  done.times = steps_->collect(
+      [&](size_t entry, EngineRequest& request, bool is_next,
+          std::span<const SampledToken> tokens) { report(plan, entry, request, is_next, tokens); });
+  scheduler_->commit(results_, Clock::now());
+  for (auto& [id, ended] : ends_) end(id, std::move(ended));
+  ends_.clear();
+  ++counts_.steps;
+  counts_.step_tokens = plan.tokens;
+  const Clock::time_point now = Clock::now();
+  done.time = counts_.step_time = now - std::max(step_ended_, done.times.asked);
+  step_ended_ = now;
+  on_step_(done);
 }
 
-template <typename Report>
-void Engine::report(const StepPlan& plan, size_t entry, const Report& report) {
+void Engine::report(const StepPlan& plan, size_t entry, EngineRequest& request, bool is_next,
+                    std::span<const SampledToken> tokens) {
   StepResult& result = results_[entry];
   if (result.kind != StepResult::Kind::kComputed) return;
   GenerationEnd end;
   try {
-    const std::optional<FinishReason> reason = report(*step_requests_[entry], result);
+    if (!is_next) return request.report_prompt(tokens);
+    const SampledToken& token = tokens.front();
+    result.token = token.id;
+    ++counts_.generated_tokens;
+    const std::optional<FinishReason> reason = request.report_token(token, Clock::now());
     if (!reason) return;
     result.kind = StepResult::Kind::kEnded;
     end.reason = *reason;
@@ -358,10 +289,22 @@ void Engine::report(const StepPlan& plan, size_t entry, const Report& report) {
   ends_.emplace_back(sequence.id, std::move(end));
 }
 
-void Engine::commit() {
-  scheduler_->commit(results_, Clock::now());
-  for (auto& [id, ended] : ends_) end(id, std::move(ended));
-  ends_.clear();
+// The device or the model has failed: nothing that was computed can be trusted.
+void Engine::fail_all(const StepPlan& plan, const std::string& error) {
+  StepReport report = report_of(plan);
+  report.succeeded = false;
+  on_step_(report);
+  healthy_ = false;
+  settle_device();
+  end_all(FinishReason::kFailed, FailureKind::kService,
+          fmt::format("the engine has failed: {}", error));
+}
+
+void Engine::settle_device() {
+  try {
+    model_.device().synchronize();
+  } catch (const std::exception&) {  // it has been told, or fails the next step
+  }
 }
 
 void Engine::end(const EndedRequest& ended) {

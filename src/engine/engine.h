@@ -1,5 +1,7 @@
 // The engine: one thread that turns requests into tokens, step by step: schedule, forward, sample,
-// commit. It owns what a step needs: runner, pages, scheduler, adapters.
+// commit. Where the device works beside the host, a step is scheduled and its forward asked for
+// before the one in front of it is committed. The engine owns what a step needs: runner, pages,
+// scheduler, adapters.
 #pragma once
 
 #include <atomic>
@@ -20,8 +22,8 @@
 #include "engine/generation_service.h"
 #include "engine/loaded_model.h"
 #include "engine/model_runner.h"
-#include "engine/sampler.h"
 #include "engine/scheduler.h"
+#include "engine/step_runner.h"
 #include "engine/store_adapter_exchange.h"
 #include "text/tokenizer.h"
 
@@ -62,34 +64,23 @@ class Engine final : public GenerationService {
     AdapterTicket ahead;  // so that its adapter loads while the step in hand runs
   };
 
-  // A row of the last forward whose logits are wanted.
-  struct OutputRow {
-    int64_t row = 0;       // of the forward's output
-    size_t entry = 0;      // of the plan
-    int64_t position = 0;  // in its sequence
-    bool samples = false;  // the next token is wanted; else the score of the prompt's
-  };
-
   // The engine's thread.
   void run();
   bool wait_for_work();
   void take_inbox();
   void accept(Submission submission);
   void reject(Submission submission, const std::string& fault);
-  void step(const StepPlan& plan);
+  // Returns whether there was anything to do.
+  bool step(const StepPlan& plan);
   void forward(const StepPlan& plan);
-  void sample(const StepPlan& plan);
-  // Of rows whose logits are [rows, V], the first of them output row `first`.
-  void sample_rows(const StepPlan& plan, std::span<const OutputRow> rows, int64_t first,
-                   const Tensor& logits);
-  // Of neighbouring rows of one prompt.
-  void score_prompt(const StepPlan& plan, std::span<const OutputRow> rows, int64_t first,
-                    const Tensor& logits);
-  // Calls report(request, result), which returns why the request ends, if it does; an Error that
-  // it throws ends the request, too.
-  template <typename Report>
-  void report(const StepPlan& plan, size_t entry, const Report& report);
-  void commit();
+  void commit(const StepPlan& plan);
+  // What became of an entry.
+  void report(const StepPlan& plan, size_t entry, EngineRequest& request, bool is_next,
+              std::span<const SampledToken> tokens);
+  // After a step that threw.
+  void fail_all(const StepPlan& plan, const std::string& error);
+  // Until the device runs nothing any more, if it still can.
+  void settle_device();
   void end(const EndedRequest& ended);
   void end(RequestId id, GenerationEnd end);
   void end_all(FinishReason reason, FailureKind failure, const std::string& error);
@@ -123,16 +114,14 @@ class Engine final : public GenerationService {
   // Used by the engine's thread alone:
   std::unique_ptr<Scheduler> scheduler_;
   std::unordered_map<RequestId, std::unique_ptr<EngineRequest>> requests_;
-  bool busy_ = false;  // the last plan had work: there may be more
-  std::unique_ptr<Sampler> sampler_;
-  std::vector<SamplerRow> sampler_rows_;
-  std::vector<int32_t> prompt_ids_;
+  bool busy_ = false;  // there was a step just now: there may be more to do
+  std::unique_ptr<StepRunner> steps_;
+  const StepPlan* sampled_ = nullptr;  // the step that was sampled and is not committed
+  Clock::time_point step_ended_;       // of the last one that was committed
   std::vector<Submission> taken_;
   std::vector<RequestId> taken_cancels_;
-  std::vector<AdapterTicket> asked_ahead_;  // until the scheduler has asked for itself
-  std::vector<SequenceStep> steps_;
+  std::vector<AdapterTicket> asked_ahead_;     // until the scheduler has asked for itself
   std::vector<EngineRequest*> step_requests_;  // of each entry of the plan
-  std::vector<OutputRow> rows_;
   std::vector<StepResult> results_;
   std::vector<std::pair<RequestId, GenerationEnd>> ends_;  // of this step
   ServiceStats counts_;                                    // since the start, and of the last step

@@ -11,6 +11,8 @@ namespace {
 
 // Of the host's free memory, where adapters wait for the device.
 constexpr uint64_t kHostShare = 4;
+// Fewer sequences take no longer than the weights, which a step of its own reads once more.
+constexpr int64_t kCrowd = 16;
 
 int64_t chosen(int64_t given, int64_t otherwise) { return given > 0 ? given : otherwise; }
 
@@ -66,7 +68,11 @@ EnginePlan plan_engine(const LoadedModel& model, const EngineOptions& options,
         std::max(scheduler.step_tokens, limits.max_total_tokens + scheduler.max_running);
   }
   scheduler.prefix_cache = options.prefix_cache;
+  // On a GPU rows cost little beside the weights, which every step reads.
+  scheduler.crowd = unified_memory ? kCrowd : 0;
   scheduler.adapters.ahead = chosen(options.adapters_ahead, 8);
+
+  plan.overlap = options.overlap.value_or(model.device().is_asynchronous());
 
   RunnerLimits& runner = plan.runner;
   runner.max_tokens = scheduler.step_tokens;

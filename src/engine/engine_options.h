@@ -14,6 +14,7 @@
 #include "engine/memory_plan.h"
 #include "engine/model_runner.h"
 #include "engine/scheduler.h"
+#include "engine/step_runner.h"
 
 namespace lorax {
 
@@ -23,7 +24,8 @@ struct StepReport {
   bool succeeded = true;
   int64_t sequences = 0;
   int64_t tokens = 0;
-  std::chrono::nanoseconds time{0};
+  std::chrono::nanoseconds time{0};  // from the end of the step before, or its own beginning
+  StepTimes times;
 };
 
 // 0 means "choose".
@@ -47,7 +49,11 @@ struct EngineOptions {
   int64_t adapters_ahead = 8;       // leases of AdapterLineOptions
   int adapter_loader_threads = 0;
   std::chrono::milliseconds adapter_recheck_after{1000};
-  std::string base_name;  // what adapters may call the model
+  // Whether a step's forward is asked for before the tokens of the one in front are known: default
+  // where the device works beside the host.
+  std::optional<bool> overlap;
+  bool measures_idle = false;  // StepTimes::device_idle
+  std::string base_name;       // what adapters may call the model
   ModelAdapterBackend::Warn on_warning = [](const std::string&) {};
   // Called after every step, from the engine's thread; must not block.
   std::function<void(const StepReport&)> on_step = [](const StepReport&) {};
@@ -58,6 +64,7 @@ struct EnginePlan {
   RunnerLimits runner;
   SchedulerOptions scheduler;
   AdapterStoreOptions store;  // without on_settled
+  bool overlap = false;       // steps do
   MemoryPlan memory;          // of the device
 
   bool serves_adapters() const { return memory.adapters > 0; }

@@ -37,11 +37,12 @@ bool EngineRequest::note_step(Time now) {
   return true;
 }
 
-int64_t EngineRequest::first_prompt_row(int64_t begin, int64_t end) const {
-  if (!request_.prompt_logprobs || prompt_.empty()) return end;
-  const int64_t next = static_cast<int64_t>(prompt_.size()) - 1;
-  const bool wanted = begin <= next && next < std::min(end, prompt_tokens_ - 1);
-  return wanted ? next : end;
+int64_t EngineRequest::take_prompt_rows(int64_t begin, int64_t end) {
+  const int64_t last = std::min(end, prompt_tokens_ - 1);
+  const int64_t next = taken_prompt_rows_;
+  if (!request_.prompt_logprobs || next < begin || next >= last) return end;
+  taken_prompt_rows_ = last;
+  return next;
 }
 
 void EngineRequest::report_prompt(std::span<const SampledToken> tokens) {

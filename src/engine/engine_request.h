@@ -33,16 +33,20 @@ class EngineRequest {
   // It takes part in a step that begins. Returns whether that is its first.
   bool note_step(Time now);
   // Of rows [begin, end), each of which predicts the token behind it: the first that the client is
-  // still to be told of, as it is a token of the prompt; `end` if there is none.
-  int64_t first_prompt_row(int64_t begin, int64_t end) const;
-  // The prompt's tokens behind rows [position, position + tokens.size()), which
-  // first_prompt_row() asked for, with their scores. Throws Error if the model gave none.
+  // still to be told of, as it is a token of the prompt; `end` if there is none. It and those
+  // behind it are not asked for again.
+  int64_t take_prompt_rows(int64_t begin, int64_t end);
+  // The prompt's tokens behind the rows that take_prompt_rows() asked for, with their scores, in
+  // the same order. Throws Error if the model gave none.
   void report_prompt(std::span<const SampledToken> tokens);
   // The next token. Tells the client. Returns why the text ends with it, if it does. Throws Error
   // if the model's logits allow none.
   std::optional<FinishReason> report_token(const SampledToken& token, Time now);
   // Tells the client; last. Fills in what `end` lacks: counts and times of this, and the text.
   void report_end(GenerationEnd end, Time now);
+
+  // The step runner's note: where in the output of the last step that samples for it its row stood.
+  int32_t output_row = 0;
 
  private:
   TokenInfo info_of(const SampledToken& token) const;
@@ -56,6 +60,7 @@ class EngineRequest {
   std::optional<TextStream> text_;
   int64_t generated_ = 0;
   std::vector<TokenInfo> prompt_;  // while it is being computed
+  int64_t taken_prompt_rows_ = 0;
   Time submitted_;
   std::optional<Time> started_;
   std::optional<Time> first_token_;

@@ -62,6 +62,15 @@ void FairQueue::set_ready(Client& client, bool ready) {
   client.ready_ = ready;
 }
 
+void FairQueue::start(Client& client) {
+  reorder(client, [&] { ++client.running_; });
+}
+
+void FairQueue::stop(Client& client) {
+  LORAX_CHECK(client.running_ > 0);
+  reorder(client, [&] { --client.running_; });
+}
+
 void FairQueue::leave_ready(Client& client) {
   floor_ = level();
   if (ready_.erase(&client) > 0) last_left_ = &client;
@@ -72,7 +81,7 @@ void FairQueue::charge(Client& client, int64_t cost) {
 }
 
 void FairQueue::rest(Client& client) {
-  if (!client.waiting_.empty() || client.running > 0) return;
+  if (!client.waiting_.empty() || client.running_ > 0) return;
   resting_.insert(&client);
   forget_resting();
 }

@@ -5,6 +5,9 @@
 // clients that wait all the time, service differs by no more than what one admission and the
 // requests in flight take.
 //
+// Of clients with equal counters, one that has nothing running is first, then the one that has been
+// known longest. So one that joins is first in line, unless others wait that have nothing at all.
+//
 // Beyond the paper: a client may wait for something other than its turn (its adapter); it is then
 // not ready, is passed over, and is lifted again once it is ready.
 //
@@ -30,12 +33,11 @@ class FairQueue {
     const std::string& name() const { return name_; }
     int64_t counter() const { return counter_; }
     bool is_ready() const { return ready_; }
+    int64_t running() const { return running_; }  // requests
     // Requests that wait, in the order of their ids: one that is put back is first again.
     const std::set<RequestId>& waiting() const { return waiting_; }
 
-    // The scheduler's notes: requests that run, and those of waiting() that have run before. A
-    // client with either, or with waiting requests, is never forgotten.
-    int64_t running = 0;
+    // The scheduler's note: those of waiting() that have run before.
     int64_t resumable = 0;
 
    private:
@@ -43,6 +45,7 @@ class FairQueue {
     const std::string name_;
     const uint64_t number_;  // breaks ties
     int64_t counter_ = 0;
+    int64_t running_ = 0;
     bool ready_ = false;
     std::set<RequestId> waiting_;
   };
@@ -50,7 +53,10 @@ class FairQueue {
   // Whether `a` is served before `b`.
   struct Before {
     bool operator()(const Client* a, const Client* b) const {
-      return a->counter_ != b->counter_ ? a->counter_ < b->counter_ : a->number_ < b->number_;
+      if (a->counter_ != b->counter_) return a->counter_ < b->counter_;
+      const bool a_runs = a->running_ > 0;
+      const bool b_runs = b->running_ > 0;
+      return a_runs != b_runs ? b_runs : a->number_ < b->number_;
     }
   };
   using Order = std::set<Client*, Before>;
@@ -65,6 +71,9 @@ class FairQueue {
   // Precondition: the request waits.
   void remove(Client& client, RequestId request);
   void set_ready(Client& client, bool ready);
+  // One request more of the client runs, or one less. While some do, it is not forgotten.
+  void start(Client& client);
+  void stop(Client& client);
   // Service given; cost may be 0.
   void charge(Client& client, int64_t cost);
   // To be called when a client may have nothing left: it is forgotten once that changes nothing.

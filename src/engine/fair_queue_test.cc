@@ -34,6 +34,24 @@ TEST(FairQueueTest, TheLowestCounterIsNextAndTheFirstKnownAmongEquals) {
   EXPECT_EQ(queue.first_ready(), &b);
 }
 
+TEST(FairQueueTest, AmongEqualsOneThatHasNothingRunningIsNext) {
+  FairQueue queue;
+  Client& a = backlogged(queue, "a", 1);
+  queue.start(a);
+  Client& b = backlogged(queue, "b", 2);
+  EXPECT_EQ(b.counter(), a.counter());
+  EXPECT_EQ(queue.first_ready(), &b);
+  queue.start(b);
+  EXPECT_EQ(queue.first_ready(), &a);
+  queue.stop(b);
+  queue.charge(b, 1);
+  EXPECT_EQ(queue.first_ready(), &a);
+  queue.charge(a, 1);
+  EXPECT_EQ(queue.first_ready(), &b);
+  queue.stop(a);
+  EXPECT_EQ(queue.first_ready(), &a);
+}
+
 TEST(FairQueueTest, RequestsOfAClientKeepTheOrderOfTheirIds) {
   FairQueue queue;
   Client& a = backlogged(queue, "a", 5);
@@ -61,7 +79,7 @@ TEST(FairQueueTest, WhereNobodyWaitsTheLastThatLeftIsTheLevel) {
   FairQueue queue;
   Client& a = backlogged(queue, "a", 1);
   queue.remove(a, 1);
-  a.running = 1;
+  queue.start(a);
   queue.charge(a, 50);  // while it runs
   Client& b = backlogged(queue, "b", 2);
   EXPECT_EQ(b.counter(), 50);
@@ -73,7 +91,7 @@ TEST(FairQueueTest, ServiceIsNotSavedUp) {
   Client& b = backlogged(queue, "b", 2);
   queue.charge(a, 5);
   queue.remove(a, 1);
-  a.running = 1;
+  queue.start(a);
   queue.charge(b, 1000);
   queue.push(a, 3);
   EXPECT_EQ(a.counter(), 1000);

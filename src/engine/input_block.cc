@@ -4,8 +4,10 @@
 
 namespace lorax {
 
-InputBlock::InputBlock(Device& device, size_t bytes)
-    : device_(device), device_block_(device, std::max(bytes, kAlignment)) {
+InputBlock::InputBlock(Device& device, size_t bytes, int64_t turns)
+    : device_(device),
+      device_block_(device, std::max(bytes, kAlignment)),
+      turns_(static_cast<size_t>(turns)) {
   for (Turn& turn : turns_) {
     turn.block = HostBuffer(device, device_block_.bytes());
     turn.copied = device.make_event();
@@ -13,7 +15,7 @@ InputBlock::InputBlock(Device& device, size_t bytes)
 }
 
 void InputBlock::begin() {
-  turn_ = 1 - turn_;
+  turn_ = (turn_ + 1) % turns_.size();
   turns_[turn_].copied->wait();
   used_ = 0;
 }

@@ -2,11 +2,11 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
 #include <initializer_list>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "base/check.h"
 #include "device/device.h"
@@ -16,7 +16,7 @@ namespace lorax {
 class InputBlock {
  public:
   // `bytes`: the most between two begin(), as the sum of room_for(). The device must outlive this.
-  InputBlock(Device& device, size_t bytes);
+  InputBlock(Device& device, size_t bytes, int64_t turns = 2);
 
   // What `count` values of T take.
   template <typename T>
@@ -24,8 +24,8 @@ class InputBlock {
     return (static_cast<size_t>(count) * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
   }
 
-  // Begins anew. Two blocks of host memory take turns: this waits only if the device has not yet
-  // come to the copy from the block before the last.
+  // Begins anew. Blocks of host memory take turns: this waits only if the device has not yet come
+  // to the copy from the block whose turn it is again.
   void begin();
 
   // A tensor on the device that holds `values` after send(), and until the next send() after a
@@ -54,7 +54,7 @@ class InputBlock {
 
   Device& device_;
   Buffer device_block_;
-  std::array<Turn, 2> turns_;
+  std::vector<Turn> turns_;
   size_t turn_ = 0;
   size_t used_ = 0;
 };

@@ -36,6 +36,7 @@ class LoadedModel {
                                  std::unique_ptr<TensorSource> source, const LoadOptions& options);
 
   Device& device() { return *device_; }
+  const Device& device() const { return *device_; }
   const FlashCausalLM& model() const { return *model_; }
   const ModelInfo& info() const { return definition_->info(); }
   const ModelDefinition& definition() const { return *definition_; }

@@ -6,6 +6,15 @@
 #include "base/check.h"
 
 namespace lorax {
+namespace {
+
+// Of the heads' inputs, so that two steps of one token each may wait in the device's queue.
+int64_t head_turns(const RunnerLimits& limits) {
+  return 2 * (limits.max_sequences / limits.max_logits_rows + 1);
+}
+
+}  // namespace
+
 SequenceStep next_step(const Sequence& sequence, int64_t tokens, SequenceStep::Output output) {
   LORAX_CHECK(tokens <= sequence.pending());
   return {.tokens = std::span(sequence.tokens)
@@ -27,7 +36,7 @@ ModelRunner::ModelRunner(Device& device, const FlashCausalLM& model, const Runne
       workspace_(device, memory_.workspace),
       cache_(device, model.kv_shape(), limits.kv_blocks),
       step_block_(device, memory_.step_inputs),
-      head_block_(device, memory_.head_inputs),
+      head_block_(device, memory_.head_inputs, head_turns(limits)),
       host_logits_(
           device, static_cast<size_t>(limits.max_logits_rows * memory_.vocab_size) * sizeof(float)),
       buckets_(std::min(limits.max_sequences, limits.max_tokens)) {
@@ -63,6 +72,10 @@ void ModelRunner::fill_sequence(const SequenceStep& step) {
   LORAX_CHECK(begin < end && end <= limits_.max_length);
   LORAX_CHECK(end <= static_cast<int64_t>(step.blocks.size()) * KvCache::kBlockSize);
   inputs_.ids.insert(inputs_.ids.end(), step.tokens.begin(), step.tokens.end());
+  if (step.last_id >= 0) {
+    inputs_.ids.back() = -1 - step.last_id;
+    inputs_.ids_are_known = false;
+  }
   for (int64_t position = begin; position < end; ++position) {
     const int64_t block = step.blocks[static_cast<size_t>(position / KvCache::kBlockSize)];
     inputs_.positions.push_back(static_cast<int32_t>(position));
@@ -94,6 +107,7 @@ void ModelRunner::fill_sequence(const SequenceStep& step) {
 
 void ModelRunner::fill_inputs(std::span<const SequenceStep> steps) {
   inputs_.ids.clear();
+  inputs_.ids_are_known = true;
   inputs_.positions.clear();
   inputs_.slots.clear();
   inputs_.head_rows.clear();
@@ -173,6 +187,13 @@ ForwardBatch ModelRunner::put_inputs(int64_t sequences) {
   return batch;
 }
 
+void ModelRunner::send_inputs(const ForwardBatch& batch, const Tensor& ids) {
+  step_block_.send();
+  if (inputs_.ids_are_known) return;
+  LORAX_CHECK(!ids.empty());
+  device_.fill_in_ids(batch.input_ids, ids);
+}
+
 bool ModelRunner::is_decode(std::span<const SequenceStep> steps) const {
   return device_.can_capture() && std::ranges::all_of(steps, [](const SequenceStep& step) {
            return step.tokens.size() == 1 && step.output != SequenceStep::Output::kNone;
@@ -189,7 +210,7 @@ bool ModelRunner::fits_graph() const {
   });
 }
 
-int64_t ModelRunner::step(std::span<const SequenceStep> steps) {
+int64_t ModelRunner::step(std::span<const SequenceStep> steps, const Tensor& ids) {
   const int64_t sequences = static_cast<int64_t>(steps.size());
   LORAX_CHECK(0 < sequences && sequences <= limits_.max_sequences);
   fill_inputs(steps);
@@ -204,7 +225,7 @@ int64_t ModelRunner::step(std::span<const SequenceStep> steps) {
     const int64_t bucket = buckets_.rows(buckets_.index_for(sequences));
     fill_up(bucket);
     step_adapters_.metadata.group();
-    run_decode(step_adapters_.metadata.has_adapters());
+    run_decode(step_adapters_.metadata.has_adapters(), ids);
     return sequences;
   }
   step_adapters_.metadata.group();
@@ -212,13 +233,13 @@ int64_t ModelRunner::step(std::span<const SequenceStep> steps) {
   const int64_t rows = static_cast<int64_t>(inputs_.head_rows.size());
   batch.lm_head_indices = step_block_.put(std::span<const int32_t>(inputs_.head_rows), {rows});
   batch.adapter_data = put_adapters(step_adapters_, step_block_);
-  step_block_.send();
+  send_inputs(batch, ids);
   Context context{device_, workspace_};
   hidden_ = model_.forward(context, batch).logits;
   return rows;
 }
 
-void ModelRunner::run_decode(bool with_adapters) {
+void ModelRunner::run_decode(bool with_adapters, const Tensor& ids) {
   const int64_t rows = static_cast<int64_t>(inputs_.ids.size());
   const bool is_covered = limits_.use_graphs && fits_graph();
   ForwardBatch batch = put_inputs(rows);
@@ -229,7 +250,7 @@ void ModelRunner::run_decode(bool with_adapters) {
                                     : put_adapters(step_adapters_, step_block_);
   }
   batch.head_adapter_data = batch.adapter_data;
-  step_block_.send();
+  send_inputs(batch, ids);
   if (!is_covered) return forward_decode(batch);
   CapturedStep& captured = graphs_[static_cast<size_t>(2 * buckets_.index_for(rows)) +
                                    static_cast<size_t>(with_adapters)];
@@ -285,7 +306,7 @@ void ModelRunner::capture_graphs() {
       step_block_.begin();
       fill_up(buckets_.rows(bucket));
       step_adapters_.metadata.group();
-      run_decode(with_adapters);
+      run_decode(with_adapters, {});
     }
   }
   device_.synchronize();

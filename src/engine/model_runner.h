@@ -50,6 +50,9 @@ struct SequenceStep {
   std::span<const int32_t> blocks;  // pages, in order, for all up to the last new token
   int32_t adapter = kNoAdapter;     // its adapter's slot
   Output output = Output::kLastRow;
+  // Of the ids that are given beside the step: where the last token's lies, which is then not read
+  // from `tokens`. Negative: it is in `tokens`.
+  int32_t last_id = -1;
 };
 
 // A step over the next `tokens` pending ones of a sequence.
@@ -64,8 +67,9 @@ class ModelRunner {
               const AdapterTables* adapters = nullptr);
 
   // One forward over all `steps`. Returns the number of output rows: those of the first sequence,
-  // then of the second, and so on.
-  int64_t step(std::span<const SequenceStep> steps);
+  // then of the second, and so on. `ids` (device, [N] int32): what the steps' last_id point to, as
+  // the device's work in front of this leaves it.
+  int64_t step(std::span<const SequenceStep> steps, const Tensor& ids = {});
 
   // Logits of output rows [first, first + count) of the last step, [count, V] float32. On the
   // device: valid for work that it is asked for before the next call of this, logits() or step(),
@@ -99,6 +103,8 @@ class ModelRunner {
   struct Inputs {
     std::vector<int32_t> ids, positions, cu_seqlens, kv_lengths, block_tables, head_rows;
     std::vector<int64_t> slots;
+    bool ids_are_known =
+        true;  // those of -1 - i are to be read from the i-th given beside the step
   };
 
   // Adapters of some rows, on the host and as the model takes them.
@@ -118,6 +124,7 @@ class ModelRunner {
   // Rows of no sequence, up to `rows` in all.
   void fill_up(int64_t rows);
   ForwardBatch put_inputs(int64_t sequences);
+  void send_inputs(const ForwardBatch& batch, const Tensor& ids);
   // Null if no row has an adapter.
   const AdapterBatchData* put_adapters(RowAdapters& adapters, InputBlock& block);
   // As many rows, groups and slots for any adapters of that many rows.
@@ -127,7 +134,7 @@ class ModelRunner {
   // Whether a graph does what the adapters of the step change.
   bool fits_graph() const;
   // Over what fill_inputs() left.
-  void run_decode(bool with_adapters);
+  void run_decode(bool with_adapters, const Tensor& ids);
   void forward_decode(const ForwardBatch& batch);
   void capture(CapturedStep& step, const ForwardBatch& batch);
 

@@ -12,6 +12,9 @@ namespace {
 
 constexpr size_t kAlignment = 16;
 
+// Of a buffer; those that are too small are replaced by larger ones, which waits for the device.
+constexpr size_t kLeastBytes = size_t{16} << 10;
+
 size_t aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
 }  // namespace
@@ -36,12 +39,12 @@ class Sampler::Layout {
 
 // What the kernels of a call read, in device memory or in its copy on the host.
 struct Sampler::Inputs {
-  Inputs(Layout& layout, const Sampler& sampler, size_t n_given)
+  Inputs(Layout& layout, const Sampler& sampler, const Call& call)
       : choices(layout.take<SampledRow>(sampler.choices_.size())),
         edited(layout.take<EditedRow>(sampler.edited_.size())),
         edits(layout.take<LogitEdit>(sampler.edits_.size())),
-        tops(layout.take<TopRow>(sampler.tops_.size())),
-        given(layout.take<int32_t>(n_given)),
+        tops(layout.take<TopRow>(call.tops.size())),
+        given(layout.take<int32_t>(call.given.size())),
         uploaded(layout.bytes()),
         saved(layout.take<float>(sampler.edits_.size())) {}
 
@@ -56,11 +59,11 @@ struct Sampler::Inputs {
 
 // What they give.
 struct Sampler::Results {
-  Results(Layout& layout, size_t rows, size_t places)
-      : statistics(layout.take<RowStatistics>(rows)),
-        ids(layout.take<int32_t>(rows)),
-        logits(layout.take<float>(rows)),
-        tops(layout.take<TopLogit>(places)) {}
+  Results(Layout& layout, const Call& call)
+      : statistics(layout.take<RowStatistics>(static_cast<size_t>(call.rows))),
+        ids(layout.take<int32_t>(static_cast<size_t>(call.rows))),
+        logits(layout.take<float>(static_cast<size_t>(call.rows))),
+        tops(layout.take<TopLogit>(static_cast<size_t>(call.top_places))) {}
 
   RowStatistics* statistics;
   int32_t* ids;
@@ -68,35 +71,64 @@ struct Sampler::Results {
   TopLogit* tops;
 };
 
+void Sampler::begin_sample(const Tensor& logits, std::span<const SamplerRow> rows,
+                           const Tensor& ids) {
+  LORAX_CHECK(logits.dim(0) == static_cast<int64_t>(rows.size()));
+  LORAX_CHECK(ids.empty() || ids.dim(0) == logits.dim(0));
+  Call& call = next_call();
+  call.given.clear();
+  pack(call, rows, logits.dim(1));
+  begin(call, logits, ids);
+}
+
+void Sampler::begin_score(const Tensor& logits, std::span<const int32_t> ids,
+                          int32_t alternatives) {
+  LORAX_CHECK(logits.dim(0) == static_cast<int64_t>(ids.size()));
+  Call& call = next_call();
+  call.given.assign(ids.begin(), ids.end());
+  scored_rows_.assign(ids.size(), {.state = nullptr, .alternatives = alternatives});
+  pack(call, scored_rows_, logits.dim(1));
+  begin(call, logits, {});
+}
+
 std::span<const SampledToken> Sampler::sample(const Tensor& logits,
                                               std::span<const SamplerRow> rows) {
-  LORAX_CHECK(logits.dim(0) == static_cast<int64_t>(rows.size()));
-  pack(rows, logits.dim(1));
-  return run(logits, {});
+  LORAX_CHECK(begun_ == 0);
+  begin_sample(logits, rows);
+  return finish();
 }
 
 std::span<const SampledToken> Sampler::score(const Tensor& logits, std::span<const int32_t> ids,
                                              int32_t alternatives) {
-  LORAX_CHECK(logits.dim(0) == static_cast<int64_t>(ids.size()));
-  const std::vector<SamplerRow> rows(ids.size(), {.state = nullptr, .alternatives = alternatives});
-  pack(rows, logits.dim(1));
-  return run(logits, ids);
+  LORAX_CHECK(begun_ == 0);
+  begin_score(logits, ids, alternatives);
+  return finish();
 }
 
-void Sampler::pack(std::span<const SamplerRow> rows, int64_t vocab_size) {
+Sampler::Call& Sampler::next_call() {
+  if (begun_ == calls_.size()) {
+    calls_.push_back(std::make_unique<Call>());
+    calls_.back()->done = device_.make_event();
+  }
+  return *calls_[begun_++];
+}
+
+void Sampler::pack(Call& call, std::span<const SamplerRow> rows, int64_t vocab_size) {
   choices_.clear();
   edited_.clear();
   edits_.clear();
-  tops_.clear();
-  top_of_row_.assign(rows.size(), -1);
-  top_places_ = 0;
+  call.rows = static_cast<int64_t>(rows.size());
+  call.tops.clear();
+  call.top_of_row.assign(rows.size(), -1);
+  call.top_places = 0;
   for (size_t i = 0; i < rows.size(); ++i) {
     const int32_t row = static_cast<int32_t>(i);
     if (rows[i].alternatives > 0) {
       const int64_t count = std::min<int64_t>(rows[i].alternatives, vocab_size);
-      top_of_row_[i] = static_cast<int64_t>(tops_.size());
-      tops_.push_back({.row = row, .count = static_cast<int32_t>(count), .offset = top_places_});
-      top_places_ += count;
+      call.top_of_row[i] = static_cast<int64_t>(call.tops.size());
+      call.tops.push_back(
+          {.row = row, .count = static_cast<int32_t>(count), .offset = call.top_places});
+      call.top_places += count;
     }
     const SamplerState* state = rows[i].state;
     if (state == nullptr || state->is_plain_greedy()) continue;  // the statistics have the token
@@ -106,61 +138,75 @@ void Sampler::pack(std::span<const SamplerRow> rows, int64_t vocab_size) {
   }
 }
 
-Sampler::Inputs Sampler::upload(std::span<const int32_t> given) {
+Sampler::Inputs Sampler::upload(Call& call) {
   Layout measure;
-  const Inputs sizes(measure, *this, given.size());
-  if (to_device_.size() < measure.bytes()) {
-    to_device_.resize(2 * measure.bytes());
-    inputs_ = Buffer(device_, to_device_.size());
+  const Inputs sizes(measure, *this, call);
+  if (call.inputs.bytes() < measure.bytes()) {
+    const size_t bytes = std::max(2 * measure.bytes(), kLeastBytes);
+    call.to_device = HostBuffer(device_, bytes);
+    call.inputs = Buffer(device_, bytes);
   }
-  Layout host_layout(to_device_.data());
-  const Inputs host(host_layout, *this, given.size());
+  Layout host_layout(static_cast<char*>(call.to_device.data()));
+  const Inputs host(host_layout, *this, call);
   std::ranges::copy(choices_, host.choices);
   std::ranges::copy(edited_, host.edited);
   std::ranges::copy(edits_, host.edits);
-  std::ranges::copy(tops_, host.tops);
-  std::ranges::copy(given, host.given);
-  device_.copy_from_host(inputs_.data(), to_device_.data(), sizes.uploaded);
-  Layout layout(static_cast<char*>(inputs_.data()));
-  return Inputs(layout, *this, given.size());
+  std::ranges::copy(call.tops, host.tops);
+  std::ranges::copy(call.given, host.given);
+  device_.copy_from_host(call.inputs.data(), call.to_device.data(), sizes.uploaded);
+  Layout layout(static_cast<char*>(call.inputs.data()));
+  return Inputs(layout, *this, call);
 }
 
-std::span<const SampledToken> Sampler::run(const Tensor& logits, std::span<const int32_t> given) {
-  tokens_.clear();
-  const int64_t n = logits.dim(0);
-  if (n == 0) return tokens_;
-  const size_t rows = static_cast<size_t>(n);
-  const size_t places = static_cast<size_t>(top_places_);
-  const Inputs inputs = upload(given);
+void Sampler::begin(Call& call, const Tensor& logits, const Tensor& ids_out) {
+  const int64_t n = call.rows;
+  if (n == 0) return;
+  const Inputs inputs = upload(call);
   Layout measure;
-  const Results sizes(measure, rows, places);
-  if (from_device_.size() < measure.bytes()) {
-    from_device_.resize(2 * measure.bytes());
-    outputs_ = Buffer(device_, from_device_.size());
+  const Results sizes(measure, call);
+  if (call.outputs.bytes() < measure.bytes()) {
+    const size_t bytes = std::max(2 * measure.bytes(), kLeastBytes);
+    call.from_device = HostBuffer(device_, bytes);
+    call.outputs = Buffer(device_, bytes);
   }
-  Layout layout(static_cast<char*>(outputs_.data()));
-  const Results results(layout, rows, places);
+  Layout layout(static_cast<char*>(call.outputs.data()));
+  const Results results(layout, call);
 
   const DeviceList<const EditedRow> edited{inputs.edited, std::ssize(edited_)};
   const Tensor ids(results.ids, DType::kInt32, {n});
   device_.row_statistics(logits, ids, results.statistics);
-  if (!tops_.empty()) device_.top_logits(logits, {inputs.tops, std::ssize(tops_)}, results.tops);
+  if (!call.tops.empty()) {
+    device_.top_logits(logits, {inputs.tops, std::ssize(call.tops)}, results.tops);
+  }
   // From here to the restoring, logits are not the model's.
   if (edited.size > 0) device_.edit_logits(logits, edited, inputs.edits, inputs.saved);
   if (!choices_.empty()) device_.sample(logits, {inputs.choices, std::ssize(choices_)}, ids);
   if (edited.size > 0) device_.restore_logits(logits, edited, inputs.edits, inputs.saved);
-  const Tensor reported = given.empty() ? ids : Tensor(inputs.given, DType::kInt32, {n});
+  const Tensor reported = call.given.empty() ? ids : Tensor(inputs.given, DType::kInt32, {n});
   device_.gather_logits(logits, reported, Tensor(results.logits, DType::kFloat32, {n}));
 
-  device_.copy_to_host(from_device_.data(), outputs_.data(), measure.bytes());
-  Layout host_layout(from_device_.data());
-  const Results host(host_layout, rows, places);
-  if (!given.empty()) std::ranges::copy(given, host.ids);
-  for (size_t row = 0; row < rows; ++row) tokens_.push_back(token_of(host, row));
+  if (!ids_out.empty()) device_.copy(ids_out.data, ids.data, ids.bytes());
+  device_.begin_copy_to_host(call.from_device.data(), call.outputs.data(), measure.bytes());
+  call.done->record();
+}
+
+std::span<const SampledToken> Sampler::finish() {
+  LORAX_CHECK(finished_ < begun_);
+  Call& call = *calls_[finished_++];
+  if (finished_ == begun_) finished_ = begun_ = 0;
+  tokens_.clear();
+  if (call.rows == 0) return tokens_;
+  call.done->wait();
+  Layout layout(static_cast<char*>(call.from_device.data()));
+  const Results results(layout, call);
+  if (!call.given.empty()) std::ranges::copy(call.given, results.ids);
+  for (size_t row = 0; row < static_cast<size_t>(call.rows); ++row) {
+    tokens_.push_back(token_of(call, results, row));
+  }
   return tokens_;
 }
 
-SampledToken Sampler::token_of(const Results& results, size_t row) const {
+SampledToken Sampler::token_of(const Call& call, const Results& results, size_t row) const {
   const RowStatistics& statistics = results.statistics[row];
   SampledToken token;
   if (statistics.is_usable == 0 || results.ids[row] < 0) {
@@ -173,8 +219,8 @@ SampledToken Sampler::token_of(const Results& results, size_t row) const {
   };
   token.id = results.ids[row];
   token.logprob = logprob(results.logits[row]);
-  if (top_of_row_[row] < 0) return token;
-  const TopRow& request = tops_[static_cast<size_t>(top_of_row_[row])];
+  if (call.top_of_row[row] < 0) return token;
+  const TopRow& request = call.tops[static_cast<size_t>(call.top_of_row[row])];
   TopLogit* begin = results.tops + request.offset;
   TopLogit* end =
       std::remove_if(begin, begin + request.count, [](const TopLogit& top) { return top.id < 0; });

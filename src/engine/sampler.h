@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -38,17 +39,28 @@ struct SamplerRow {
 
 // Used by one thread. Host and device buffers grow to the largest call and are kept. A row's token
 // depends on its logits and its state alone: not on its neighbours, nor on the number of threads.
+//
+// begin_sample() and begin_score() only ask the device, and any number of them may be under way;
+// each finish() waits for the oldest and gives what it came to.
 class Sampler {
  public:
   // The device must outlive the sampler.
   explicit Sampler(Device& device) : device_(device) {}
 
-  // The next token of each row of logits [N, V] (float32, in device memory; unchanged when it
-  // returns). States are not changed: accept() is the caller's. Valid until the next call.
-  std::span<const SampledToken> sample(const Tensor& logits, std::span<const SamplerRow> rows);
+  // The next token of each row of logits [N, V] (float32, in device memory; unchanged once that is
+  // done, in the order of the device's work). States are not changed, nor needed afterwards:
+  // accept() is the caller's. `ids` (device, [N] int32; empty: none) gets the ids, too.
+  void begin_sample(const Tensor& logits, std::span<const SamplerRow> rows, const Tensor& ids = {});
 
   // The log-probabilities of given tokens, one per row, and alternatives to each: of a prompt, row
-  // i with the id of token i + 1. Valid until the next call.
+  // i with the id of token i + 1.
+  void begin_score(const Tensor& logits, std::span<const int32_t> ids, int32_t alternatives);
+
+  // Precondition: one is under way. Valid until the next call of anything.
+  std::span<const SampledToken> finish();
+
+  // Beginning and finish in one. Precondition: none is under way.
+  std::span<const SampledToken> sample(const Tensor& logits, std::span<const SamplerRow> rows);
   std::span<const SampledToken> score(const Tensor& logits, std::span<const int32_t> ids,
                                       int32_t alternatives);
 
@@ -58,26 +70,34 @@ class Sampler {
   struct Inputs;
   struct Results;
 
-  void pack(std::span<const SamplerRow> rows, int64_t vocab_size);
-  Inputs upload(std::span<const int32_t> given);
-  // given: the tokens to report, instead of chosen ones; empty: none.
-  std::span<const SampledToken> run(const Tensor& logits, std::span<const int32_t> given);
-  SampledToken token_of(const Results& results, size_t row) const;
+  // One that is, or was, under way.
+  struct Call {
+    int64_t rows = 0;
+    std::vector<TopRow> tops;
+    std::vector<int64_t> top_of_row;  // index into tops; -1: none
+    int64_t top_places = 0;
+    std::vector<int32_t> given;  // the tokens to report, instead of chosen ones; empty: none
+    HostBuffer to_device, from_device;
+    Buffer inputs, outputs;
+    std::unique_ptr<DeviceEvent> done;
+  };
+
+  Call& next_call();
+  void pack(Call& call, std::span<const SamplerRow> rows, int64_t vocab_size);
+  Inputs upload(Call& call);
+  void begin(Call& call, const Tensor& logits, const Tensor& ids);
+  SampledToken token_of(const Call& call, const Results& results, size_t row) const;
 
   Device& device_;
-  // Of the call in hand.
+  std::vector<std::unique_ptr<Call>> calls_;  // [finished_, begun_) are under way
+  size_t begun_ = 0;
+  size_t finished_ = 0;
+  // Of the call that begins.
   std::vector<SampledRow> choices_;
   std::vector<EditedRow> edited_;
   std::vector<LogitEdit> edits_;
-  std::vector<TopRow> tops_;
-  std::vector<int64_t> top_of_row_;  // index into tops_; -1: none
-  int64_t top_places_ = 0;
-
-  std::vector<char> to_device_;
-  std::vector<char> from_device_;
-  Buffer inputs_;
-  Buffer outputs_;
-  std::vector<SampledToken> tokens_;
+  std::vector<SamplerRow> scored_rows_;
+  std::vector<SampledToken> tokens_;  // of the last finish()
 };
 
 }  // namespace lorax

@@ -74,6 +74,40 @@ class SamplerTest : public ::testing::Test {
   Sampler sampler_{*device_};
 };
 
+TEST_F(SamplerTest, CallsUnderWayFinishInTheirOrder) {
+  std::vector<float> first = random_logits(1, 300);
+  std::vector<float> second = random_logits(2, 900);
+  const SamplerState greedy({.temperature = 0.0f}, kPrompt);
+  const SamplerState drawn({.temperature = 0.8f, .repetition_penalty = 1.5f, .seed = 3}, kPrompt);
+  const std::vector<SamplerRow> rows = {
+      {.state = &greedy}, {.state = &drawn, .alternatives = 2}, {.state = nullptr}};
+  const std::vector<int32_t> given = {7};
+  const auto copy = [](std::span<const SampledToken> tokens) {
+    return std::vector<SampledToken>(tokens.begin(), tokens.end());
+  };
+  const auto want_first = copy(sampler_.score(tensor(first, 1), given, 3));
+  const auto want_second = copy(sampler_.sample(tensor(second, 3), rows));
+
+  std::vector<int32_t> ids(3, -7);
+  for (int round = 0; round < 2; ++round) {  // buffers are used again
+    sampler_.begin_score(tensor(first, 1), given, 3);
+    sampler_.begin_sample(tensor(second, 3), rows, Tensor(ids.data(), DType::kInt32, {3}));
+    const auto got_first = copy(sampler_.finish());
+    const auto got_second = copy(sampler_.finish());
+    ASSERT_EQ(got_first.size(), 1u);
+    EXPECT_EQ(got_first[0].id, 7);
+    EXPECT_EQ(got_first[0].logprob, want_first[0].logprob);
+    EXPECT_EQ(got_first[0].alternatives.size(), 3u);
+    ASSERT_EQ(got_second.size(), 3u);
+    for (size_t i = 0; i < 3; ++i) {
+      EXPECT_EQ(got_second[i].id, want_second[i].id);
+      EXPECT_EQ(got_second[i].logprob, want_second[i].logprob);
+      EXPECT_EQ(ids[i], want_second[i].id);
+    }
+    EXPECT_EQ(got_second[1].alternatives.size(), 2u);
+  }
+}
+
 TEST_F(SamplerTest, GreedyTakesTheLowestIdAmongEqualMaxima) {
   const SamplerState state({.temperature = 0.0f}, kPrompt);
   EXPECT_TRUE(state.is_plain_greedy());

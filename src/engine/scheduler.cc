@@ -21,8 +21,7 @@ Scheduler::~Scheduler() = default;
 // --- Requests come and go --------------------------------------------------------------------
 
 void Scheduler::submit(ScheduledRequest request, Time now) {
-  LORAX_CHECK(!in_step_ && request.id > last_id_ && !request.prompt.empty() &&
-              request.max_new_tokens >= 1);
+  LORAX_CHECK(request.id > last_id_ && !request.prompt.empty() && request.max_new_tokens >= 1);
   last_id_ = request.id;
   const int64_t prompt_length = static_cast<int64_t>(request.prompt.size());
   // The last token's keys and values are never needed.
@@ -41,6 +40,7 @@ void Scheduler::submit(ScheduledRequest request, Time now) {
   sequence->client = &queue_.client(request.adapter);
   sequence->tokens = std::move(request.prompt);
   sequence->prompt_length = prompt_length;
+  sequence->max_new_tokens = request.max_new_tokens;
   sequence->reuse_prefix = request.reuse_prefix;
   sequence->deadline = request.deadline;
   if (request.deadline != Time::max()) deadlines_.emplace(request.deadline, request.id);
@@ -51,24 +51,23 @@ void Scheduler::submit(ScheduledRequest request, Time now) {
 }
 
 std::optional<EndedRequest> Scheduler::cancel(RequestId id, Time now) {
-  LORAX_CHECK(!in_step_);
   const auto it = sequences_.find(id);
   if (it == sequences_.end()) return std::nullopt;
-  FairQueue::Client& client = *it->second->client;
-  EndedRequest ended = end(*it->second, FinishReason::kCancelled);
-  update(client, now);
-  return ended;
+  return end_and_update(*it->second, FinishReason::kCancelled, now);
 }
 
 std::vector<EndedRequest> Scheduler::end_all() {
-  in_step_ = false;
-  plan_ = {};
+  for (StepPlan* plan : in_steps_) *plan = {};
+  in_steps_.clear();
+  advanced_ = false;
+  ended_.clear();
   std::vector<EndedRequest> ended = std::exchange(rejected_, {});
   std::vector<RequestId> ids;
   std::set<FairQueue::Client*> clients;
   for (const auto& [id, sequence] : sequences_) {
+    sequence->steps = 0;
     ids.push_back(id);
-    clients.insert(sequence->client);
+    if (sequence->client != nullptr) clients.insert(sequence->client);
   }
   std::ranges::sort(ids);
   for (RequestId id : ids) ended.push_back(end(*sequences_.at(id), FinishReason::kCancelled));
@@ -76,22 +75,33 @@ std::vector<EndedRequest> Scheduler::end_all() {
   return ended;
 }
 
-// The caller then updates the client.
 EndedRequest Scheduler::end(Sequence& sequence, FinishReason reason) {
   EndedRequest ended = {.id = sequence.id,
                         .reason = reason,
                         .error = {},
                         .cached_prompt_tokens = sequence.cached_prompt_tokens,
                         .preemptions = sequence.preemptions};
-  FairQueue::Client& client = *sequence.client;
-  if (client.waiting().contains(sequence.id)) {
-    queue_.remove(client, sequence.id);
-    client.resumable -= sequence.admitted ? 1 : 0;
+  FairQueue::Client* client = sequence.client;
+  if (client == nullptr) {
+    std::erase(finishing_, &sequence);
+  } else if (client->waiting().contains(sequence.id)) {
+    queue_.remove(*client, sequence.id);
+    client->resumable -= sequence.admitted ? 1 : 0;
   } else {
     leave_running(sequence);
   }
   if (sequence.deadline != Time::max()) deadlines_.erase({sequence.deadline, sequence.id});
-  sequences_.erase(sequence.id);
+  sequence.ended = true;
+  sequence.client = nullptr;
+  auto taken = sequences_.extract(sequence.id);
+  if (sequence.steps > 0) ended_.push_back(std::move(taken.mapped()));
+  return ended;
+}
+
+EndedRequest Scheduler::end_and_update(Sequence& sequence, FinishReason reason, Time now) {
+  FairQueue::Client* client = sequence.client;
+  EndedRequest ended = end(sequence, reason);
+  if (client != nullptr) update(*client, now);
   return ended;
 }
 
@@ -100,7 +110,7 @@ bool Scheduler::is_running(const Sequence& sequence) const {
 }
 
 void Scheduler::leave_running(Sequence& sequence) {
-  --sequence.client->running;
+  queue_.stop(*sequence.client);
   running_.erase(std::ranges::find(running_, &sequence));
 }
 
@@ -113,9 +123,7 @@ void Scheduler::update(FairQueue::Client& client, Time now) {
 void Scheduler::expire(Time now) {
   while (!deadlines_.empty() && deadlines_.begin()->first <= now) {
     Sequence& sequence = *sequences_.at(deadlines_.begin()->second);
-    FairQueue::Client& client = *sequence.client;
-    plan_.ended.push_back(end(sequence, FinishReason::kTimedOut));
-    update(client, now);
+    plan_->ended.push_back(end_and_update(sequence, FinishReason::kTimedOut, now));
   }
 }
 
@@ -125,7 +133,7 @@ void Scheduler::fail_adapter(FairQueue::Client& client, RequestId last,
   for (RequestId id : waiting) {
     Sequence& sequence = *sequences_.at(id);
     if (id > last || sequence.admitted) continue;
-    EndedRequest& ended = plan_.ended.emplace_back(end(sequence, FinishReason::kFailed));
+    EndedRequest& ended = plan_->ended.emplace_back(end(sequence, FinishReason::kFailed));
     ended.failure = FailureKind::kAdapter;
     ended.error = message;
   }
@@ -134,21 +142,44 @@ void Scheduler::fail_adapter(FairQueue::Client& client, RequestId last,
 // --- A step ----------------------------------------------------------------------------------
 
 const StepPlan& Scheduler::schedule(Time now) {
-  LORAX_CHECK(!in_step_);
-  plan_.work.clear();
-  plan_.tokens = 0;
-  plan_.ended = std::exchange(rejected_, {});
+  LORAX_CHECK(in_steps_.size() < plans_.size());
+  if (!in_steps_.empty()) {
+    advance(*in_steps_.front(), now);
+    plan_ = in_steps_.front() == &plans_[0] ? &plans_[1] : &plans_[0];
+  }
+  plan_->work.clear();
+  plan_->tokens = 0;
+  plan_->ended = std::exchange(rejected_, {});
   expire(now);
   line_.poll(now, last_id_, [&](FairQueue::Client& client, RequestId last, const auto& message) {
     fail_adapter(client, last, message);
     update(client, now);
   });
   yield_slot();
-  grow_decodes();
-  plan_decodes();
-  plan_prefills(now);
-  in_step_ = !plan_.work.empty();
-  return plan_;
+  if (!plan_newcomers(now)) {
+    grow_decodes();
+    plan_decodes();
+    plan_prefills(now);
+  }
+  if (!plan_->work.empty()) in_steps_.push_back(plan_);
+  return *plan_;
+}
+
+// To where sequences stand once `plan` is done, though its tokens are not known.
+void Scheduler::advance(const StepPlan& plan, Time now) {
+  if (std::exchange(advanced_, true)) return;
+  for (const StepWork& work : plan.work) {
+    if (work.sequence->ended) continue;
+    Sequence& sequence = *sequences_.at(work.sequence->id);
+    sequence.cached += work.tokens;
+    if (!work.samples) continue;
+    sequence.tokens.push_back(kUnknownToken);
+    if (!sequence.is_complete()) continue;
+    leave_running(sequence);
+    FairQueue::Client& client = *std::exchange(sequence.client, nullptr);
+    finishing_.push_back(&sequence);
+    update(client, now);
+  }
 }
 
 // All places are taken, and an adapter has none whose turn it is: it gets one from those that have
@@ -156,9 +187,26 @@ const StepPlan& Scheduler::schedule(Time now) {
 void Scheduler::yield_slot() {
   if (static_cast<int64_t>(running_.size()) < options_.max_running) return;
   const FairQueue::Client* next = queue_.first_ready();
-  if (next == nullptr || next->running > 0) return;
+  if (next == nullptr || next->running() > 0) return;
   Sequence* sequence = victim(/*at_least=*/2);
   if (sequence != nullptr && FairQueue::Before()(next, sequence->client)) preempt(*sequence);
+}
+
+// A step for prompts of adapters that have nothing running, if it is their turn, and a crowd would
+// hold them up: with as many rows as the crowd's at most, and never twice in a row.
+bool Scheduler::plan_newcomers(Time now) {
+  const bool crowd_has_waited = std::exchange(was_newcomers_, false);
+  if (options_.crowd == 0 || crowd_has_waited) return false;
+  const int64_t crowd = std::ranges::count_if(
+      running_, [](const Sequence* sequence) { return sequence->pending() == 1; });
+  if (crowd < options_.crowd) return false;
+  while (plan_->tokens < crowd) {
+    FairQueue::Client* next = queue_.first_ready();
+    if (next == nullptr || next->running() > 0) break;
+    if (!admit(*next, crowd, /*whole=*/true, now)) break;
+  }
+  was_newcomers_ = !plan_->work.empty();
+  return was_newcomers_;
 }
 
 // A page for the next token of each sequence that generates, the oldest first.
@@ -185,28 +233,28 @@ void Scheduler::plan_prefills(Time now) {
     if (sequence->pending() > 1) partial_.push_back(sequence);
   }
   bool full = false;
-  while (plan_.tokens < options_.step_tokens) {
+  while (plan_->tokens < options_.step_tokens) {
     FairQueue::Client* next = full ? nullptr : queue_.first_ready();
     const auto first = std::ranges::min_element(partial_, FairQueue::Before(),
                                                 [](const Sequence* s) { return s->client; });
     if (first != partial_.end() &&
         (next == nullptr || !FairQueue::Before()(next, (*first)->client))) {
-      plan(**first, std::min((*first)->pending(), options_.step_tokens - plan_.tokens));
+      plan(**first, std::min((*first)->pending(), options_.step_tokens - plan_->tokens));
       partial_.erase(first);
     } else if (next != nullptr) {
-      full = !admit(*next, now);
+      full = !admit(*next, options_.step_tokens, !options_.chunked_prefill, now);
     } else {
       return;
     }
   }
 }
 
-bool Scheduler::admit(FairQueue::Client& client, Time now) {
+bool Scheduler::admit(FairQueue::Client& client, int64_t rows, bool whole, Time now) {
   if (static_cast<int64_t>(running_.size()) >= options_.max_running) return false;
   Sequence& sequence = *sequences_.at(*client.waiting().begin());
   if (!sequence.admitted) sequence.adapter = line_.lease(client);
-  const int64_t budget = options_.step_tokens - plan_.tokens;
-  if (!take_pages(sequence) || (!options_.chunked_prefill && sequence.pending() > budget)) {
+  const int64_t budget = rows - plan_->tokens;
+  if (!take_pages(sequence) || (whole && sequence.pending() > budget)) {
     sequence.blocks.clear();
     sequence.cached = 0;
     sequence.registered = 0;
@@ -214,7 +262,7 @@ bool Scheduler::admit(FairQueue::Client& client, Time now) {
     return false;
   }
   queue_.remove(client, sequence.id);
-  ++client.running;
+  queue_.start(client);
   running_.insert(std::ranges::lower_bound(running_, sequence.id, {}, id_of), &sequence);
   if (sequence.admitted) {
     --client.resumable;
@@ -251,8 +299,9 @@ const std::string& Scheduler::name_space(const Sequence& sequence) {
 
 void Scheduler::plan(Sequence& sequence, int64_t tokens) {
   const bool samples = tokens == sequence.pending();
-  plan_.work.push_back({&sequence, tokens, samples});
-  plan_.tokens += tokens;
+  plan_->work.push_back({&sequence, sequence.cached, tokens, samples, sequence.preemptions});
+  plan_->tokens += tokens;
+  ++sequence.steps;
   const int64_t end = sequence.cached + tokens;
   // The client has paid for a generated token when it was sampled.
   const int64_t prompt_end = std::min(end, sequence.prompt_length);
@@ -264,29 +313,37 @@ void Scheduler::plan(Sequence& sequence, int64_t tokens) {
 }
 
 void Scheduler::commit(std::span<const StepResult> results, Time now) {
-  LORAX_CHECK(in_step_ && results.size() == plan_.work.size());
-  in_step_ = false;
-  for (size_t i = 0; i < results.size(); ++i) {
-    const StepWork& work = plan_.work[i];
-    const StepResult& result = results[i];
-    Sequence& sequence = *sequences_.at(work.sequence->id);
-    if (result.kind != StepResult::Kind::kDiscarded) {
-      sequence.cached += work.tokens;
-      if (cache_) {
-        const auto computed =
-            std::span(sequence.tokens).first(static_cast<size_t>(sequence.cached));
-        sequence.registered =
-            cache_->insert(name_space(sequence), computed, sequence.registered, sequence.blocks);
-      }
-    }
-    if (result.kind == StepResult::Kind::kComputed) {
-      LORAX_CHECK(result.token.has_value() == work.samples);
-      if (result.token) sequence.tokens.push_back(*result.token);
-    } else {
-      FairQueue::Client& client = *sequence.client;
-      end(sequence, FinishReason::kLength);
-      update(client, now);
-    }
+  LORAX_CHECK(!in_steps_.empty() && results.size() == in_steps_.front()->work.size());
+  const StepPlan& plan = *in_steps_.front();
+  advance(plan, now);
+  for (size_t i = 0; i < results.size(); ++i) commit(plan.work[i], results[i], now);
+  std::erase_if(ended_, [](const auto& sequence) { return sequence->steps == 0; });
+  in_steps_.erase(in_steps_.begin());
+  advanced_ = false;
+}
+
+void Scheduler::commit(const StepWork& work, const StepResult& result, Time now) {
+  if (work.sequence->ended) {
+    const auto it = std::ranges::find(ended_, work.sequence, &std::unique_ptr<Sequence>::get);
+    --(*it)->steps;
+    return;
+  }
+  Sequence& sequence = *sequences_.at(work.sequence->id);
+  --sequence.steps;
+  // After a preemption these pages are others'.
+  const bool stands = work.preemptions == sequence.preemptions;
+  if (cache_ && stands && result.kind != StepResult::Kind::kDiscarded) {
+    const auto computed =
+        std::span(sequence.tokens).first(static_cast<size_t>(work.begin + work.tokens));
+    sequence.registered =
+        cache_->insert(name_space(sequence), computed, sequence.registered, sequence.blocks);
+  }
+  if (result.kind == StepResult::Kind::kComputed) {
+    LORAX_CHECK(result.token.has_value() == work.samples);
+    LORAX_CHECK(!work.samples || !sequence.is_complete(), "a request with all its tokens goes on");
+    if (result.token) sequence.tokens.back() = *result.token;
+  } else {
+    end_and_update(sequence, FinishReason::kLength, now);
   }
 }
 
@@ -309,9 +366,9 @@ bool Scheduler::grow(Sequence& sequence) {
 Scheduler::Sequence* Scheduler::victim(int64_t at_least) const {
   Sequence* found = nullptr;
   for (auto it = running_.rbegin(); it != running_.rend(); ++it) {
-    const int64_t running = (*it)->client->running;
+    const int64_t running = (*it)->client->running();
     if (running < at_least) continue;
-    if (found == nullptr || running > found->client->running) found = *it;
+    if (found == nullptr || running > found->client->running()) found = *it;
   }
   return found;
 }
@@ -337,10 +394,16 @@ Scheduler::Time Scheduler::next_event(Time now) const {
   return deadlines_.empty() ? look : std::min(look, deadlines_.begin()->first);
 }
 
+std::vector<const ScheduledSequence*> Scheduler::leaving() const {
+  std::vector<const ScheduledSequence*> leaving(finishing_.begin(), finishing_.end());
+  for (const auto& sequence : ended_) leaving.push_back(sequence.get());
+  return leaving;
+}
+
 SchedulerStats Scheduler::stats() const {
   SchedulerStats stats = counts_;
   stats.waiting = queue_.waiting_requests();
-  stats.running = static_cast<int64_t>(running_.size());
+  stats.running = static_cast<int64_t>(running_.size() + finishing_.size());
   stats.blocks_used = allocator_.in_use();
   stats.blocks_cached = allocator_.idle();
   return stats;

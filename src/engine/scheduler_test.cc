@@ -245,6 +245,143 @@ TEST_F(SchedulerTest, OnlyComputedPagesAreFoundAgain) {
   EXPECT_EQ(scheduler_->running()[1]->cached_prompt_tokens, 0);
 }
 
+TEST_F(SchedulerTest, ACrowdMissesOneStepForAdaptersThatHaveNothingRunning) {
+  SchedulerOptions options = small();
+  options.max_running = 8;
+  options.step_tokens = 20;
+  options.crowd = 3;
+  start(options);
+  for (const char* adapter : {"x", "y", "z"}) adapters_.states[adapter] = State::kReady;
+  const RequestId a = submit(2, 9);
+  const RequestId b = submit(2, 9);
+  step();
+  const RequestId x = submit(1, 9, "x");
+  EXPECT_EQ(step(), (Work{{a, 1}, {b, 1}, {x, 1}}));  // two are no crowd
+  const RequestId y = submit(2, 9, "y");
+  const RequestId z = submit(1, 9, "z");
+  EXPECT_EQ(step(), (Work{{y, 2}, {z, 1}}));
+  // Theirs is no longer the adapters' first, and the next step is everybody's.
+  const RequestId more = submit(1, 9, "y");
+  EXPECT_EQ(step({y, z}), (Work{{a, 1}, {b, 1}, {x, 1}, {y, 1}, {z, 1}, {more, 1}}));
+  step({more});
+  const RequestId first = submit(2, 9, "z");
+  const RequestId second = submit(2, 9, "y");
+  EXPECT_EQ(step(), (Work{{first, 2}}));  // both would be more than the crowd
+  EXPECT_EQ(step(), (Work{{a, 1}, {b, 1}, {x, 1}, {first, 1}, {second, 2}}));
+  const RequestId late = submit(5, 9, "w");
+  adapters_.states["w"] = State::kReady;
+  EXPECT_EQ(step()[late], 5);  // more rows than the crowd's: beside it
+}
+
+TEST_F(SchedulerTest, NewcomersNeverTakeTwoStepsInARow) {
+  SchedulerOptions options = small();
+  options.crowd = 1;
+  start(options);
+  const RequestId a = submit(2, 9);
+  step();
+  for (const char* adapter : {"x", "y"}) adapters_.states[adapter] = State::kReady;
+  const RequestId x = submit(1, 9, "x");
+  EXPECT_EQ(step(), (Work{{x, 1}}));
+  const RequestId y = submit(1, 9, "y");
+  EXPECT_EQ(step(), (Work{{a, 1}, {x, 1}, {y, 1}}));
+}
+
+// What a step gave, all tokens `token`; requests in `ends` end.
+std::vector<StepResult> results_of(const StepPlan& plan, int32_t token,
+                                   const std::vector<RequestId>& ends = {}) {
+  std::vector<StepResult> results;
+  for (const StepWork& work : plan.work) {
+    StepResult& result = results.emplace_back();
+    if (std::ranges::find(ends, work.sequence->id) != ends.end()) {
+      result.kind = StepResult::Kind::kEnded;
+    } else if (work.samples) {
+      result.token = token;
+    }
+  }
+  return results;
+}
+
+TEST_F(SchedulerTest, AStepIsPlannedBeforeTheTokensOfTheOneInFront) {
+  start(small());
+  submit(3, 9);
+  const StepPlan& first = scheduler_->schedule(now_);
+  const StepPlan& second = scheduler_->schedule(now_);
+  ASSERT_EQ(second.work.size(), 1u);
+  const ScheduledSequence& sequence = *second.work[0].sequence;
+  EXPECT_EQ(first.work[0].begin, 0);
+  EXPECT_EQ(first.work[0].tokens, 3);
+  EXPECT_EQ(second.work[0].begin, 3);
+  EXPECT_EQ(second.work[0].tokens, 1);
+  EXPECT_EQ(sequence.tokens.back(), kUnknownToken);
+  scheduler_->commit(results_of(first, 42), now_);
+  EXPECT_EQ(sequence.tokens.back(), 42);
+  const StepPlan& third = scheduler_->schedule(now_);
+  EXPECT_EQ(third.work[0].begin, 4);
+  scheduler_->commit(results_of(second, 43), now_);
+  EXPECT_EQ(sequence.tokens[4], 43);
+  EXPECT_EQ(sequence.length(), 5);
+}
+
+TEST_F(SchedulerTest, ARequestWithAllItsTokensIsNotPlannedAgainAndMakesRoom) {
+  SchedulerOptions options = small();
+  options.max_running = 1;
+  start(options);
+  const RequestId a = submit(3, 1);
+  const RequestId b = submit(3, 9);
+  const StepPlan& first = scheduler_->schedule(now_);
+  ASSERT_EQ(first.work.size(), 1u);
+  const StepPlan& second = scheduler_->schedule(now_);
+  ASSERT_EQ(second.work.size(), 1u);
+  EXPECT_EQ(second.work[0].sequence->id, b);
+  EXPECT_EQ(scheduler_->leaving().size(), 1u);
+  EXPECT_EQ(scheduler_->stats().running, 2);
+  scheduler_->commit(results_of(first, 1, {a}), now_);
+  EXPECT_TRUE(scheduler_->leaving().empty());
+}
+
+TEST_F(SchedulerTest, PagesAndAdapterAreHeldForAStepThatIsLost) {
+  SchedulerOptions options = small();
+  options.prefix_cache = false;
+  start(options);
+  adapters_.states["a"] = State::kReady;
+  const RequestId ends = submit(3, 9, "a");
+  const RequestId cancelled = submit(3, 9, "a");
+  const StepPlan& first = scheduler_->schedule(now_);
+  const StepPlan& second = scheduler_->schedule(now_);
+  ASSERT_EQ(second.work.size(), 2u);
+  EXPECT_TRUE(scheduler_->cancel(cancelled, now_).has_value());
+  scheduler_->commit(results_of(first, 1, {ends}), now_);
+  EXPECT_TRUE(scheduler_->idle());
+  EXPECT_EQ(adapters_.leases["a"], 1);
+  EXPECT_EQ(scheduler_->leaving().size(), 2u);
+  EXPECT_EQ(scheduler_->stats().blocks_used, 2);
+  for (const StepWork& work : second.work) EXPECT_TRUE(work.sequence->ended);
+  EXPECT_TRUE(scheduler_->schedule(now_).work.empty());
+  scheduler_->commit(std::vector<StepResult>(2), now_);
+  EXPECT_EQ(adapters_.leases["a"], 0);
+  EXPECT_EQ(scheduler_->stats().blocks_used, 0);
+}
+
+TEST_F(SchedulerTest, PagesOfAPreemptedRequestAreNotRegisteredByTheStepItWasIn) {
+  SchedulerOptions options = small();
+  options.blocks = 3;
+  start(options);
+  const RequestId a = submit(4, 8);
+  const RequestId b = submit(4, 8);
+  const StepPlan& first = scheduler_->schedule(now_);
+  ASSERT_EQ(first.work.size(), 2u);
+  // Both need a page for their next token, and one is left.
+  const StepPlan& second = scheduler_->schedule(now_);
+  ASSERT_EQ(second.work.size(), 1u);
+  EXPECT_EQ(second.work[0].sequence->id, a);
+  scheduler_->commit(results_of(first, 1), now_);
+  EXPECT_EQ(scheduler_->stats().blocks_cached, 0);
+  const ScheduledSequence& preempted = *first.work[1].sequence;
+  EXPECT_EQ(preempted.id, b);
+  EXPECT_EQ(preempted.tokens.back(), 1);  // its token is kept
+  EXPECT_EQ(preempted.cached, 0);
+}
+
 TEST_F(SchedulerTest, EndAllWorksInTheMiddleOfAStep) {
   start(small());
   const RequestId a = submit(3, 9);

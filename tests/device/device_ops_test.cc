@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <numeric>
 #include <random>
@@ -140,6 +141,33 @@ TEST_P(DeviceOpsTest, Embedding) {
                    reference::embedding(ids, table, width, static_cast<double>(3.7f)), {kUnit});
     }
   }
+}
+
+TEST_P(DeviceOpsTest, FillInIds) {
+  constexpr int kCount = 600;  // more than a block of threads
+  std::vector<int> ids, from, want;
+  for (int i = 0; i < kCount; ++i) from.push_back(i % 5 == 0 ? -1 : 1000 + i);
+  for (int i = 0; i < kCount; ++i) {
+    const int chosen = (7 * i + 3) % kCount;
+    ids.push_back(i % 3 == 0 ? i : -1 - chosen);
+    want.push_back(i % 3 == 0 ? i : std::max(from[count(chosen)], 0));
+  }
+  const DeviceTensor tensor = upload(DType::kInt32, {kCount}, to_values(ids));
+  device_.fill_in_ids(tensor, upload(DType::kInt32, {kCount}, to_values(from)));
+  EXPECT_EQ(tensor.download(), to_values(want));
+}
+
+TEST_P(DeviceOpsTest, CopiesToTheHostBesideIt) {
+  const Values sent = random(4096);
+  const DeviceTensor tensor = upload({4096}, sent);
+  const HostBuffer got(device_, 4096 * size_of(dtype_));
+  const std::unique_ptr<DeviceEvent> copied = device_.make_event();
+  device_.begin_copy_to_host(got.data(), static_cast<const Tensor&>(tensor).data, got.bytes());
+  copied->record();
+  copied->wait();
+  std::vector<char> want(got.bytes());
+  device_.copy_to_host(want.data(), static_cast<const Tensor&>(tensor).data, want.size());
+  EXPECT_EQ(std::memcmp(got.data(), want.data(), want.size()), 0);
 }
 
 TEST_P(DeviceOpsTest, RmsNormOfEveryPairOfDtypes) {

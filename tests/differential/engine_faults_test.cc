@@ -63,12 +63,14 @@ class FaultyDefinition final : public ModelDefinition {
   Faults& faults_;
 };
 
-class EngineFaultsTest : public ::testing::Test {
+// The parameter: whether steps overlap.
+class EngineFaultsTest : public ::testing::TestWithParam<bool> {
  protected:
   EngineFaultsTest() {
     EngineOptions options;
     options.kv_blocks = 64;
     options.adapter_bytes = uint64_t{1} << 20;
+    options.overlap = GetParam();
     engine_ = std::make_unique<Engine>(loaded_, nullptr, options);
   }
 
@@ -90,7 +92,11 @@ class EngineFaultsTest : public ::testing::Test {
   GenerationService::Submitted last_;
 };
 
-TEST_F(EngineFaultsTest, ARowThatIsNotANumberFailsItsRequestAlone) {
+INSTANTIATE_TEST_SUITE_P(Steps, EngineFaultsTest, ::testing::Bool(), [](const auto& info) {
+  return info.param ? "Overlap" : "OneAfterTheOther";
+});
+
+TEST_P(EngineFaultsTest, ARowThatIsNotANumberFailsItsRequestAlone) {
   for (int64_t row : {0, 1}) {
     const std::vector<int32_t> alone[] = {submit(1, 200)->wait().ids(),
                                           submit(2, 200)->wait().ids()};
@@ -109,7 +115,7 @@ TEST_F(EngineFaultsTest, ARowThatIsNotANumberFailsItsRequestAlone) {
   EXPECT_EQ(submit(1, 5)->wait().end.reason, FinishReason::kLength);
 }
 
-TEST_F(EngineFaultsTest, AFailedStepFailsAllAndTurnsHealthOff) {
+TEST_P(EngineFaultsTest, AFailedStepFailsAllAndTurnsHealthOff) {
   const auto first = submit(1, 300);
   const auto second = submit(2, 300);
   second->wait_for_tokens(2);

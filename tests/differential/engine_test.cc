@@ -1,5 +1,6 @@
 // The engine on models/tiny-gemma2 and its adapters: what a request gives does not depend on what
-// runs beside it, on how its prompt is cut, on preemption or on the prefix cache, to the last bit.
+// runs beside it, on how its prompt is cut, on preemption, on the prefix cache, or on whether steps
+// overlap, to the last bit.
 #include "engine/engine.h"
 
 #include <gtest/gtest.h>
@@ -37,10 +38,12 @@ Handle submit(Engine& engine, const GenerationRequest& request) {
 
 std::string adapter(const std::string& name) { return kModel + "/adapters/" + name; }
 
-class EngineTest : public ::testing::Test {
+// The parameter: whether steps overlap.
+class EngineTest : public ::testing::TestWithParam<bool> {
  protected:
   EngineOptions small() const {
     EngineOptions options;
+    options.overlap = GetParam();
     options.max_concurrent_requests = 1000;
     options.adapter_bytes = uint64_t{64} << 20;
     options.kv_blocks = 256;
@@ -84,6 +87,7 @@ class EngineTest : public ::testing::Test {
   // Each in an engine that has nothing else to do and no prefix cache.
   std::vector<Collected> run_alone(const std::vector<GenerationRequest>& requests) {
     EngineOptions options = small();
+    options.overlap = false;
     options.prefix_cache = false;
     options.chunked_prefill = false;
     Engine engine(loaded_, tokenizer_.get(), options);
@@ -126,7 +130,11 @@ class EngineTest : public ::testing::Test {
   std::unique_ptr<Tokenizer> tokenizer_ = load_tokenizer(kModel);
 };
 
-TEST_F(EngineTest, ManyAtOnceGiveWhatEachGivesAlone) {
+INSTANTIATE_TEST_SUITE_P(Steps, EngineTest, ::testing::Bool(), [](const auto& info) {
+  return info.param ? "Overlap" : "OneAfterTheOther";
+});
+
+TEST_P(EngineTest, ManyAtOnceGiveWhatEachGivesAlone) {
   const std::vector<GenerationRequest> requests = mixed_requests(64);
   const std::vector<Collected> alone = run_alone(requests);
   for (bool prefix_cache : {false, true}) {
@@ -148,7 +156,7 @@ TEST_F(EngineTest, ManyAtOnceGiveWhatEachGivesAlone) {
   }
 }
 
-TEST_F(EngineTest, APrefixHitGivesWhatAColdRunGives) {
+TEST_P(EngineTest, APrefixHitGivesWhatAColdRunGives) {
   Engine engine(loaded_, tokenizer_.get(), small());
   const GenerationRequest first = mixed_requests(1)[0];
   const Collected cold = submit(engine, first).wait();
@@ -174,7 +182,7 @@ TEST_F(EngineTest, APrefixHitGivesWhatAColdRunGives) {
   EXPECT_EQ(submit(engine, other).wait().end.cached_prompt_tokens, 0);
 }
 
-TEST_F(EngineTest, PromptLogprobsAreThoseOfTheTokensAsTheyAreGenerated) {
+TEST_P(EngineTest, PromptLogprobsAreThoseOfTheTokensAsTheyAreGenerated) {
   Engine engine(loaded_, tokenizer_.get(), small());
   GenerationRequest plain = request("The LORD is my shepherd;", 24);
   plain.alternatives = 3;
@@ -202,7 +210,42 @@ TEST_F(EngineTest, PromptLogprobsAreThoseOfTheTokensAsTheyAreGenerated) {
   }
 }
 
-TEST_F(EngineTest, StopStringsEndTheTextAndAreNotInIt) {
+// Penalties, draws, watermarks and alternatives need the token of the step in front; more rows than
+// the head takes at once, and prompts' scores among them.
+TEST_P(EngineTest, SamplingIsAsAloneInStepsOfManyRows) {
+  std::vector<GenerationRequest> requests = mixed_requests(90);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    SamplingParameters& sampling = requests[i].sampling;
+    sampling.seed = 100 + i;
+    sampling.temperature = i % 3 == 0 ? 0.0f : 0.9f;
+    sampling.repetition_penalty = i % 2 == 0 ? 1.3f : 1.0f;
+    sampling.frequency_penalty = i % 5 == 0 ? 0.4f : 0.0f;
+    sampling.watermark = i % 7 == 0;
+    requests[i].alternatives = i % 4 == 0 ? 3 : 0;
+    requests[i].prompt_logprobs = i % 6 == 0;
+    requests[i].max_new_tokens = 8 + static_cast<int64_t>(i % 9);
+  }
+  const std::vector<Collected> alone = run_alone(requests);
+  EngineOptions options = small();
+  options.kv_blocks = 800;
+  options.max_running_sequences = 90;  // 64 rows go to the head at once
+  options.step_tokens = 300;
+  Engine engine(loaded_, tokenizer_.get(), options);
+  const std::vector<Collected> together = run_together(engine, requests);
+  expect_equal(together, alone);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    ASSERT_EQ(together[i].prompt.size(), alone[i].prompt.size()) << i;
+    for (size_t j = 1; j < alone[i].prompt.size(); ++j) {
+      EXPECT_EQ(together[i].prompt[j].id, alone[i].prompt[j].id);
+      EXPECT_EQ(together[i].prompt[j].logprob, alone[i].prompt[j].logprob);
+    }
+    for (size_t j = 0; j < alone[i].tokens.size(); ++j) {
+      EXPECT_EQ(std::ssize(together[i].tokens[j].token.alternatives), requests[i].alternatives);
+    }
+  }
+}
+
+TEST_P(EngineTest, StopStringsEndTheTextAndAreNotInIt) {
   Engine engine(loaded_, tokenizer_.get(), small());
   GenerationRequest plain = request("And the LORD spake unto Moses,", 40);
   const Collected whole = submit(engine, plain).wait();
@@ -215,7 +258,7 @@ TEST_F(EngineTest, StopStringsEndTheTextAndAreNotInIt) {
   EXPECT_EQ(cut.text, whole.text.substr(0, at));
 }
 
-TEST_F(EngineTest, EosTokensEndTheText) {
+TEST_P(EngineTest, EosTokensEndTheText) {
   Engine engine(loaded_, tokenizer_.get(), small());
   GenerationRequest plain = request("And the LORD spake unto Moses,", 12);
   const std::vector<int32_t> ids = submit(engine, plain).wait().ids();
@@ -226,7 +269,7 @@ TEST_F(EngineTest, EosTokensEndTheText) {
   EXPECT_LE(cut.ids().size(), 6u);
 }
 
-TEST_F(EngineTest, ABrokenAdapterFailsItsOwnRequestsOnly) {
+TEST_P(EngineTest, ABrokenAdapterFailsItsOwnRequestsOnly) {
   Engine engine(loaded_, tokenizer_.get(), small());
   const Handle broken = submit(engine, request("In", 4, "no/such/adapter"));
   const Handle good = submit(engine, request("In", 4, adapter("caps")));
@@ -236,7 +279,7 @@ TEST_F(EngineTest, ABrokenAdapterFailsItsOwnRequestsOnly) {
   EXPECT_EQ(good.wait().end.reason, FinishReason::kLength);
 }
 
-TEST_F(EngineTest, WhatCannotBeServedFailsAlone) {
+TEST_P(EngineTest, WhatCannotBeServedFailsAlone) {
   Engine engine(loaded_, tokenizer_.get(), small());
   GenerationRequest empty = request("In", 4);
   empty.prompt.clear();
@@ -252,7 +295,7 @@ TEST_F(EngineTest, WhatCannotBeServedFailsAlone) {
   EXPECT_EQ(submit(engine, request("In", 4)).wait().end.reason, FinishReason::kLength);
 }
 
-TEST_F(EngineTest, CancelAndDeadlineEndRequestsEarly) {
+TEST_P(EngineTest, CancelAndDeadlineEndRequestsEarly) {
   Engine engine(loaded_, tokenizer_.get(), small());
   const Handle cancelled = submit(engine, request("In", 900));
   cancelled.sink->wait_for_tokens(2);
@@ -267,7 +310,7 @@ TEST_F(EngineTest, CancelAndDeadlineEndRequestsEarly) {
   engine.cancel(cancelled.id);  // it has ended: nothing happens
 }
 
-TEST_F(EngineTest, MoreThanTheMostRequestsAreRefused) {
+TEST_P(EngineTest, MoreThanTheMostRequestsAreRefused) {
   EngineOptions options = small();
   options.max_concurrent_requests = 2;
   Engine engine(loaded_, tokenizer_.get(), options);
@@ -281,7 +324,7 @@ TEST_F(EngineTest, MoreThanTheMostRequestsAreRefused) {
   second.wait();
 }
 
-TEST_F(EngineTest, StopLetsRequestsFinishWithinTheGrace) {
+TEST_P(EngineTest, StopLetsRequestsFinishWithinTheGrace) {
   auto engine = std::make_unique<Engine>(loaded_, tokenizer_.get(), small());
   const Handle quick = submit(*engine, request("In", 8));
   engine->stop(std::chrono::minutes(1));

@@ -54,10 +54,11 @@ void run(Bytes bytes) {
   if (!options.chunked_prefill) {
     options.step_tokens = options.max_running + options.blocks * options.block_size;
   }
+  options.crowd = bytes.below(4);
   options.adapters.ahead = 1 + bytes.below(3);
   options.adapters.slow_after = std::chrono::milliseconds(5);
   SimAdapters adapters(1 + bytes.below(3));
-  SchedulerHarness harness(options, adapters);
+  SchedulerHarness harness(options, adapters, /*overlaps=*/bytes.below(2) == 1);
   while (!bytes.empty()) {
     switch (bytes.below(8)) {
       case 0:

@@ -78,9 +78,44 @@ TEST(FairnessSimTest, AFloodDoesNotHoldUpOthers) {
     while (!harness.idle()) harness.step();
     for (RequestId id : singles) {
       const SchedulerHarness::Ended& ended = harness.ended().at(id);
-      EXPECT_LE(ended.first_token_step - ended.submitted_step, 3);
+      EXPECT_EQ(ended.first_token_step - ended.submitted_step, 1);
       EXPECT_LE(ended.ended_step - ended.submitted_step, 12);
     }
+  }
+}
+
+// Where steps without the crowd are allowed, the single ones' first token is that of the next step,
+// whatever the flood does; and nobody of the crowd, single ones included, waits for longer than one
+// such step between two tokens, though newcomers come all the time.
+TEST(FairnessSimTest, NewcomersOvertakeACrowdAndDoNotStallIt) {
+  for (int64_t crowd : {0, 8}) {
+    SimAdapters adapters(2000);
+    SchedulerOptions options = options_of(32);
+    options.crowd = crowd;
+    SchedulerHarness harness(options, adapters);
+    for (int i = 0; i < 200; ++i) harness.submit(request_of("a", 40, 100));
+    std::vector<RequestId> newcomers;
+    for (int step = 0; step < 600; ++step) {
+      // At first some, then a new one at every step.
+      const int every = step < 300 ? 10 : 1;
+      if (step >= 20 && step % every == 0) {
+        newcomers.push_back(harness.submit(request_of(fmt::format("b{}", step), 12, 6)));
+      }
+      harness.step();
+    }
+    while (!harness.idle()) harness.step();
+    for (RequestId id : newcomers) {
+      const SchedulerHarness::Ended& ended = harness.ended().at(id);
+      const int64_t wait = ended.first_token_step - ended.submitted_step;
+      EXPECT_LE(wait, ended.submitted_step < 300 ? 1 : 40);
+    }
+    int64_t misses = 0;
+    for (const auto& [id, ended] : harness.ended()) {
+      if (ended.preemptions > 0) continue;
+      EXPECT_LE(ended.longest_gap, crowd > 0 ? 2 : 1);
+      misses += ended.longest_gap > 1 ? 1 : 0;
+    }
+    EXPECT_EQ(misses > 0, crowd > 0);
   }
 }
 

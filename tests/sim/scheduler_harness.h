@@ -2,10 +2,14 @@
 // simulated: each token's place holds a hash of its adapter and of all tokens up to it, as keys and
 // values do, and the next token is made of that hash. A page that is shared, kept or overwritten
 // wrongly changes the text.
+//
+// Steps overlap if they are told to: each is planned, and its pages are written, before the results
+// of the one in front of it are committed.
 #pragma once
 
 #include <algorithm>
 #include <chrono>
+#include <deque>
 #include <map>
 #include <set>
 #include <string>
@@ -39,12 +43,16 @@ class SchedulerHarness {
     int64_t submitted_step = 0;
     int64_t first_step = -1;  // with work for it
     int64_t first_token_step = -1;
+    int64_t last_token_step = -1;
+    int64_t longest_gap = 0;  // steps from one token to the next
     int64_t ended_step = 0;
     int64_t preemptions = 0;
   };
 
-  SchedulerHarness(const SchedulerOptions& options, AdapterExchange& adapters)
+  SchedulerHarness(const SchedulerOptions& options, AdapterExchange& adapters,
+                   bool overlaps = false)
       : options_(options),
+        overlaps_(overlaps),
         scheduler_(options, adapters),
         pages_(static_cast<size_t>(options.blocks * options.block_size), 0) {}
 
@@ -74,6 +82,7 @@ class SchedulerHarness {
   }
 
   void end_all() {
+    computed_steps_.clear();
     for (const EndedRequest& ended : scheduler_.end_all()) end(ended);
     LORAX_CHECK(live_.empty());
     check_pages();
@@ -86,25 +95,18 @@ class SchedulerHarness {
     const StepPlan& plan = scheduler_.schedule(now_);
     for (const EndedRequest& ended : plan.ended) end(ended);
     check_plan(plan);
-    if (plan.work.empty()) return false;
     // All reads before all writes would hide nothing: a step's sequences share only full pages.
-    results_.clear();
-    std::vector<RequestId> gone;
-    for (const StepWork& work : plan.work) {
-      results_.push_back(compute(work));
-      if (results_.back().kind != StepResult::Kind::kComputed) gone.push_back(work.sequence->id);
-    }
-    scheduler_.commit(results_, now_);
-    for (RequestId id : gone) {
-      Ended& state = live_.at(id);
-      if (state.reason == FinishReason::kLength) check_text(state, digests_.at(id));
-      finish(id);
+    if (!plan.work.empty()) {
+      std::vector<Row>& rows = computed_steps_.emplace_back();
+      for (const StepWork& work : plan.work) rows.push_back(compute(work));
     }
     check_pages();
-    return true;
+    const bool commits = computed_steps_.size() > (overlaps_ && !plan.work.empty() ? 1u : 0u);
+    if (commits) commit();
+    return commits || !plan.work.empty();
   }
 
-  bool idle() const { return live_.empty(); }
+  bool idle() const { return live_.empty() && computed_steps_.empty(); }
   int64_t steps() const { return steps_; }
   const Scheduler& scheduler() const { return scheduler_; }
   const std::map<RequestId, Ended>& ended() const { return ended_; }
@@ -124,6 +126,13 @@ class SchedulerHarness {
   static int32_t next_token(uint64_t hash) { return static_cast<int32_t>(hash % 5); }
 
  private:
+  // What a step gave, before its results are told.
+  struct Row {
+    const ScheduledSequence* sequence;
+    bool samples;
+    int32_t token;
+  };
+
   static uint64_t start(const std::string& digest) { return std::hash<std::string>()(digest); }
   static uint64_t extend(uint64_t hash, int32_t token) {
     return mix64(hash ^ (static_cast<uint64_t>(token) + 0x9e3779b97f4a7c15u));
@@ -143,8 +152,17 @@ class SchedulerHarness {
                                       position % options_.block_size)];
   }
 
-  StepResult compute(const StepWork& work) {
+  // The ids of a step's tokens, the last of which may be known to the device alone.
+  int32_t token_at(const ScheduledSequence& sequence, int64_t position) {
+    const int32_t token = sequence.tokens[static_cast<size_t>(position)];
+    if (token != kUnknownToken) return token;
+    LORAX_CHECK(overlaps_ && position + 1 == sequence.length());
+    return last_tokens_.at(sequence.id);
+  }
+
+  Row compute(const StepWork& work) {
     const ScheduledSequence& sequence = *work.sequence;
+    LORAX_CHECK(work.begin == sequence.cached && !sequence.ended);
     Ended& state = live_.at(sequence.id);
     if (state.first_step < 0) state.first_step = steps_;
     state.preemptions = sequence.preemptions;
@@ -152,31 +170,59 @@ class SchedulerHarness {
     const auto known = digests_.emplace(sequence.id, digest).first;
     LORAX_CHECK(known->second == digest, "a request changes its adapter");
     uint64_t hash = start(digest);
-    for (int64_t i = 0; i < sequence.cached; ++i) {
-      hash = extend(hash, sequence.tokens[static_cast<size_t>(i)]);
+    for (int64_t i = 0; i < work.begin; ++i) {
+      hash = extend(hash, token_at(sequence, i));
       LORAX_CHECK(place(sequence, i) == hash, "request {}: token {} is not in its page",
                   sequence.id, i);
     }
-    for (int64_t i = sequence.cached; i < sequence.cached + work.tokens; ++i) {
+    for (int64_t i = work.begin; i < work.begin + work.tokens; ++i) {
       const int32_t block = sequence.blocks.ids()[static_cast<size_t>(i / options_.block_size)];
       LORAX_CHECK(scheduler_.allocator().uses(block) == 1 && !scheduler_.allocator().is_kept(block),
                   "page {} is written while others read it", block);
-      hash = extend(hash, sequence.tokens[static_cast<size_t>(i)]);
+      hash = extend(hash, token_at(sequence, i));
       place(sequence, i) = hash;
     }
     int64_t& service = service_[state.request.adapter];
-    const int64_t prompt_end = std::min(sequence.cached + work.tokens, sequence.prompt_length);
+    const int64_t prompt_end = std::min(work.begin + work.tokens, sequence.prompt_length);
     int64_t& computed = computed_[sequence.id];
-    const int64_t begin = std::max(computed, sequence.cached);
+    const int64_t begin = std::max(computed, work.begin);
     service += options_.input_weight * std::max<int64_t>(0, prompt_end - begin);
     computed = std::max(computed, prompt_end);
-    if (!work.samples) return {};
+    if (!work.samples) return {&sequence, false, 0};
     service += options_.output_weight;
-    return sampled(state, next_token(hash));
+    const int32_t token = next_token(hash);
+    last_tokens_[sequence.id] = token;
+    return {&sequence, true, token};
+  }
+
+  // Of the oldest step.
+  void commit() {
+    results_.clear();
+    std::vector<RequestId> gone;
+    for (const Row& row : computed_steps_.front()) {
+      StepResult& result = results_.emplace_back();
+      if (row.sequence->ended || !row.samples) continue;
+      const RequestId id = row.sequence->id;
+      result = sampled(live_.at(id), row.token);
+      if (result.kind != StepResult::Kind::kComputed) gone.push_back(id);
+    }
+    scheduler_.commit(results_, now_);
+    computed_steps_.pop_front();
+    for (RequestId id : gone) {
+      Ended& state = live_.at(id);
+      if (state.reason == FinishReason::kLength) check_text(state, digests_.at(id));
+      finish(id);
+    }
+    check_pages();
   }
 
   StepResult sampled(Ended& state, int32_t token) {
-    if (state.generated.empty()) state.first_token_step = steps_;
+    if (state.generated.empty()) {
+      state.first_token_step = steps_;
+    } else {
+      state.longest_gap = std::max(state.longest_gap, steps_ - state.last_token_step);
+    }
+    state.last_token_step = steps_;
     state.generated.push_back(token);
     const int64_t count = static_cast<int64_t>(state.generated.size());
     if (count == state.request.discarded_after) {
@@ -211,6 +257,7 @@ class SchedulerHarness {
     live_.erase(id);
     digests_.erase(id);
     computed_.erase(id);
+    last_tokens_.erase(id);
   }
 
   void check_plan(const StepPlan& plan) {
@@ -226,12 +273,31 @@ class SchedulerHarness {
     LORAX_CHECK(tokens == plan.tokens && tokens <= options_.step_tokens);
     LORAX_CHECK(static_cast<int64_t>(scheduler_.running().size()) <= options_.max_running);
     LORAX_CHECK(plan.work.empty() == scheduler_.running().empty());
+    LORAX_CHECK(overlaps_ || scheduler_.leaving().empty());
+    check_left_out(plan, seen);
+  }
+
+  // Sequences that generate are in every plan; but a crowd may miss one for newcomers, which is no
+  // larger than its own, and not the next.
+  void check_left_out(const StepPlan& plan, const std::set<const ScheduledSequence*>& planned) {
+    int64_t left_out = 0;
+    for (const ScheduledSequence* sequence : scheduler_.running()) {
+      left_out += sequence->pending() == 1 && !planned.contains(sequence) ? 1 : 0;
+    }
+    const bool misses = left_out > 0;
+    LORAX_CHECK(!misses || (options_.crowd > 0 && left_out >= options_.crowd &&
+                            plan.tokens <= left_out && !crowd_missed_));
+    for (const StepWork& work : plan.work) LORAX_CHECK(!misses || work.samples);
+    crowd_missed_ = misses;
   }
 
   // What the allocator counts is what sequences hold.
   void check_pages() {
     std::map<int32_t, int64_t> uses;
     for (const ScheduledSequence* sequence : scheduler_.running()) {
+      for (int32_t block : sequence->blocks.ids()) ++uses[block];
+    }
+    for (const ScheduledSequence* sequence : scheduler_.leaving()) {
       for (int32_t block : sequence->blocks.ids()) ++uses[block];
     }
     const BlockAllocator& allocator = scheduler_.allocator();
@@ -244,8 +310,11 @@ class SchedulerHarness {
   }
 
   const SchedulerOptions options_;
+  const bool overlaps_;
   Scheduler scheduler_;
   std::vector<uint64_t> pages_;
+  std::deque<std::vector<Row>> computed_steps_;  // that are not committed, the oldest first
+  std::map<RequestId, int32_t> last_tokens_;     // as a device would have them
   std::vector<StepResult> results_;
   std::map<RequestId, Ended> live_;
   std::map<RequestId, Ended> ended_;
@@ -255,6 +324,7 @@ class SchedulerHarness {
   RequestId last_id_ = 0;
   Time now_{};
   int64_t steps_ = 0;
+  bool crowd_missed_ = false;  // the last step
 };
 
 }  // namespace lorax::sim

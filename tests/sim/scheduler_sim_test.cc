@@ -51,7 +51,7 @@ struct Case {
 };
 
 SchedulerOptions options_of(int64_t blocks, int64_t running, int64_t tokens, bool chunked,
-                            bool prefix_cache) {
+                            bool prefix_cache, int64_t crowd = 0) {
   SchedulerOptions options;
   options.block_size = 4;
   options.blocks = blocks;
@@ -59,28 +59,39 @@ SchedulerOptions options_of(int64_t blocks, int64_t running, int64_t tokens, boo
   options.step_tokens = tokens;
   options.chunked_prefill = chunked;
   options.prefix_cache = prefix_cache;
+  options.crowd = crowd;
   options.adapters.ahead = 4;
   options.adapters.slow_after = std::chrono::milliseconds(20);
   return options;
 }
 
-class SchedulerSimTest : public ::testing::TestWithParam<Case> {};
+class SchedulerSimTest : public ::testing::TestWithParam<std::tuple<Case, bool>> {};
 
 INSTANTIATE_TEST_SUITE_P(
     Cases, SchedulerSimTest,
-    ::testing::Values(Case{"Roomy", options_of(4000, 64, 256, true, true), 64, 2.0},
-                      Case{"TinyPool", options_of(40, 16, 23, true, true), 8, 1.0},
-                      Case{"TinyPoolNoCache", options_of(40, 16, 23, true, false), 8, 1.0},
-                      Case{"Storm", options_of(60, 32, 64, true, true), 8, 3.0, true},
-                      Case{"StormNoCache", options_of(60, 32, 64, true, false), 8, 3.0, true},
-                      Case{"WholePrompts", options_of(64, 16, 176, false, true), 8, 1.0},
-                      Case{"OneToken", options_of(40, 1, 1, true, true), 2, 0.1},
-                      Case{"OnePlace", options_of(100, 32, 64, true, true), 1, 1.0},
-                      Case{"Flood", options_of(100, 32, 64, true, true), 4, 100.0}),
-    [](const auto& info) { return info.param.name; });
+    ::testing::Combine(
+        ::testing::Values(Case{"Roomy", options_of(4000, 64, 256, true, true), 64, 2.0},
+                          Case{"TinyPool", options_of(40, 16, 23, true, true), 8, 1.0},
+                          Case{"TinyPoolNoCache", options_of(40, 16, 23, true, false), 8, 1.0},
+                          Case{"Storm", options_of(60, 32, 64, true, true), 8, 3.0, true},
+                          Case{"StormNoCache", options_of(60, 32, 64, true, false), 8, 3.0, true},
+                          Case{"WholePrompts", options_of(64, 16, 176, false, true), 8, 1.0},
+                          Case{"OneToken", options_of(40, 1, 1, true, true), 2, 0.1},
+                          Case{"OnePlace", options_of(100, 32, 64, true, true), 1, 1.0},
+                          Case{"Crowd", options_of(400, 32, 64, true, true, 4), 64, 1.0},
+                          Case{"CrowdInTinyPool", options_of(40, 16, 23, true, true, 2), 8, 1.0},
+                          Case{"CrowdOfWholePrompts", options_of(64, 16, 176, false, true, 4), 8,
+                               1.0},
+                          Case{"Flood", options_of(100, 32, 64, true, true), 4, 100.0}),
+        ::testing::Bool()),
+    [](const auto& info) {
+      return std::string(std::get<0>(info.param).name) +
+             (std::get<1>(info.param) ? "Overlapped" : "");
+    });
 
 TEST_P(SchedulerSimTest, EveryRequestEndsOnceAndAsItWouldAlone) {
-  const Case& param = GetParam();
+  const Case& param = std::get<0>(GetParam());
+  const bool overlaps = std::get<1>(GetParam());
   for (uint64_t seed = 1; seed <= 3; ++seed) {
     Traffic traffic(seed);
     SimAdapters adapters(param.places);
@@ -88,7 +99,7 @@ TEST_P(SchedulerSimTest, EveryRequestEndsOnceAndAsItWouldAlone) {
       const bool slow = i % 17 == 3;
       adapters.set_load(fmt::format("adapter-{}", i), slow ? 60 : i % 5, /*fails=*/i % 13 == 5);
     }
-    SchedulerHarness harness(param.options, adapters);
+    SchedulerHarness harness(param.options, adapters, overlaps);
     const int most = static_cast<int>(std::min<int64_t>(160, param.options.blocks * 4)) / 2;
     int issued = 0;
     double due = 0;

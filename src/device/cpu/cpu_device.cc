@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <span>
 
 #include "base/core_count.h"
 #include "base/memory_info.h"
@@ -78,6 +79,13 @@ void CpuDevice::copy(void* to, const void* from, size_t bytes) {
 void CpuDevice::embedding(const Tensor& ids, const Tensor& table, float scale, const Tensor& out) {
   for_rows(out.dim(0), out.dim(1),
            [&](int64_t row) { cpu::embedding(ids, table, scale, out, row); });
+}
+
+void CpuDevice::fill_in_ids(const Tensor& ids, const Tensor& from) {
+  const int32_t* chosen = from.as<int32_t>();
+  for (int32_t& id : std::span(ids.as<int32_t>(), static_cast<size_t>(ids.numel()))) {
+    if (id < 0) id = std::max(chosen[-1 - id], 0);
+  }
 }
 
 void CpuDevice::rms_norm(const Tensor& x, const Tensor& weight, float eps, const Tensor& out) {

@@ -31,6 +31,7 @@ class CpuDevice final : public Device {
   void* host_pointer(void* data) override { return data; }
 
   void embedding(const Tensor& ids, const Tensor& table, float scale, const Tensor& out) override;
+  void fill_in_ids(const Tensor& ids, const Tensor& from) override;
   void rms_norm(const Tensor& x, const Tensor& weight, float eps, const Tensor& out) override;
   void rms_norm_add(const Tensor& x, const Tensor& weight, float eps,
                     const Tensor& residual) override;

@@ -168,6 +168,12 @@ void CudaDevice::copy_to_host(void* to, const void* from, size_t bytes) {
   check(cudaStreamSynchronize(stream_), "copy from the GPU");
 }
 
+void CudaDevice::begin_copy_to_host(void* to, const void* from, size_t bytes) {
+  if (bytes == 0) return;
+  use();
+  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_), "copy from the GPU");
+}
+
 void CudaDevice::copy(void* to, const void* from, size_t bytes) {
   if (bytes == 0) return;
   use();
@@ -234,6 +240,12 @@ void CudaDevice::embedding(const Tensor& ids, const Tensor& table, float scale, 
   cuda::embedding(stream_, ids.as<int32_t>(), rows_of(table), out.dim(0), out.dim(1), scale,
                   rows_of(out));
   check_launch("embedding");
+}
+
+void CudaDevice::fill_in_ids(const Tensor& ids, const Tensor& from) {
+  use();
+  cuda::fill_in_ids(stream_, ids.as<int32_t>(), ids.numel(), from.as<int32_t>());
+  check_launch("fill_in_ids");
 }
 
 void CudaDevice::rms_norm(const Tensor& x, const Tensor& weight, float eps, const Tensor& out) {

@@ -34,8 +34,10 @@ class CudaDevice final : public Device {
   void deallocate(void* data, size_t bytes) override;
   void copy_from_host(void* to, const void* from, size_t bytes) override;
   void copy_to_host(void* to, const void* from, size_t bytes) override;
+  void begin_copy_to_host(void* to, const void* from, size_t bytes) override;
   void copy(void* to, const void* from, size_t bytes) override;
   void synchronize() override;
+  bool is_asynchronous() const override { return true; }
   void upload(void* to, const void* from, size_t bytes) override;
   void download(void* to, const void* from, size_t bytes) override;
   void* allocate_host(size_t bytes) override;
@@ -48,6 +50,7 @@ class CudaDevice final : public Device {
   void* host_pointer(void*) override { return nullptr; }
 
   void embedding(const Tensor& ids, const Tensor& table, float scale, const Tensor& out) override;
+  void fill_in_ids(const Tensor& ids, const Tensor& from) override;
   void rms_norm(const Tensor& x, const Tensor& weight, float eps, const Tensor& out) override;
   void rms_norm_add(const Tensor& x, const Tensor& weight, float eps,
                     const Tensor& residual) override;

@@ -27,6 +27,15 @@ __global__ void embedding_kernel(const int32_t* ids, const T* table, int64_t tab
   store(values, out + row * out_stride + column);
 }
 
+__global__ void fill_in_ids_kernel(int32_t* ids, int64_t n, const int32_t* from) {
+  start_next();
+  wait_for_previous();
+  const int64_t index = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (index >= n) return;
+  const int32_t id = ids[index];
+  if (id < 0) ids[index] = max(from[-1 - id], 0);
+}
+
 template <typename T, int kWidth>
 __global__ void gelu_tanh_mul_kernel(const T* gate_up, int64_t gate_up_stride, T* out,
                                      int64_t out_stride, int64_t n_vectors, int64_t width) {
@@ -136,6 +145,11 @@ void embedding(Stream stream, const int32_t* ids, Rows table, int64_t rows, int6
              static_cast<float*>(out.data), out.stride);
     });
   });
+}
+
+void fill_in_ids(Stream stream, int32_t* ids, int64_t n, const int32_t* from) {
+  if (n == 0) return;
+  launch(stream, blocks_for(n, kThreads), kThreads, 0, fill_in_ids_kernel, ids, n, from);
 }
 
 void gelu_tanh_mul(Stream stream, Rows gate_up, Rows out, int64_t rows, int64_t width) {

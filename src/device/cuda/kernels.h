@@ -26,6 +26,7 @@ struct Rows {
 
 void embedding(Stream stream, const int32_t* ids, Rows table, int64_t rows, int64_t width,
                float scale, Rows out);
+void fill_in_ids(Stream stream, int32_t* ids, int64_t n, const int32_t* from);
 // residual false: out = norm(x); true: out (float32) += norm(x).
 void rms_norm(Stream stream, Rows x, const float* weight, int64_t rows, int64_t width, float eps,
               Rows out, bool add);

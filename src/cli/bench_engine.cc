@@ -1,0 +1,217 @@
+#include "cli/bench_engine.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <latch>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <string>
+
+#include "base/check.h"
+#include "base/error.h"
+#include "engine/engine.h"
+
+namespace lorax::cli {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double to_seconds(Clock::duration duration) {
+  return std::chrono::duration<double>(duration).count();
+}
+
+double median(std::vector<double> values) {
+  if (values.empty()) return 0.0;
+  std::ranges::sort(values);
+  return values[values.size() / 2];
+}
+
+double mean(const std::vector<double>& values) {
+  double sum = 0.0;
+  for (double value : values) sum += value;
+  return values.empty() ? 0.0 : sum / static_cast<double>(values.size());
+}
+
+// Of one round. Texts are not kept.
+class Round {
+ public:
+  explicit Round(int64_t requests) : left_(requests) {}
+
+  std::shared_ptr<GenerationSink> sink() { return std::make_shared<Sink>(*this); }
+  // Throws Error if a request failed.
+  void wait() {
+    left_.wait();
+    const std::lock_guard lock(mutex_);
+    if (!error_.empty()) fail("a request failed: {}", error_);
+  }
+
+ private:
+  class Sink final : public GenerationSink {
+   public:
+    explicit Sink(Round& round) : round_(round) {}
+    void on_prompt(std::vector<TokenInfo>) override {}
+    void on_token(GeneratedToken) override {}
+    void on_end(GenerationEnd end) override {
+      if (end.reason != FinishReason::kLength) {
+        const std::lock_guard lock(round_.mutex_);
+        round_.error_ = end.error.empty() ? "it ended early" : end.error;
+      }
+      round_.left_.count_down();
+    }
+
+   private:
+    Round& round_;
+  };
+
+  std::latch left_;
+  std::mutex mutex_;
+  std::string error_;
+};
+
+std::vector<std::string> adapters_in(const std::string& directory, int64_t count) {
+  std::vector<std::string> paths;
+  if (count == 0) return paths;
+  if (!std::filesystem::is_directory(directory)) {
+    fail("--engine with --adapters {}: give --adapter-dir, a directory that holds adapters", count);
+  }
+  for (const auto& entry : std::filesystem::directory_iterator(directory)) {
+    if (entry.is_directory()) paths.push_back(entry.path().string());
+  }
+  if (std::ssize(paths) < count) {
+    fail("--adapters {}: {} holds {} adapters", count, directory, paths.size());
+  }
+  std::ranges::sort(paths);
+  paths.resize(static_cast<size_t>(count));
+  return paths;
+}
+
+class Case {
+ public:
+  Case(LoadedModel& model, const EngineBenchOptions& options, int64_t batch, int64_t prompt,
+       int64_t adapters)
+      : model_(model),
+        options_(options),
+        batch_(batch),
+        prompt_(prompt),
+        adapters_(adapters_in(options.adapter_dir, adapters)) {}
+
+  EngineMeasurement run() {
+    EngineMeasurement m{.batch = batch_, .prompt = prompt_, .adapters = std::ssize(adapters_)};
+    std::vector<double> rates;
+    {
+      Engine engine(model_, nullptr, engine_options());
+      m.overlap = engine.plan().overlap;
+      for (int round = -1; round < options_.repeat; ++round) {  // the first warms up
+        const double seconds = run_round(engine);
+        if (round < 0) continue;
+        rates.push_back(static_cast<double>(batch_ * options_.generate) / seconds);
+      }
+    }  // the last step's report comes after its request's end
+    std::vector<double> seconds, host_seconds, idle_seconds;
+    const size_t warm = reports_.size() / static_cast<size_t>(options_.repeat + 1);
+    for (size_t i = warm; i < reports_.size(); ++i) {
+      const StepReport& report = reports_[i];
+      if (report.sequences != batch_ || report.tokens != batch_) continue;
+      seconds.push_back(to_seconds(report.time));
+      host_seconds.push_back(to_seconds(report.time - report.times.wait));
+      idle_seconds.push_back(to_seconds(report.times.device_idle));
+    }
+    m.seconds = median(seconds);
+    m.host_seconds = median(host_seconds);
+    m.idle_seconds = median(idle_seconds);
+    if (!seconds.empty()) m.tokens_per_second = static_cast<double>(batch_) / mean(seconds);
+    m.round_tokens_per_second = median(rates);
+    return m;
+  }
+
+ private:
+  EngineOptions engine_options() {
+    EngineOptions engine;
+    engine.max_concurrent_requests = 2 * batch_;  // one counts until after its end
+    engine.max_running_sequences = batch_;
+    engine.max_total_tokens = prompt_ + options_.generate;
+    engine.prefix_cache = false;
+    engine.kv_blocks = batch_ * pages_for(engine.max_total_tokens, KvCache::kBlockSize);
+    if (adapters_.empty()) engine.adapter_bytes = 0;
+    engine.overlap = options_.overlap;
+    engine.measures_idle = true;
+    engine.on_step = [this](const StepReport& report) { reports_.push_back(report); };
+    return engine;
+  }
+
+  // Adapters take turns over the requests.
+  double run_round(Engine& engine) {
+    Round round(batch_);
+    std::uniform_int_distribution<int32_t> ids(0,
+                                               static_cast<int32_t>(model_.info().vocab_size - 1));
+    const Clock::time_point start = Clock::now();
+    for (int64_t i = 0; i < batch_; ++i) {
+      GenerationRequest request;
+      for (int64_t j = 0; j < prompt_; ++j) request.prompt.push_back(ids(random_));
+      if (!adapters_.empty())
+        request.adapter = adapters_[static_cast<size_t>(i) % adapters_.size()];
+      request.sampling.temperature = 0.0f;
+      request.max_new_tokens = options_.generate;
+      const auto submitted = engine.submit(std::move(request), round.sink());
+      LORAX_CHECK(submitted.admission == GenerationService::Admission::kAccepted);
+    }
+    round.wait();
+    return to_seconds(Clock::now() - start);
+  }
+
+  LoadedModel& model_;
+  const EngineBenchOptions& options_;
+  const int64_t batch_;
+  const int64_t prompt_;
+  const std::vector<std::string> adapters_;
+  std::vector<StepReport> reports_;  // of the engine's thread while it runs
+  std::mt19937 random_{1};
+};
+
+}  // namespace
+
+std::vector<EngineMeasurement> bench_engine(LoadedModel& model, const EngineBenchOptions& options) {
+  std::vector<EngineMeasurement> measurements;
+  for (int64_t batch : options.batches) {
+    for (int64_t prompt : options.prompts) {
+      for (int64_t adapters : options.adapters) {
+        measurements.push_back(Case(model, options, batch, prompt, adapters).run());
+      }
+    }
+  }
+  return measurements;
+}
+
+boost::json::value to_json(const EngineMeasurement& m) {
+  return {{"phase", "engine"},
+          {"batch", m.batch},
+          {"prompt", m.prompt},
+          {"adapters", m.adapters},
+          {"overlap", m.overlap},
+          {"ms_per_step", m.seconds * 1e3},
+          {"host_ms_per_step", m.host_seconds * 1e3},
+          {"idle_ms_per_step", m.idle_seconds * 1e3},
+          {"idle_share", m.seconds > 0.0 ? m.idle_seconds / m.seconds : 0.0},
+          {"tokens_per_s", m.tokens_per_second},
+          {"round_tokens_per_s", m.round_tokens_per_second}};
+}
+
+void print_table(const std::vector<EngineMeasurement>& measurements) {
+  fmt::print("{:>6} {:>7} {:>8} {:>8} {:>10} {:>8} {:>8} {:>6} {:>10} {:>15}\n", "batch", "prompt",
+             "adapters", "overlap", "ms/step", "host ms", "idle ms", "idle", "tokens/s",
+             "round tokens/s");
+  for (const EngineMeasurement& m : measurements) {
+    fmt::print(
+        "{:>6} {:>7} {:>8} {:>8} {:>10.3f} {:>8.3f} {:>8.3f} {:>5.1f}% {:>10.1f} {:>15.1f}\n",
+        m.batch, m.prompt, m.adapters, m.overlap ? "yes" : "no", m.seconds * 1e3,
+        m.host_seconds * 1e3, m.idle_seconds * 1e3,
+        m.seconds > 0.0 ? m.idle_seconds / m.seconds * 100 : 0.0, m.tokens_per_second,
+        m.round_tokens_per_second);
+  }
+}
+
+}  // namespace lorax::cli

@@ -1,0 +1,46 @@
+// The engine without a server in front: requests in the same process, over random prompts.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <boost/json/value.hpp>
+
+#include "engine/loaded_model.h"
+
+namespace lorax::cli {
+
+struct EngineBenchOptions {
+  std::vector<int64_t> batches = {1};
+  std::vector<int64_t> prompts = {512};
+  std::vector<int64_t> adapters = {0};  // so many of adapter_dir's, the first by name
+  std::string adapter_dir;
+  int64_t generate = 32;
+  int repeat = 3;
+  std::optional<bool> overlap;  // default: as the device is
+};
+
+// Of one case; medians over the steps of one token for each sequence of the batch.
+struct EngineMeasurement {
+  int64_t batch = 0;
+  int64_t prompt = 0;
+  int64_t adapters = 0;
+  bool overlap = false;
+  double seconds = 0.0;            // from the end of one step to that of the next
+  double host_seconds = 0.0;       // of these, in which the engine's thread did not wait
+  double idle_seconds = 0.0;       // in which the device had no work
+  double tokens_per_second = 0.0;  // of these steps, by their mean
+  // Of whole rounds: all requests at once, from the first prompt to the last token.
+  double round_tokens_per_second = 0.0;
+};
+
+// Every batch with every prompt and number of adapters. Throws Error for cases that the model or
+// the memory does not allow, or without an adapter_dir that holds as many adapters.
+std::vector<EngineMeasurement> bench_engine(LoadedModel& model, const EngineBenchOptions& options);
+
+boost::json::value to_json(const EngineMeasurement& measurement);
+void print_table(const std::vector<EngineMeasurement>& measurements);
+
+}  // namespace lorax::cli
