@@ -193,7 +193,7 @@ Value tojson(Budget& budget, const Value& value, Args args) {
     style.indent = pad_text(budget, "", given.integer(1), " ", -1);
   }
   // With an indent json.dumps puts no blank behind a comma.
-  if (style.indent) style.item_separator = ",";
+  if (style.indent) style.item_separator = std::string(",");
   if (const Value separators = given.value(2, None()); !separators.is_none()) {
     const std::vector<Value> pair = to_vector(budget, separators);
     if (pair.size() != 2 || pair[0].text() == nullptr || pair[1].text() == nullptr) {

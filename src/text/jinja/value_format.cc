@@ -195,7 +195,7 @@ std::string format_value(Budget& budget, const Value& value, FormatSpec spec) {
     text = text.substr(0, byte_of_character(text, static_cast<size_t>(spec.precision)));
   }
   if (spec.align == 0 && spec.zero) {
-    spec.fill = "0";
+    spec.fill = '0';
     spec.align = '<';
   }
   return pad(budget, spec, "", text, '<');
