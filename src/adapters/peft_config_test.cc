@@ -34,7 +34,8 @@ std::string targets(const std::string& keys) {
   for (const TargetedModule& target : resolve(keys).lora) {
     const std::string& name = model.modules()[target.module].name;
     if (name.find(".0.") != std::string::npos) continue;
-    names += (names.empty() ? "" : " ") + name.substr(name.rfind('.') + 1);
+    if (!names.empty()) names += ' ';
+    names += name.substr(name.rfind('.') + 1);
   }
   return names;
 }

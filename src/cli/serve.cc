@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <chrono>
+#include <exception>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -24,6 +25,7 @@
 #include "server/metrics.h"
 #include "server/router.h"
 #include "server/template_chat_renderer.h"
+#include "server/worker_pool.h"
 #include "text/tokenizer.h"
 
 namespace lorax::cli {
@@ -106,6 +108,17 @@ RouterOptions router_options(const ServeOptions& options) {
   return router;
 }
 
+// Of a request whose handler has thrown; the transport answers it with 500.
+void report_failure(const std::exception_ptr& error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const std::exception& exception) {
+    fmt::print(stderr, "lorax: a request has failed: {}\n", exception.what());
+  } catch (...) {
+    fmt::print(stderr, "lorax: a request has failed\n");
+  }
+}
+
 // Everything that serves, in the order in which each stands on those before it.
 class Serving {
  public:
@@ -121,6 +134,7 @@ class Serving {
                   .adapter_name = [this](const std::string& id) { return adapters_.name_of(id); },
                   .block_size = KvCache::kBlockSize}),
         preloaded_(preload()),
+        workers_(options.validation_workers, options.max_concurrent_requests, report_failure),
         server_(http_options(options), make_router()) {}
 
   void announce() {
@@ -192,7 +206,8 @@ class Serving {
 
   Router make_router() {
     Router router(router_options(options_));
-    const ApiContext context{engine_, *tokenizer_, adapters_, chat_, metrics_, api_settings()};
+    const ApiContext context{engine_,  *tokenizer_, adapters_,     chat_,
+                             metrics_, workers_,    api_settings()};
     for (const ApiRoute& route : make_api_routes(context)) {
       router.add(route.method, route.path, route.handler,
                  route.is_open ? RouteAccess::kOpen : RouteAccess::kKey);
@@ -270,6 +285,7 @@ class Serving {
   Engine engine_;
   Metrics metrics_;
   std::vector<AdapterPin> preloaded_;
+  WorkerPool workers_;
   HttpServer server_;
 };
 

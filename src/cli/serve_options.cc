@@ -12,13 +12,12 @@ namespace lorax::cli {
 namespace {
 
 // Schedules and processes that are LoRAX's own. Taken, so that its start scripts work.
-constexpr std::array<std::string_view, 14> kWithoutEffect = {"--source",
+constexpr std::array<std::string_view, 13> kWithoutEffect = {"--source",
                                                              "--waiting-served-ratio",
                                                              "--max-waiting-tokens",
                                                              "--eager-prefill",
                                                              "--adapter-cycle-time-s",
                                                              "--memory-wiggle-room",
-                                                             "--validation-workers",
                                                              "--backend",
                                                              "--compile",
                                                              "--eager",
@@ -171,6 +170,11 @@ void add_server_flags(CLI::App& command, ServeOptions& options) {
       ->check(CLI::IsMember({"text", "json"}))
       ->capture_default_str();
   group.add_flag("--json-output", options.json_output, "As --log-format json");
+  group
+      .add("--validation-workers", options.validation_workers,
+           "Threads that read, render and tokenise long bodies")
+      ->check(CLI::Range(1, 256))
+      ->capture_default_str();
   group
       .add("--shutdown-time", options.shutdown_time,
            "Seconds that running requests have at SIGTERM")

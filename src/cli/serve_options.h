@@ -59,7 +59,8 @@ struct ServeOptions {
   bool cors_allow_credentials = false;
   std::string log_format = "text";  // or "json"
   bool json_output = false;         // the launcher's name for log_format json
-  double shutdown_time = 30.0;      // seconds for what runs at SIGTERM
+  int validation_workers = 2;
+  double shutdown_time = 30.0;  // seconds for what runs at SIGTERM
 
   // Flags of the launcher that mean nothing here and were given: "--waiting-served-ratio", ...
   std::vector<std::string> without_effect;

@@ -91,7 +91,7 @@ struct GenerationEnd {
 };
 
 // Where one request's results go. All calls come from the engine's thread, one after the other;
-// they must not block, throw, or call the service.
+// they must not block, throw, or call the service, except for cancel().
 class GenerationSink {
  public:
   virtual ~GenerationSink() = default;
@@ -144,7 +144,8 @@ class GenerationService {
   // Queues the request. If it is not accepted the sink is dropped without a call. Precondition:
   // the request is within limits().
   virtual Submitted submit(GenerationRequest request, std::shared_ptr<GenerationSink> sink) = 0;
-  // Ends the request within one step, with kCancelled; unknown and ended ids are ignored.
+  // Ends the request within one step, with kCancelled; unknown and ended ids are ignored. Sinks may
+  // call it, too.
   virtual void cancel(RequestId id) = 0;
 
   virtual const ServiceLimits& limits() const = 0;

@@ -13,6 +13,7 @@
 #include "server/chat_renderer.h"
 #include "server/http.h"
 #include "server/request_observer.h"
+#include "server/worker_pool.h"
 #include "text/tokenizer.h"
 
 namespace lorax {
@@ -29,8 +30,7 @@ struct ApiSettings {
   int64_t started = 0;                 // seconds since 1970
 
   std::vector<int32_t> eos_token_ids;
-  int32_t vocab_size = 0;          // ids that the model takes
-  int64_t validation_workers = 1;  // threads of the transport, on which requests are checked
+  int32_t vocab_size = 0;  // ids that the model takes
   int64_t max_best_of = 2;
   int64_t max_stop_sequences = 4;
   // Of `n`, and of prompts times `n`, on the OpenAI routes.
@@ -58,6 +58,7 @@ struct ApiContext {
   AdapterDirectory& adapters;
   const ChatRenderer& chat;
   RequestObserver& observer;
+  WorkerPool& workers;
   ApiSettings settings;
 };
 

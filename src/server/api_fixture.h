@@ -99,7 +99,7 @@ class ApiTest : public testing::Test {
   // Starts the API anew with these settings.
   void configure(ApiSettings settings) {
     routes_ = make_api_routes(
-        {service_, tiny_tokenizer(), adapters_, chat_, observer_, std::move(settings)});
+        {service_, tiny_tokenizer(), adapters_, chat_, observer_, workers_, std::move(settings)});
   }
 
   const HttpHandler& handler(std::string_view method, std::string_view path) {
@@ -130,8 +130,10 @@ class ApiTest : public testing::Test {
 
   // Sends, runs the service, and returns the response.
   HttpResponse call(std::string method, std::string path, std::string body = "") {
+    const bool is_long = body.size() > kShortBody;
     const Writer writer = send(std::move(method), std::move(path), std::move(body));
     service_.run();
+    while (is_long && !writer->ended()) service_.run();  // a worker has it
     EXPECT_TRUE(writer->ended());
     return writer->response();
   }
@@ -173,6 +175,7 @@ class ApiTest : public testing::Test {
   PlainChat chat_;
   CountingObserver observer_;
   ScriptedService service_;  // after what its requests refer to
+  WorkerPool workers_{2, 4, [](const std::exception_ptr&) { ADD_FAILURE() << "work has thrown"; }};
   std::vector<ApiRoute> routes_;
 };
 

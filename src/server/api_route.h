@@ -29,6 +29,15 @@ using ApiAction =
 // A handler that answers an ApiError in its dialect.
 HttpHandler plain_handler(ApiDialect dialect, ApiAction action);
 
+// Bodies up to this many bytes are dealt with on the transport's thread, in well under a
+// millisecond; longer ones on a worker. If those have too much to do the request is refused as
+// kOverloaded.
+inline constexpr size_t kShortBody = size_t{4} << 10;
+
+// The same for a route whose work grows with the body.
+HttpHandler worker_handler(std::shared_ptr<const ApiContext> context, ApiDialect dialect,
+                           ApiAction action);
+
 // The same for a route that generates: the observer is told of the request and of its failure.
 // `info` has route, dialect and arrival.
 using GeneratingAction = std::function<void(const HttpRequest& request, RequestInfo info,

@@ -2,8 +2,6 @@
 
 #include <utility>
 
-#include "server/api_route.h"
-#include "server/sse.h"
 #include "server/token_offsets.h"
 
 namespace lorax {
@@ -73,9 +71,9 @@ class ChatEvents final : public EventFormat {
     std::string events;
     for (int64_t i = 0; i < answer_.choices; ++i) {
       JsonWriter json;
-      begin_chunk(json, static_cast<size_t>(i));
+      begin_delta(json, static_cast<size_t>(i));
       json.field("role", "assistant").field("content", "").end_object();
-      events += end_chunk(json, nullptr, nullptr);
+      events += end_delta(json, nullptr, nullptr);
     }
     return events;
   }
@@ -92,9 +90,9 @@ class ChatEvents final : public EventFormat {
     std::string events;
     if (!end.delta.empty()) events = text_chunk(index, end.delta, nullptr);
     JsonWriter json;
-    begin_chunk(json, index);
+    begin_delta(json, index);
     json.end_object();
-    return events + end_chunk(json, nullptr, &end);
+    return events + end_delta(json, nullptr, &end);
   }
 
   std::string closing(const RequestReport&) override {
@@ -104,21 +102,19 @@ class ChatEvents final : public EventFormat {
  private:
   std::string text_chunk(size_t index, const std::string& text, const TokenInfo* token) const {
     JsonWriter json;
-    begin_chunk(json, index);
+    begin_delta(json, index);
     json.field("content", text).end_object();
-    return end_chunk(json, token, nullptr);
+    return end_delta(json, token, nullptr);
   }
 
   // Up to the inside of the delta.
-  void begin_chunk(JsonWriter& json, size_t index) const {
-    begin_answer(json, answer_, kChunk);
-    json.key("choices").begin_array().begin_object();
-    json.field("index", index);
+  void begin_delta(JsonWriter& json, size_t index) const {
+    begin_chunk(json, answer_, kChunk, index);
     json.key("delta").begin_object();
   }
 
   // From behind the delta.
-  std::string end_chunk(JsonWriter& json, const TokenInfo* token, const GenerationEnd* end) const {
+  std::string end_delta(JsonWriter& json, const TokenInfo* token, const GenerationEnd* end) const {
     if (answer_.has_logprobs && token != nullptr) {
       begin_logprobs(json);
       write_logprob(json, *answer_.tokenizer, *token);
@@ -126,12 +122,7 @@ class ChatEvents final : public EventFormat {
     } else {
       json.null_field("logprobs");
     }
-    json.key("finish_reason");
-    end == nullptr ? json.null() : json.value(openai_reason(end->reason));
-    json.end_object().end_array();
-    if (answer_.include_usage) json.null_field("usage");
-    json.end_object();
-    return sse_event(json.take());
+    return end_chunk(json, answer_, end);
   }
 
   ChatAnswer answer_;
@@ -158,13 +149,7 @@ HttpResponse chat_response(const ChatAnswer& answer, Headers headers,
     write_choice(json, answer, generations[i], static_cast<int64_t>(i));
     usage.add(generations[i].end, i, answer.candidates);
   }
-  json.end_array();
-  write_usage(json, usage);
-  json.end_object();
-  HttpResponse response = json_response(json.take());
-  response.headers = std::move(headers);
-  add_late_headers(response.headers, generations.front().end, report);
-  return response;
+  return end_answer(json, usage, std::move(headers), generations, report);
 }
 
 std::unique_ptr<EventFormat> chat_events(ChatAnswer answer) {

@@ -5,9 +5,6 @@
 #include <set>
 #include <utility>
 
-#include "server/api_route.h"
-#include "server/sse.h"
-
 namespace lorax {
 namespace {
 
@@ -121,9 +118,7 @@ class CompletionEvents final : public EventFormat {
   std::string chunk(size_t index, std::string_view text,
                     const std::vector<const TokenInfo*>& tokens, const GenerationEnd* end) {
     JsonWriter json;
-    begin_answer(json, answer_, kObject);
-    json.key("choices").begin_array().begin_object();
-    json.field("index", index);
+    begin_chunk(json, answer_, kObject, index);
     json.field("text", text);
     if (answer_.has_logprobs && !tokens.empty()) {
       if (offsets_.size() <= index) offsets_.resize(index + 1);
@@ -131,12 +126,7 @@ class CompletionEvents final : public EventFormat {
     } else {
       json.null_field("logprobs");
     }
-    json.key("finish_reason");
-    end == nullptr ? json.null() : json.value(openai_reason(end->reason));
-    json.end_object().end_array();
-    if (answer_.include_usage) json.null_field("usage");
-    json.end_object();
-    return sse_event(json.take());
+    return end_chunk(json, answer_, end);
   }
 
   CompletionAnswer answer_;
@@ -170,17 +160,11 @@ HttpResponse completion_response(const CompletionAnswer& answer, Headers headers
       write_choice(json, answer, generations[each], prompt, index++);
     }
   }
-  json.end_array();
   for (size_t i = 0; i < generations.size(); ++i) {
     usage.add(generations[i].end, i, answer.candidates);
   }
   if (answer.hides_completion) usage.completion_tokens = 0;
-  write_usage(json, usage);
-  json.end_object();
-  HttpResponse response = json_response(json.take());
-  response.headers = std::move(headers);
-  add_late_headers(response.headers, generations.front().end, report);
-  return response;
+  return end_answer(json, usage, std::move(headers), generations, report);
 }
 
 std::unique_ptr<EventFormat> completion_events(CompletionAnswer answer) {

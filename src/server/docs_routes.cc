@@ -10,32 +10,10 @@
 
 #include "server/api_operations.h"
 #include "server/openapi_document.h"
+#include "text/html_escape.h"
 
 namespace lorax {
 namespace {
-
-std::string escape_html(std::string_view text) {
-  std::string out;
-  for (const char c : text) {
-    switch (c) {
-      case '&':
-        out += "&amp;";
-        break;
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '"':
-        out += "&quot;";
-        break;
-      default:
-        out += c;
-    }
-  }
-  return out;
-}
 
 std::string curl_line(const ApiOperation& operation, const ApiContext& context,
                       const std::string& server) {

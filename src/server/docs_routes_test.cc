@@ -26,7 +26,8 @@ class DocsTest : public ApiTest {
   std::vector<ApiOperation> operations() {
     ApiSettings settings = test_settings();
     settings.metrics = [](const HttpRequest&) { return HttpResponse(); };
-    return api_operations({service_, tiny_tokenizer(), adapters_, chat_, observer_, settings});
+    return api_operations(
+        {service_, tiny_tokenizer(), adapters_, chat_, observer_, workers_, settings});
   }
 
   const json::object& schema(const std::string& name) const {

@@ -6,11 +6,26 @@
 #include <chrono>
 #include <cmath>
 
+#include "server/api_route.h"
 #include "server/generate_response.h"
 #include "server/random_seed.h"
 #include "server/sse.h"
 
 namespace lorax {
+namespace {
+
+void write_usage(JsonWriter& json, const Usage& usage) {
+  json.key("usage").begin_object();
+  json.field("prompt_tokens", usage.prompt_tokens);
+  json.field("completion_tokens", usage.completion_tokens);
+  json.field("total_tokens", usage.prompt_tokens + usage.completion_tokens);
+  json.key("prompt_tokens_details").begin_object();
+  json.field("cached_tokens", usage.cached_tokens);
+  json.end_object();
+  json.end_object();
+}
+
+}  // namespace
 
 OpenAiAnswer openai_answer(const ApiContext& context, const OpenAiPlan& plan,
                            std::string_view id_prefix, bool include_usage) {
@@ -40,6 +55,22 @@ void begin_answer(JsonWriter& json, const OpenAiAnswer& answer, std::string_view
   json.field("system_fingerprint", answer.fingerprint);
 }
 
+void begin_chunk(JsonWriter& json, const OpenAiAnswer& answer, std::string_view object,
+                 size_t index) {
+  begin_answer(json, answer, object);
+  json.key("choices").begin_array().begin_object();
+  json.field("index", index);
+}
+
+std::string end_chunk(JsonWriter& json, const OpenAiAnswer& answer, const GenerationEnd* end) {
+  json.key("finish_reason");
+  end == nullptr ? json.null() : json.value(openai_reason(end->reason));
+  json.end_object().end_array();
+  if (answer.include_usage) json.null_field("usage");
+  json.end_object();
+  return sse_event(json.take());
+}
+
 void Usage::add(const GenerationEnd& end, size_t index, int64_t candidates) {
   completion_tokens += end.generated_tokens;
   if (index % static_cast<size_t>(candidates) != 0) return;
@@ -47,15 +78,15 @@ void Usage::add(const GenerationEnd& end, size_t index, int64_t candidates) {
   cached_tokens += end.cached_prompt_tokens;
 }
 
-void write_usage(JsonWriter& json, const Usage& usage) {
-  json.key("usage").begin_object();
-  json.field("prompt_tokens", usage.prompt_tokens);
-  json.field("completion_tokens", usage.completion_tokens);
-  json.field("total_tokens", usage.prompt_tokens + usage.completion_tokens);
-  json.key("prompt_tokens_details").begin_object();
-  json.field("cached_tokens", usage.cached_tokens);
+HttpResponse end_answer(JsonWriter& json, const Usage& usage, Headers headers,
+                        const std::vector<Generation>& generations, const RequestReport& report) {
+  json.end_array();
+  write_usage(json, usage);
   json.end_object();
-  json.end_object();
+  HttpResponse response = json_response(json.take());
+  response.headers = std::move(headers);
+  add_late_headers(response.headers, generations.front().end, report);
+  return response;
 }
 
 std::string closing_events(const OpenAiAnswer& answer, std::string_view object,

@@ -9,6 +9,7 @@
 #include "server/api_context.h"
 #include "server/json_writer.h"
 #include "server/openai_plan.h"
+#include "server/response_headers.h"
 #include "server/response_task.h"
 
 namespace lorax {
@@ -32,6 +33,12 @@ std::string_view openai_reason(FinishReason reason);
 // Opens the object of a response or a chunk and writes what stands before the choices.
 void begin_answer(JsonWriter& json, const OpenAiAnswer& answer, std::string_view object);
 
+// Opens a chunk of a stream and its one choice.
+void begin_chunk(JsonWriter& json, const OpenAiAnswer& answer, std::string_view object,
+                 size_t index);
+// Closes them, as an event. `end`: null while the choice goes on.
+std::string end_chunk(JsonWriter& json, const OpenAiAnswer& answer, const GenerationEnd* end);
+
 // Tokens that a response counts. The prompt of several candidates counts once.
 struct Usage {
   int64_t prompt_tokens = 0;
@@ -41,7 +48,10 @@ struct Usage {
   // The generation of this number has ended.
   void add(const GenerationEnd& end, size_t index, int64_t candidates);
 };
-void write_usage(JsonWriter& json, const Usage& usage);
+
+// Closes the object of a response, behind its choices. There is at least one generation.
+HttpResponse end_answer(JsonWriter& json, const Usage& usage, Headers headers,
+                        const std::vector<Generation>& generations, const RequestReport& report);
 
 // The chunk of a stream that has the usage, and the end of the stream.
 std::string closing_events(const OpenAiAnswer& answer, std::string_view object, const Usage& usage);

@@ -8,21 +8,6 @@
 namespace lorax {
 namespace {
 
-// The requests of one response, to be cancelled together.
-class Cancellation {
- public:
-  explicit Cancellation(GenerationService& service) : service_(service) {}
-
-  void add(RequestId id) { ids_.push_back(id); }
-  void cancel() const {
-    for (const RequestId id : ids_) service_.cancel(id);
-  }
-
- private:
-  GenerationService& service_;
-  std::vector<RequestId> ids_;
-};
-
 class TaskSink final : public GenerationSink {
  public:
   TaskSink(std::shared_ptr<ResponseTask> task, size_t index)
@@ -49,12 +34,28 @@ ApiError refusal_of(GenerationService::Admission admission, const GenerationServ
 
 }  // namespace
 
+// The requests of one response, to be cancelled together. They are added before the task opens.
+class ResponseTask::Cancellation {
+ public:
+  explicit Cancellation(GenerationService& service) : service_(service) {}
+
+  void add(RequestId id) { ids_.push_back(id); }
+  void cancel() const {
+    for (const RequestId id : ids_) service_.cancel(id);
+  }
+
+ private:
+  GenerationService& service_;
+  std::vector<RequestId> ids_;
+};
+
 ResponseTask::ResponseTask(const ApiContext& context, RequestInfo info,
                            std::shared_ptr<ResponseWriter> writer)
     : service_(context.service),
       observer_(context.observer),
       info_(std::move(info)),
-      writer_(std::move(writer)) {
+      writer_(std::move(writer)),
+      cancellation_(std::make_shared<Cancellation>(service_)) {
   report_.route = info_.route;
   report_.adapter = info_.adapter;
   report_.validation = info_.validation;
@@ -65,7 +66,7 @@ ResponseTask::~ResponseTask() = default;
 void ResponseTask::start(const std::shared_ptr<ResponseTask>& task,
                          std::vector<GenerationRequest> requests) {
   GenerationService& service = task->service_;
-  auto cancellation = std::make_shared<Cancellation>(service);
+  const std::shared_ptr<Cancellation>& cancellation = task->cancellation_;
   for (size_t i = 0; i < requests.size(); ++i) {
     task->observer_.on_validated(task->info_.validation,
                                  static_cast<int64_t>(requests[i].prompt.size()),
@@ -80,7 +81,7 @@ void ResponseTask::start(const std::shared_ptr<ResponseTask>& task,
     cancellation->add(id);
   }
   task->open(requests.size());
-  task->writer_->on_disconnect([cancellation] { cancellation->cancel(); });
+  task->writer_->on_disconnect([cancellation = cancellation] { cancellation->cancel(); });
 }
 
 template <typename Event>
@@ -130,6 +131,7 @@ void ResponseTask::take_end(size_t index, GenerationEnd end) {
 void ResponseTask::finish_one(size_t index, GenerationEnd end) {
   if (!ended_by_itself(end)) {
     state_ = State::kDone;
+    if (running_ > 1) cancellation_->cancel();
     const ApiError error = error_of(end);
     observer_.on_failure(failure_label(error.kind()));
     failed(error);

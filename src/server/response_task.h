@@ -3,6 +3,8 @@
 // The engine's sinks own the task, the task owns the response's writer, and what the writer calls
 // when the client has gone owns neither: nothing is left once the engine has ended the generations,
 // whoever else has gone before.
+//
+// The generations of a response end together: where one fails, those left are cancelled.
 #pragma once
 
 #include <chrono>
@@ -67,6 +69,7 @@ class ResponseTask : public std::enable_shared_from_this<ResponseTask> {
   const RequestInfo& info() const { return info_; }
 
  private:
+  class Cancellation;
   enum class State { kStarting, kOpen, kDone };
   using Clock = std::chrono::steady_clock;
 
@@ -83,6 +86,7 @@ class ResponseTask : public std::enable_shared_from_this<ResponseTask> {
   RequestObserver& observer_;
   RequestInfo info_;
   std::shared_ptr<ResponseWriter> writer_;
+  const std::shared_ptr<Cancellation> cancellation_;
   std::mutex mutex_;  // guards all below
   State state_ = State::kStarting;
   std::vector<std::function<void()>> early_;  // came before start() was through

@@ -76,15 +76,32 @@ TEST_F(ResponseTaskTest, TheServiceEndsFirst) {
   EXPECT_TRUE(stream->ended());
 }
 
-// The first failure answers; what the others say after it is dropped.
+// The first failure answers, and the others are cancelled; what they say after it is dropped.
 TEST_F(ResponseTaskTest, OneOfSeveralFails) {
   service_.set_writer([](const GenerationRequest&, size_t number) {
-    return number == 1 ? scripted_failure(FailureKind::kRequest, "NaN")
-                       : scripted_text({"a", "b", "c"});
+    return number % 3 == 1 ? scripted_failure(FailureKind::kRequest, "NaN")
+                           : scripted_text({"a", "b", "c"});
   });
   const Writer writer = send("POST", "/v1/completions", kChoices);
-  service_.run();
+  const Writer best = send("POST", "/generate", kBestOf);
+  service_.step();
   EXPECT_TRUE(writer->response().body.ends_with("\"generation_failed\"}}\n\n"));
+  expect_lorax_error(best->response(), 424, "generation", "NaN");
+  const std::vector<RequestId> cancelled = service_.cancelled();
+  EXPECT_EQ(cancelled, (std::vector<RequestId>{1, 2, 3, 4, 5}));
+  EXPECT_FALSE(service_.step());
+  EXPECT_EQ(observer_.of("failure generation"), 2);
+}
+
+// There is nothing to cancel, and the engine is not woken.
+TEST_F(ResponseTaskTest, TheLastOneFails) {
+  service_.set_writer([](const GenerationRequest&, size_t number) {
+    Script script = scripted_failure(FailureKind::kRequest, "NaN");
+    return number == 0 ? script : scripted_text({});
+  });
+  send("POST", "/generate", kStream);
+  service_.run();
+  EXPECT_TRUE(service_.cancelled().empty());
 }
 
 // Tokens that come while a request's later generations are still being refused are dropped.

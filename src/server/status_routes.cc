@@ -57,7 +57,7 @@ std::string info_body(const ApiContext& context) {
   json.field("waiting_served_ratio", 0.0);
   json.field("max_batch_total_tokens", settings.max_batch_total_tokens);
   json.field("max_waiting_tokens", 0);
-  json.field("validation_workers", settings.validation_workers);
+  json.field("validation_workers", context.workers.threads());
   json.field("eager_prefill", true);
   json.field("version", settings.version);
   optional_field(json, "sha", settings.sha);

@@ -28,7 +28,6 @@ TEST_F(StatusTest, StartupGeneratesOneToken) {
 TEST_F(StatusTest, InfoGolden) {
   ApiSettings settings = test_settings();
   settings.max_batch_total_tokens = 4096;
-  settings.validation_workers = 2;
   configure(settings);
   EXPECT_EQ(get("/info").body,
             R"({"model_id":"models/tiny-gemma2","model_sha":null,"model_dtype":"torch.bfloat16",)"

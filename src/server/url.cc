@@ -67,7 +67,7 @@ std::optional<RequestTarget> parse_request_target(std::string_view target) {
   const size_t mark = std::min(rest.find('?'), rest.size());
   std::optional<std::string> path = percent_decode(rest.substr(0, mark));
   if (!path || !is_valid_utf8(*path) || std::ranges::any_of(*path, is_control)) return std::nullopt;
-  if (path->empty()) *path = "/";  // "http://host" and "http://host?query"
+  if (path->empty()) *path = '/';  // "http://host" and "http://host?query"
   return RequestTarget{std::move(*path), std::string(rest.substr(std::min(mark + 1, rest.size())))};
 }
 

@@ -28,7 +28,7 @@ TEST(Utf8Test, EachMaximalPartBecomesOneReplacement) {
   EXPECT_EQ(replace_invalid_utf8("\xED\xA0\x80\xED\xBF\xBF\xED\xAF\x41"), bad(8) + "A");
   EXPECT_EQ(replace_invalid_utf8("\xE1\x80\xE2\xF0\x91\x92\xF1\xBF\x41"), bad(4) + "A");
   EXPECT_EQ(replace_invalid_utf8("\xF4\x90\x80\x80\xF5\xFF"), bad(6));
-  EXPECT_EQ(replace_invalid_utf8("a\xE4\xB8"), "a" + bad(1));
+  EXPECT_EQ(replace_invalid_utf8("a\xE4\xB8"), std::string(1, 'a').append(bad(1)));
   EXPECT_EQ(replace_invalid_utf8("12345678\x80 12345678"), "12345678" + bad(1) + " 12345678");
 }
 

@@ -310,6 +310,29 @@ TEST_P(EngineTest, CancelAndDeadlineEndRequestsEarly) {
   engine.cancel(cancelled.id);  // it has ended: nothing happens
 }
 
+// Cancels another request at each of its own events.
+class CancellingSink final : public GenerationSink {
+ public:
+  CancellingSink(Engine& engine, RequestId other) : engine_(engine), other_(other) {}
+  void on_prompt(std::vector<TokenInfo>) override {}
+  void on_token(GeneratedToken) override { engine_.cancel(other_); }
+  void on_end(GenerationEnd) override { engine_.cancel(other_); }
+
+ private:
+  Engine& engine_;
+  const RequestId other_;
+};
+
+TEST_P(EngineTest, ASinkMayCancel) {
+  Engine engine(loaded_, tokenizer_.get(), small());
+  const Handle other = submit(engine, request("In", 900));
+  other.sink->wait_for_tokens(1);
+  const auto sink = std::make_shared<CancellingSink>(engine, other.id);
+  EXPECT_EQ(engine.submit(request("And", 3), sink).admission, Admission::kAccepted);
+  EXPECT_EQ(other.wait().end.reason, FinishReason::kCancelled);
+  engine.stop(std::chrono::seconds(20));
+}
+
 TEST_P(EngineTest, MoreThanTheMostRequestsAreRefused) {
   EngineOptions options = small();
   options.max_concurrent_requests = 2;

@@ -91,15 +91,23 @@ class LoadTest(unittest.TestCase):
             self.assertEqual(status, 200)
             return seconds
 
+        async def lone_request(adapter):
+            # At a random moment of a step: else each would come when the last one's step ends, and
+            # wait for all of the next.
+            await asyncio.sleep(rng.uniform(0, 0.02))
+            return await first_token(adapter)
+
+        rng = random.Random(1)
+
         async def measure():
             await first_token(names[1])
-            idle = [await first_token(names[1]) for _ in range(15)]
+            idle = [await lone_request(names[1]) for _ in range(25)]
             flood = [asyncio.create_task(call(
                 server.port, "/generate",
                 generate_body("Now when", names[0], tokens=64, ignore_eos_token=True)))
                 for _ in range(500)]
             await asyncio.sleep(0.3)
-            busy = [await first_token(names[1]) for _ in range(15)]
+            busy = [await lone_request(names[1]) for _ in range(25)]
             waiting = sum(not task.done() for task in flood)
             self.assertGreater(waiting, 100, "the flood was over too soon to tell")
             statuses = [(await task)[0] for task in flood]
@@ -109,9 +117,8 @@ class LoadTest(unittest.TestCase):
         idle, busy = asyncio.run(measure())
         print(f"first token of another adapter: {idle * 1e3:.1f} ms idle, {busy * 1e3:.1f} ms "
               f"beside 500 requests, ratio {busy / idle:.2f}")
-        # docs/benchmarks.md: the aim is 3. A step of 64 rows takes longer than all of an idle
-        # server's answer, and the clients share the cores.
-        self.assertLess(busy, 20 * idle)
+        # docs/benchmarks.md: the aim is 3. Clients, and whatever else runs, share the cores.
+        self.assertLess(busy, 6 * idle)
         self.assert_idle(server)
         self.assertEqual(server.stop(), 0)
 

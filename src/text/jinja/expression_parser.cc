@@ -405,7 +405,10 @@ ExprPtr ExpressionParser::parse_call(ExprPtr function) {
 
 std::string ExpressionParser::parse_dotted_name() {
   std::string name = tokens_.expect_any_name();
-  while (tokens_.take_operator(".")) name += "." + tokens_.expect_any_name();
+  while (tokens_.take_operator(".")) {
+    name += '.';
+    name += tokens_.expect_any_name();
+  }
   return name;
 }
 

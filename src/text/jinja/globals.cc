@@ -86,7 +86,8 @@ Value raise_exception(Budget& budget, Args args) {
 Value strftime_now(Args args, std::time_t now) {
   const Arguments given("strftime_now", std::move(args), {"format"}, 1);
   // A mark in front tells an empty result from a buffer that is too small.
-  const std::string format = "." + std::string(given.text(0));
+  std::string format(1, '.');
+  format += given.text(0);
   if (format.find('\0') != std::string::npos) raise("embedded null character");
   if (format.size() > 1000) raise("strftime_now(): the format is longer than 1000 bytes");
   std::tm local{};

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "text/jinja/html_escape.h"
+#include "text/html_escape.h"
 #include "text/jinja/loop.h"
 #include "text/jinja/string_format.h"
 #include "text/jinja/string_search.h"
@@ -129,9 +129,18 @@ bool is_repeatable(const Value& value) {
 Value add_texts(Budget& budget, const Text& a, const Text& b) {
   const bool safe = a.safe || b.safe;
   budget.allocate(a.bytes.size() + b.bytes.size());
-  return {(safe && !a.safe ? escape_html(budget, a.bytes) : a.bytes) +
-              (safe && !b.safe ? escape_html(budget, b.bytes) : b.bytes),
-          safe};
+  const auto add = [&](std::string& sum, const Text& text) {
+    if (!safe || text.safe) {
+      sum += text.bytes;
+      return;
+    }
+    budget.allocate(text.bytes.size());
+    sum += escape_html(text.bytes);
+  };
+  std::string sum;
+  add(sum, a);
+  add(sum, b);
+  return {std::move(sum), safe};
 }
 
 Value add_lists(Budget& budget, const Sequence& a, const Sequence& b) {

@@ -70,7 +70,7 @@ class ReprWriter {
   static std::string escaped(std::string_view character, char quote) {
     const char32_t code = code_point_at(character, 0);
     if (code == static_cast<char32_t>(quote) || code == '\\') {
-      return "\\" + std::string(character);
+      return std::string("\\").append(character);
     }
     if (code == '\n') return "\\n";
     if (code == '\r') return "\\r";

@@ -7,202 +7,15 @@
 #include <cmath>
 
 #include "text/jinja/attributes.h"
+#include "text/jinja/format_reader.h"
 #include "text/jinja/operators.h"
 #include "text/jinja/python_text.h"
 #include "text/jinja/string_search.h"
 #include "text/jinja/unicode.h"
+#include "text/jinja/value_format.h"
 
 namespace lorax::jinja {
 namespace {
-
-constexpr size_t kMaxWidth = 1 << 20;
-
-// Reads a spec or a field from its front.
-class Reader {
- public:
-  explicit Reader(std::string_view text) : text_(text) {}
-
-  bool done() const { return text_.empty(); }
-  char peek() const { return text_.empty() ? '\0' : text_[0]; }
-  std::string_view rest() const { return text_; }
-  char take() {
-    const char c = peek();
-    if (!text_.empty()) text_.remove_prefix(1);
-    return c;
-  }
-  bool take_if(char c) {
-    if (peek() != c || done()) return false;
-    take();
-    return true;
-  }
-  std::string_view take_until(std::string_view stops) {
-    const size_t end = std::min(text_.find_first_of(stops), text_.size());
-    const std::string_view taken = text_.substr(0, end);
-    text_.remove_prefix(end);
-    return taken;
-  }
-  size_t take_number() {
-    size_t number = 0;
-    while (std::isdigit(static_cast<unsigned char>(peek())) != 0) {
-      number = number * 10 + static_cast<size_t>(take() - '0');
-      if (number > kMaxWidth) raise("a format is wider than {} characters", kMaxWidth);
-    }
-    return number;
-  }
-
- private:
-  std::string_view text_;
-};
-
-bool is_align(char c) { return c == '<' || c == '>' || c == '=' || c == '^'; }
-
-FormatSpec parse_spec(std::string_view text) {
-  FormatSpec spec;
-  if (!text.empty()) {
-    const std::string_view first = character_at(text, 0);
-    if (text.size() > first.size() && is_align(text[first.size()])) {
-      spec.fill = first;
-      spec.align = text[first.size()];
-      text.remove_prefix(first.size() + 1);
-    } else if (is_align(text[0])) {
-      spec.align = text[0];
-      text.remove_prefix(1);
-    }
-  }
-  Reader reader(text);
-  if (reader.peek() == '+' || reader.peek() == '-' || reader.peek() == ' ')
-    spec.sign = reader.take();
-  spec.alternate = reader.take_if('#');
-  spec.zero = reader.take_if('0');
-  spec.width = reader.take_number();
-  if (reader.peek() == ',' || reader.peek() == '_') spec.grouping = reader.take();
-  if (reader.take_if('.')) {
-    if (std::isdigit(static_cast<unsigned char>(reader.peek())) == 0) {
-      raise("Format specifier missing precision");
-    }
-    spec.precision = static_cast<int>(reader.take_number());
-  }
-  spec.type = reader.take();
-  if (!reader.done()) raise("Invalid format specifier");
-  return spec;
-}
-
-std::string group_digits(const std::string& digits, char separator, size_t every) {
-  std::string out;
-  for (size_t i = 0; i < digits.size(); ++i) {
-    if (i > 0 && (digits.size() - i) % every == 0) out += separator;
-    out += digits[i];
-  }
-  return out;
-}
-
-std::string pad(Budget& budget, const FormatSpec& spec, std::string_view sign,
-                std::string_view body, char default_align) {
-  const size_t length = count_characters(sign) + count_characters(body);
-  const char align = spec.align != 0 ? spec.align : spec.zero ? '=' : default_align;
-  const std::string& fill = spec.align == 0 && spec.zero ? std::string("0") : spec.fill;
-  if (length >= spec.width) return std::string(sign) + std::string(body);
-  const size_t missing = spec.width - length;
-  budget.allocate(missing, fill.size());
-  const auto filling = [&](size_t count) {
-    std::string out;
-    while (count-- > 0) out += fill;
-    return out;
-  };
-  const std::string whole = std::string(sign) + std::string(body);
-  if (align == '<') return whole + filling(missing);
-  if (align == '>') return filling(missing) + whole;
-  if (align == '^') return filling(missing / 2) + whole + filling(missing - missing / 2);
-  return std::string(sign) + filling(missing) + std::string(body);
-}
-
-std::string sign_of(const FormatSpec& spec, bool negative) {
-  if (negative) return "-";
-  return spec.sign == '-' ? "" : std::string(1, spec.sign);
-}
-
-std::string format_integer(Budget& budget, Integer value, const FormatSpec& spec) {
-  const bool negative = value < 0;
-  using Unsigned = unsigned __int128;
-  const Unsigned magnitude =
-      negative ? -static_cast<Unsigned>(value) : static_cast<Unsigned>(value);
-  std::string digits;
-  std::string prefix;
-  switch (spec.type) {
-    case 'x':
-      digits = fmt::format("{:x}", magnitude);
-      prefix = "0x";
-      break;
-    case 'X':
-      digits = fmt::format("{:X}", magnitude);
-      prefix = "0X";
-      break;
-    case 'o':
-      digits = fmt::format("{:o}", magnitude);
-      prefix = "0o";
-      break;
-    case 'b':
-      digits = fmt::format("{:b}", magnitude);
-      prefix = "0b";
-      break;
-    case 0:
-    case 'd':
-    case 'i':
-    case 'u':
-    case 'n':
-      digits = fmt::format("{}", magnitude);
-      break;
-    default:
-      raise("Unknown format code '{}' for object of type 'int'", spec.type);
-  }
-  if (spec.grouping != 0) digits = group_digits(digits, spec.grouping, prefix.empty() ? 3 : 4);
-  return pad(budget, spec, sign_of(spec, negative) + (spec.alternate ? prefix : ""), digits, '>');
-}
-
-std::string format_real(Budget& budget, double value, const FormatSpec& spec) {
-  const bool negative = std::signbit(value) && !std::isnan(value);
-  const double magnitude = std::fabs(value);
-  const int precision = spec.precision < 0 ? 6 : spec.precision;
-  std::string body;
-  switch (spec.type) {
-    case 0:
-      body =
-          spec.precision < 0 ? real_text(magnitude) : fmt::format("{:.{}g}", magnitude, precision);
-      break;
-    case 'f':
-    case 'F':
-      body = fmt::format("{:.{}f}", magnitude, precision);
-      break;
-    case '%':
-      body = fmt::format("{:.{}f}%", magnitude * 100, precision);
-      break;
-    case 'e':
-      body = fmt::format("{:.{}e}", magnitude, precision);
-      break;
-    case 'E':
-      body = fmt::format("{:.{}E}", magnitude, precision);
-      break;
-    case 'g':
-    case 'n':
-      body = fmt::format("{:.{}g}", magnitude, precision);
-      break;
-    case 'G':
-      body = fmt::format("{:.{}G}", magnitude, precision);
-      break;
-    default:
-      raise("Unknown format code '{}' for object of type 'float'", spec.type);
-  }
-  if (spec.grouping != 0) {
-    const size_t whole = std::min(body.find_first_not_of("0123456789"), body.size());
-    body = group_digits(body.substr(0, whole), spec.grouping, 3) + body.substr(whole);
-  }
-  budget.allocate(body.size());
-  return pad(budget, spec, sign_of(spec, negative), body, '>');
-}
-
-bool is_real_type(char type) {
-  return type != 0 && std::string_view("eEfFgG%").find(type) != std::string_view::npos;
-}
 
 // One conversion of "%": flags, width, precision, type. Takes values from a tuple one by one.
 class PercentFormatter {
@@ -214,7 +27,7 @@ class PercentFormatter {
 
   std::string format(std::string_view text) {
     std::string out;
-    Reader reader(text);
+    FormatReader reader(text);
     while (!reader.done()) {
       const std::string_view plain = reader.take_until("%");
       budget_.allocate(plain.size());
@@ -240,7 +53,7 @@ class PercentFormatter {
     return values_;
   }
 
-  std::string convert(Reader& reader) {
+  std::string convert(FormatReader& reader) {
     std::optional<Value> named;
     if (reader.take_if('(')) {
       const std::string_view key = reader.take_until(")");
@@ -273,8 +86,8 @@ class PercentFormatter {
   size_t star() {
     const auto integer = take().integer();
     if (!integer) raise("* wants int");
-    if (*integer < 0 || *integer > static_cast<Integer>(kMaxWidth)) {
-      raise("a format is wider than {} characters", kMaxWidth);
+    if (*integer < 0 || *integer > static_cast<Integer>(kMaxFormatWidth)) {
+      raise("a format is wider than {} characters", kMaxFormatWidth);
     }
     return static_cast<size_t>(*integer);
   }
@@ -353,7 +166,7 @@ class BraceFormatter {
   std::string format(std::string_view text, int depth) {
     if (depth > 2) raise("Max string recursion exceeded");
     std::string out;
-    Reader reader(text);
+    FormatReader reader(text);
     while (!reader.done()) {
       const std::string_view plain = reader.take_until("{}");
       budget_.allocate(plain.size());
@@ -373,7 +186,7 @@ class BraceFormatter {
 
  private:
   // Up to the brace that closes the field.
-  static std::string_view take_field(Reader& reader) {
+  static std::string_view take_field(FormatReader& reader) {
     const std::string_view rest = reader.rest();
     int open = 1;
     size_t end = 0;
@@ -382,12 +195,12 @@ class BraceFormatter {
       if (rest[end] == '}' && --open == 0) break;
     }
     if (end == rest.size()) raise("expected '}}' before end of string");
-    reader = Reader(rest.substr(end + 1));
+    reader = FormatReader(rest.substr(end + 1));
     return rest.substr(0, end);
   }
 
-  std::string field(Reader& reader, int depth) {
-    Reader parts(take_field(reader));
+  std::string field(FormatReader& reader, int depth) {
+    FormatReader parts(take_field(reader));
     const std::string_view name = parts.take_until("!:");
     char conversion = 0;
     if (parts.take_if('!')) conversion = parts.take();
@@ -422,7 +235,7 @@ class BraceFormatter {
       raise("cannot switch between automatic field numbering and manual field specification");
     }
     manual_ = !automatic;
-    const size_t index = automatic ? automatic_++ : Reader(name).take_number();
+    const size_t index = automatic ? automatic_++ : FormatReader(name).take_number();
     if (index >= args_.positional.size()) {
       raise("Replacement index {} out of range for positional args tuple", index);
     }
@@ -430,7 +243,7 @@ class BraceFormatter {
   }
 
   Value lookup(std::string_view name) {
-    Reader reader(name);
+    FormatReader reader(name);
     Value value = first(reader.take_until(".["));
     while (!reader.done()) {
       if (reader.take_if('.')) {
@@ -442,9 +255,9 @@ class BraceFormatter {
       if (!reader.take_if(']')) raise("Missing ']' in format string");
       const bool is_index =
           !key.empty() && std::ranges::all_of(key, [](char c) { return c >= '0' && c <= '9'; });
-      value =
-          get_item(budget_, value,
-                   is_index ? Value(static_cast<Integer>(Reader(key).take_number())) : Value(key));
+      value = get_item(
+          budget_, value,
+          is_index ? Value(static_cast<Integer>(FormatReader(key).take_number())) : Value(key));
     }
     return value;
   }
@@ -456,40 +269,6 @@ class BraceFormatter {
 };
 
 }  // namespace
-
-std::string format_value(Budget& budget, const Value& value, FormatSpec spec) {
-  if (const auto integer = value.integer();
-      integer && (value.boolean() == nullptr || spec.type != 0)) {
-    if (is_real_type(spec.type)) return format_real(budget, static_cast<double>(*integer), spec);
-    if (spec.type == 'c') {
-      std::string text;
-      if (*integer < 0 || *integer > 0x10FFFF || (*integer >= 0xD800 && *integer < 0xE000)) {
-        raise("%c arg not in range(0x110000)");
-      }
-      append_code_point(text, static_cast<char32_t>(*integer));
-      return pad(budget, spec, "", text, '<');
-    }
-    if (spec.precision >= 0) raise("Precision not allowed in integer format specifier");
-    return format_integer(budget, *integer, spec);
-  }
-  if (const double* real = value.real()) return format_real(budget, *real, spec);
-  if (value.text() == nullptr && value.boolean() == nullptr) {
-    raise("unsupported format string passed to {}.__format__", value.type_name());
-  }
-  if (spec.type != 0 && spec.type != 's') {
-    raise("Unknown format code '{}' for object of type 'str'", spec.type);
-  }
-  if (spec.align == '=' || spec.sign != '-') raise("a string takes neither '=' nor a sign");
-  std::string text = to_string(budget, value);
-  if (spec.precision >= 0) {
-    text = text.substr(0, byte_of_character(text, static_cast<size_t>(spec.precision)));
-  }
-  if (spec.align == 0 && spec.zero) {
-    spec.fill = "0";
-    spec.align = '<';
-  }
-  return pad(budget, spec, "", text, '<');
-}
 
 Value format_percent(Budget& budget, const Text& text, const Value& values) {
   return {PercentFormatter(budget, values).format(text.bytes), text.safe};

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 
+#include "text/html_escape.h"
 #include "text/jinja/arguments.h"
 #include "text/jinja/attributes.h"
 #include "text/jinja/filters.h"
-#include "text/jinja/html_escape.h"
 #include "text/jinja/operators.h"
 #include "text/jinja/python_text.h"
 #include "text/jinja/string_format.h"
@@ -33,15 +33,20 @@ Value safe(Budget& budget, const Value& value, Args args) {
   return {to_string(budget, value), true};
 }
 
+Value escaped(Budget& budget, const Value& value) {
+  const std::string text = to_string(budget, value);
+  budget.allocate(text.size());
+  return {escape_html(text), true};
+}
+
 Value escape(Budget& budget, const Value& value, Args args) {
   const Arguments none("escape", std::move(args), {});
-  if (is_safe(value)) return value;
-  return {escape_html(budget, to_string(budget, value)), true};
+  return is_safe(value) ? value : escaped(budget, value);
 }
 
 Value forceescape(Budget& budget, const Value& value, Args args) {
   const Arguments none("forceescape", std::move(args), {});
-  return {escape_html(budget, to_string(budget, value)), true};
+  return escaped(budget, value);
 }
 
 Value trim(Budget& budget, const Value& value, Args args) {
@@ -188,7 +193,7 @@ Value tojson(Budget& budget, const Value& value, Args args) {
     style.indent = pad_text(budget, "", given.integer(1), " ", -1);
   }
   // With an indent json.dumps puts no blank behind a comma.
-  if (style.indent) style.item_separator = ",";
+  if (style.indent) style.item_separator = std::string(",");
   if (const Value separators = given.value(2, None()); !separators.is_none()) {
     const std::vector<Value> pair = to_vector(budget, separators);
     if (pair.size() != 2 || pair[0].text() == nullptr || pair[1].text() == nullptr) {

@@ -1,9 +1,8 @@
-#include "text/jinja/html_escape.h"
+#include "text/html_escape.h"
 
-namespace lorax::jinja {
+namespace lorax {
 
-std::string escape_html(Budget& budget, std::string_view text) {
-  budget.allocate(text.size());
+std::string escape_html(std::string_view text) {
   std::string out;
   for (const char c : text) {
     switch (c) {
@@ -29,4 +28,4 @@ std::string escape_html(Budget& budget, std::string_view text) {
   return out;
 }
 
-}  // namespace lorax::jinja
+}  // namespace lorax
