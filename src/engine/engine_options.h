@@ -25,7 +25,7 @@ struct StepReport {
   int64_t sequences = 0;
   int64_t tokens = 0;
   std::chrono::nanoseconds time{0};  // from the end of the step before, or its own beginning
-  StepTimes times;
+  StepTimes times = {};
 };
 
 // 0 means "choose".
