@@ -17,8 +17,8 @@ void DeviceFlags::add_to(CLI::App& command) {
   command.add_option("--device", device, "Where to run: cpu, cuda or cuda:<index>")
       ->capture_default_str();
   command.add_option("--dtype", dtype,
-                     "float32 or bfloat16 (default: float32 for a float32 checkpoint, bfloat16 "
-                     "otherwise)");
+                     "float32, bfloat16 or float16 (default: float32 for a float32 checkpoint, "
+                     "bfloat16 otherwise)");
   command.add_option("--threads", threads, "CPU threads (default: one per core)")
       ->check(CLI::Range(1, 1024));
   command
@@ -36,8 +36,8 @@ LoadOptions DeviceFlags::load_options() const {
       .name = device, .threads = threads, .cuda_memory_fraction = cuda_memory_fraction};
   if (!dtype.empty()) {
     options.dtype = parse_dtype(dtype);
-    if (options.dtype != DType::kFloat32 && options.dtype != DType::kBFloat16) {
-      fail("--dtype {}: must be float32 or bfloat16", dtype);
+    if (!options.dtype || *options.dtype == DType::kInt32 || *options.dtype == DType::kInt64) {
+      fail("--dtype {}: must be float32, bfloat16 or float16", dtype);
     }
   }
   return options;

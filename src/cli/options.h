@@ -21,7 +21,7 @@ struct DeviceFlags {
   double cuda_memory_fraction = 1.0;
 
   void add_to(CLI::App& command);
-  // Throws Error for a dtype that is not float32 or bfloat16.
+  // Throws Error for a dtype that is not float32, bfloat16 or float16.
   LoadOptions load_options() const;
 };
 

@@ -4,7 +4,7 @@
 // Kernels take their outputs as arguments and allocate nothing. Arguments have been checked by
 // ops/; here shapes are preconditions. Letters: T tokens (rows of this step), B sequences, H query
 // heads, K key/value heads, d head size, D hidden size, F intermediate size, V vocabulary.
-// "model dtype" is float32 or bfloat16. All sums are float32.
+// "model dtype" is float32, bfloat16 or float16. All sums are float32.
 //
 // Row independence: on the CPU, each row of an output is a function of that row's inputs alone, to
 // the last bit, whatever other rows are in the call and however many threads run.

@@ -17,7 +17,7 @@ namespace lorax {
 
 struct LoadOptions {
   DeviceOptions device = {};
-  // float32 or bfloat16; none: float32 for a float32 checkpoint, bfloat16 otherwise.
+  // float32, bfloat16 or float16; none: float32 for a float32 checkpoint, bfloat16 otherwise.
   std::optional<DType> dtype = std::nullopt;
   // Bytes loaded and bytes in all; called from loading threads, one at a time.
   std::function<void(uint64_t done, uint64_t total)> progress = {};

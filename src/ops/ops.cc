@@ -3,7 +3,9 @@
 namespace lorax::ops {
 namespace {
 
-bool is_model_dtype(DType dtype) { return dtype == DType::kFloat32 || dtype == DType::kBFloat16; }
+bool is_model_dtype(DType dtype) {
+  return dtype == DType::kFloat32 || dtype == DType::kBFloat16 || dtype == DType::kFloat16;
+}
 
 bool has_dense_rows(const Tensor& x) { return x.stride(x.rank - 1) == 1; }
 

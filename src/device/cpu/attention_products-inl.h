@@ -18,7 +18,7 @@ namespace lorax::cpu::HWY_NAMESPACE {
 
 // Below, D is a tag of float vectors, two of which divide the head size. Queries and weighted sums
 // are rows of head_size floats, keys and values come as pointers to rows: of floats, all in the
-// order of load_pair(), or of bfloat16 in their own order, which are loaded by it.
+// order of load_pair(), or of 16-bit elements in their own order, which are loaded by it.
 //
 // The rows that are kept in registers, and the keys or vectors beside them: 3 x 4 sums fill the
 // registers of AVX2 and hide the latency of its multiply-adds.
@@ -34,6 +34,10 @@ inline constexpr int kRun<BFloat16> = 2;
 template <class D>
 HWY_INLINE void load_run(D d, const float* from, hn::Vec<D> (&run)[1]) {
   run[0] = hn::LoadU(d, from);
+}
+template <class D>
+HWY_INLINE void load_run(D d, const Float16* from, hn::Vec<D> (&run)[1]) {
+  run[0] = load(d, from);
 }
 template <class D>
 HWY_INLINE void load_run(D d, const BFloat16* from, hn::Vec<D> (&run)[2]) {

@@ -62,17 +62,17 @@ float inverse_rms(const T* x, int64_t n, float eps) {
 void rms_norm_row(const Tensor& x, const Tensor& weight, float eps, const Tensor& out,
                   int64_t row) {
   const float* w = weight.as<float>();
-  visit_model_dtype(x.dtype, [&]<typename T>(std::type_identity<T>) HWY_ATTR {
-    const T* from = row_of<T>(x, row);
-    const float factor = inverse_rms(from, x.dim(1), eps);
-    visit_model_dtype(out.dtype, [&]<typename Out>(std::type_identity<Out>) HWY_ATTR {
-      Out* to = row_of<Out>(out, row);
-      for_each_vector(0, x.dim(1), [&](auto d, int64_t i) HWY_ATTR {
-        const auto normed = hn::Mul(load(d, from + i), hn::Set(d, factor));
-        store(d, hn::Mul(normed, load(d, w + i)), to + i);
-      });
-    });
-  });
+  visit_dtypes(x.dtype, out.dtype,
+               [&]<typename T, typename Out>(std::type_identity<T>, std::type_identity<Out>)
+                   HWY_ATTR {
+                     const T* from = row_of<T>(x, row);
+                     const float factor = inverse_rms(from, x.dim(1), eps);
+                     Out* to = row_of<Out>(out, row);
+                     for_each_vector(0, x.dim(1), [&](auto d, int64_t i) HWY_ATTR {
+                       const auto normed = hn::Mul(load(d, from + i), hn::Set(d, factor));
+                       store(d, hn::Mul(normed, load(d, w + i)), to + i);
+                     });
+                   });
 }
 
 void rms_norm_add_row(const Tensor& x, const Tensor& weight, float eps, const Tensor& residual,

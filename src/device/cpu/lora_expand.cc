@@ -89,11 +89,10 @@ HWY_INLINE void expand_panel(const LoraExpansion& e, int64_t panel) {
 }
 
 void expand(const LoraExpansion& e, int64_t begin, int64_t end) {
-  visit_model_dtype(e.dtype, [&]<typename T>(std::type_identity<T>) HWY_ATTR {
-    visit_model_dtype(e.out.dtype, [&]<typename O>(std::type_identity<O>) HWY_ATTR {
-      for (int64_t panel = begin; panel < end; ++panel) expand_panel<T, O>(e, panel);
-    });
-  });
+  visit_dtypes(e.dtype, e.out.dtype,
+               [&]<typename T, typename O>(std::type_identity<T>, std::type_identity<O>) HWY_ATTR {
+                 for (int64_t panel = begin; panel < end; ++panel) expand_panel<T, O>(e, panel);
+               });
 }
 
 }  // namespace

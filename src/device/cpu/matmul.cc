@@ -28,7 +28,7 @@ void store_row(const float* sums, int64_t count, const Tensor& out, int64_t row,
   if (out.dtype == DType::kFloat32) {
     std::copy(sums, sums + count, out.as<float>() + at);
   } else {
-    round_to_bfloat16(sums, count, out.as<BFloat16>() + at);
+    store_rounded(sums, count, out.dtype, static_cast<uint16_t*>(out.data) + at);
   }
 }
 

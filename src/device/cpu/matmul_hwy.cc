@@ -1,12 +1,13 @@
-// Products in float32 on any processor. bfloat16 weights are widened in registers: of each 32-bit
-// pair, the odd element is its upper half and the even one its lower half shifted up. So no shuffle
-// is needed if x is prepared in the same order: the even elements of a pair of vectors, then the
-// odd ones.
+// Products in float32 on any processor. Weights of 16 bits are widened in registers: float16 by the
+// processor's conversion, and of each 32-bit pair of bfloat16 the odd element is its upper half and
+// the even one its lower half shifted up. So no shuffle is needed if x is prepared in the same
+// order: the even elements of a pair of vectors, then the odd ones.
 #include <algorithm>
 #include <array>
 #include <cstring>
 
 #include "device/cpu/matmul_kernel.h"
+#include "device/cpu/visit_dtype.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "device/cpu/matmul_hwy.cc"
@@ -49,6 +50,11 @@ HWY_ALIGN_MAX constexpr auto kOddElements = [] {
 template <int kHalf>
 HWY_INLINE V load_half(const float* from, const uint32_t* /*odd_elements*/) {
   return hn::LoadU(D(), from + kHalf * kLanes);
+}
+
+template <int kHalf>
+HWY_INLINE V load_half(const Float16* from, const uint32_t* /*odd_elements*/) {
+  return load(D(), from + kHalf * kLanes);
 }
 
 template <int kHalf>
@@ -290,22 +296,22 @@ void prepare(const void* x, int64_t count, void* prepared) {
   }
 }
 
+template <typename T>
+const MatmulKernel kKernel = {
+    hwy::TargetName(HWY_TARGET), dtype_of<T>(), 4, prepare<T>, multiply<T>, stream<T>};
+
 const MatmulKernel* kernel(DType dtype) {
-  static const MatmulKernel kFloat32 = {hwy::TargetName(HWY_TARGET),
-                                        DType::kFloat32,
-                                        4,
-                                        prepare<float>,
-                                        multiply<float>,
-                                        stream<float>};
-  static const MatmulKernel kBFloat16 = {
-      hwy::TargetName(HWY_TARGET), DType::kBFloat16,   4,
-      prepare<BFloat16>,           multiply<BFloat16>, stream<BFloat16>};
-  return dtype == DType::kFloat32 ? &kFloat32 : &kBFloat16;
+  const MatmulKernel* found = nullptr;
+  visit_model_dtype(dtype, [&]<typename T>(std::type_identity<T>) { found = &kKernel<T>; });
+  return found;
 }
 
-void round_row(const float* from, int64_t count, BFloat16* to) {
-  for_each_vector(0, count,
-                  [&](auto d, int64_t i) HWY_ATTR { store(d, hn::LoadU(d, from + i), to + i); });
+void round_row(const float* from, int64_t count, DType dtype, void* to) {
+  visit_model_dtype(dtype, [&]<typename T>(std::type_identity<T>) HWY_ATTR {
+    T* row = static_cast<T*>(to);
+    for_each_vector(0, count,
+                    [&](auto d, int64_t i) HWY_ATTR { store(d, hn::LoadU(d, from + i), row + i); });
+  });
 }
 
 }  // namespace
@@ -329,7 +335,7 @@ std::vector<const MatmulKernel*> all_highway_matmul_kernels() {
   std::vector<const MatmulKernel*> kernels;
   for (int64_t target : hwy::SupportedAndGeneratedTargets()) {
     hwy::GetChosenTarget().Update(target);
-    for (DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+    for (DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
       kernels.push_back(HWY_DYNAMIC_DISPATCH(kernel)(dtype));
     }
   }
@@ -337,8 +343,8 @@ std::vector<const MatmulKernel*> all_highway_matmul_kernels() {
   return kernels;
 }
 
-void round_to_bfloat16(const float* from, int64_t count, BFloat16* to) {
-  HWY_DYNAMIC_DISPATCH(round_row)(from, count, to);
+void store_rounded(const float* from, int64_t count, DType dtype, void* to) {
+  HWY_DYNAMIC_DISPATCH(round_row)(from, count, dtype, to);
 }
 
 }  // namespace lorax::cpu

@@ -64,12 +64,12 @@ const MatmulKernel& matmul_kernel(DType dtype);
 // All that this processor can run, for tests and benchmarks. Not while another thread computes.
 std::vector<const MatmulKernel*> all_matmul_kernels();
 
-// In float32 on any processor (Highway), bfloat16 widened in registers: the widest vectors of this
-// processor, and those of all its instruction sets.
+// In float32 on any processor (Highway), 16-bit types widened in registers: the widest vectors of
+// this processor, and those of all its instruction sets.
 const MatmulKernel& highway_matmul_kernel(DType dtype);
 std::vector<const MatmulKernel*> all_highway_matmul_kernels();
-// float32 to bfloat16, rounded to nearest even.
-void round_to_bfloat16(const float* from, int64_t count, BFloat16* to);
+// float32 to a model dtype, rounded to nearest even.
+void store_rounded(const float* from, int64_t count, DType dtype, void* to);
 
 #if defined(__x86_64__)
 // By vdpbf16ps, which multiplies and adds pairs of bfloat16: it takes subnormal inputs as zero,

@@ -31,6 +31,33 @@ HWY_INLINE hn::Vec<D> load(D d, const BFloat16* from) {
   return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(d32, hn::LoadU(d16, &from->bits))));
 }
 
+// Whether Highway's conversions between float16 and float32 are one instruction, which rounds as
+// Float16(float) does. Where they are not, Highway's own cut instead of rounding.
+#if (HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2) || HWY_ARCH_ARM_A64
+inline constexpr bool kConvertsFloat16 = true;
+#else
+inline constexpr bool kConvertsFloat16 = false;
+#endif
+
+template <class D>
+HWY_INLINE hn::Vec<D> load(D d, const Float16* from) {
+  const hn::Rebind<uint16_t, D> d16;
+  const auto halves = hn::LoadU(d16, &from->bits);
+  if constexpr (kConvertsFloat16) {
+    return hn::PromoteTo(d, hn::BitCast(hn::Rebind<hwy::float16_t, D>(), halves));
+  } else {
+    const hn::Rebind<uint32_t, D> du;
+    const auto bits = hn::PromoteTo(du, halves);
+    const auto magnitude = hn::And(bits, hn::Set(du, 0x7fffu));
+    // As if exponents had the same bias; the product puts that right, also for subnormals.
+    const auto scaled = hn::Mul(hn::BitCast(d, hn::ShiftLeft<13>(magnitude)), hn::Set(d, 0x1p112f));
+    const auto special = hn::Gt(magnitude, hn::Set(du, 0x7bffu));  // infinity or NaN
+    const auto value =
+        hn::Or(hn::BitCast(du, scaled), hn::IfThenElseZero(special, hn::Set(du, 0x7f800000u)));
+    return hn::BitCast(d, hn::Or(value, hn::ShiftLeft<16>(hn::Sub(bits, magnitude))));
+  }
+}
+
 template <class D>
 HWY_INLINE void store(D d, hn::Vec<D> values, float* to) {
   hn::StoreU(values, d, to);
@@ -56,12 +83,44 @@ HWY_INLINE void store(D d, hn::Vec<D> values, BFloat16* to) {
   hn::StoreU(hn::DemoteTo(d16, hn::BitCast(di, upper)), d16, &to->bits);
 }
 
+// As by Float16(float).
+template <class D>
+HWY_INLINE void store(D d, hn::Vec<D> values, Float16* to) {
+  const hn::Rebind<uint16_t, D> d16;
+  if constexpr (kConvertsFloat16) {
+    const auto halves = hn::DemoteTo(hn::Rebind<hwy::float16_t, D>(), values);
+    hn::StoreU(hn::BitCast(d16, halves), d16, &to->bits);
+  } else {
+    const hn::Rebind<uint32_t, D> du;
+    const hn::Rebind<int32_t, D> di;
+    const auto bits = hn::BitCast(du, values);
+    const auto magnitude = hn::And(bits, hn::Set(du, 0x7fffffffu));
+    const auto odd = hn::And(hn::ShiftRight<13>(magnitude), hn::Set(du, 1u));
+    const auto rounded = hn::Add(magnitude, hn::Add(odd, hn::Set(du, 0xfffu)));
+    auto half = hn::ShiftRight<13>(hn::Sub(rounded, hn::Set(du, 0x38000000u)));
+    // A subnormal: the adder rounds at bit 2^-24.
+    const auto shifted = hn::Add(hn::BitCast(d, magnitude), hn::Set(d, 0.5f));
+    half = hn::IfThenElse(hn::Lt(magnitude, hn::Set(du, 0x38800000u)),
+                          hn::Sub(hn::BitCast(du, shifted), hn::Set(du, 0x3f000000u)), half);
+    half = hn::IfThenElse(hn::Ge(magnitude, hn::Set(du, 0x477ff000u)), hn::Set(du, 0x7c00u), half);
+    half = hn::IfThenElse(hn::Gt(magnitude, hn::Set(du, 0x7f800000u)), hn::Set(du, 0x7e00u), half);
+    const auto sign = hn::ShiftRight<16>(hn::Sub(bits, magnitude));
+    hn::StoreU(hn::DemoteTo(d16, hn::BitCast(di, hn::Or(half, sign))), d16, &to->bits);
+  }
+}
+
 // Two vectors' worth of consecutive elements, as is fastest: for bfloat16 the elements of even
 // index and those of odd index. store_pair is the inverse.
 template <class D>
 HWY_INLINE void load_pair(D d, const float* from, hn::Vec<D>& first, hn::Vec<D>& second) {
   first = hn::LoadU(d, from);
   second = hn::LoadU(d, from + hn::Lanes(d));
+}
+
+template <class D>
+HWY_INLINE void load_pair(D d, const Float16* from, hn::Vec<D>& first, hn::Vec<D>& second) {
+  first = load(d, from);
+  second = load(d, from + hn::Lanes(d));
 }
 
 template <class D>
@@ -77,6 +136,12 @@ template <class D>
 HWY_INLINE void store_pair(D d, hn::Vec<D> first, hn::Vec<D> second, float* to) {
   hn::StoreU(first, d, to);
   hn::StoreU(second, d, to + hn::Lanes(d));
+}
+
+template <class D>
+HWY_INLINE void store_pair(D d, hn::Vec<D> first, hn::Vec<D> second, Float16* to) {
+  store(d, first, to);
+  store(d, second, to + hn::Lanes(d));
 }
 
 template <class D>

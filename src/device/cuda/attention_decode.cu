@@ -46,7 +46,7 @@ struct Sums {
 };
 
 // Takes keys [first_key, min(first_key + 16, end)) into the sums.
-template <int kD>
+template <typename T, int kD>
 __device__ void attend(Sums<kD>& sums, uint32_t query_tile, uint32_t key_tile, uint32_t value_tile,
                        int first_key, int end, const ScoreTransform& transform) {
   // Even and odd steps apart: two shorter chains of dependent products.
@@ -56,8 +56,8 @@ __device__ void attend(Sums<kD>& sums, uint32_t query_tile, uint32_t key_tile, u
     uint32_t a[4], b[4];
     load_a<kD>(a, query_tile, step);
     load_keys<kD>(b, key_tile, step);
-    mma(products[step % 2][0], a, b[0], b[1]);
-    mma(products[step % 2][1], a, b[2], b[3]);
+    mma<T>(products[step % 2][0], a, b[0], b[1]);
+    mma<T>(products[step % 2][1], a, b[2], b[3]);
   }
   const int t = threadIdx.x % 4;
   float scores[2][4];
@@ -89,15 +89,14 @@ __device__ void attend(Sums<kD>& sums, uint32_t query_tile, uint32_t key_tile, u
       sums.rows[i / 2].sum += scores[j][i];
     }
   }
-  const uint32_t a[4] = {
-      pack_bfloat16(scores[0][0], scores[0][1]), pack_bfloat16(scores[0][2], scores[0][3]),
-      pack_bfloat16(scores[1][0], scores[1][1]), pack_bfloat16(scores[1][2], scores[1][3])};
+  const uint32_t a[4] = {pack<T>(scores[0][0], scores[0][1]), pack<T>(scores[0][2], scores[0][3]),
+                         pack<T>(scores[1][0], scores[1][1]), pack<T>(scores[1][2], scores[1][3])};
 #pragma unroll
   for (int chunk = 0; chunk < kD / 8; chunk += 2) {
     uint32_t b[4];
     load_values<kD>(b, value_tile, chunk);
-    mma(sums.values[chunk], a, b[0], b[1]);
-    mma(sums.values[chunk + 1], a, b[2], b[3]);
+    mma<T>(sums.values[chunk], a, b[0], b[1]);
+    mma<T>(sums.values[chunk + 1], a, b[2], b[3]);
   }
 }
 
@@ -153,7 +152,7 @@ __device__ void merge_warps(Sums<kD>& sums, float* buffer) {
 
 // Writes the rows that are heads [first_head, first_head + heads) of the sequence: as the output if
 // there is one part only, else to scratch.
-template <int kD>
+template <typename T, int kD>
 __device__ void write_sums(const Sums<kD>& sums, const AttentionArgs& args, const Scratch& scratch,
                            int sequence, int split, int parts, int64_t token, int first_head,
                            int heads) {
@@ -166,12 +165,11 @@ __device__ void write_sums(const Sums<kD>& sums, const AttentionArgs& args, cons
     const int head = first_head + row;
     if (parts == 1) {
       const float inverse = 1.0f / sums.rows[half].sum;
-      __nv_bfloat16* to = static_cast<__nv_bfloat16*>(args.out) +
-                          (token * args.heads + head) * args.head_size + t * 2;
+      T* to = static_cast<T*>(args.out) + (token * args.heads + head) * args.head_size + t * 2;
 #pragma unroll
       for (int chunk = 0; chunk < kD / 8; ++chunk) {
         if (chunk * 8 >= args.head_size) break;
-        *reinterpret_cast<uint32_t*>(to + chunk * 8) = pack_bfloat16(
+        *reinterpret_cast<uint32_t*>(to + chunk * 8) = pack<T>(
             sums.values[chunk][2 * half] * inverse, sums.values[chunk][2 * half + 1] * inverse);
       }
     } else {
@@ -207,7 +205,7 @@ __device__ bool is_last(uint32_t* ticket, int parts) {
 
 // The output of some heads from all parts, by one block. `weights` is room in shared memory for the
 // weight of each head's parts, [kHeads].
-template <int kWarps>
+template <typename T, int kWarps>
 __device__ void merge_parts(const AttentionArgs& args, const Scratch& scratch,
                             float (*weights)[kMaxSplits], int sequence, int parts, int64_t token,
                             int first_head, int heads) {
@@ -244,8 +242,7 @@ __device__ void merge_parts(const AttentionArgs& args, const Scratch& scratch,
   }
   __syncthreads();
   const int fours = args.head_size / 4;
-  __nv_bfloat16* out =
-      static_cast<__nv_bfloat16*>(args.out) + (token * args.heads + first_head) * args.head_size;
+  T* out = static_cast<T*>(args.out) + (token * args.heads + first_head) * args.head_size;
   for (int i = threadIdx.x; i < heads * fours; i += kWarps * 32) {
     const int head = i / fours;
     const float4* values =
@@ -263,11 +260,11 @@ __device__ void merge_parts(const AttentionArgs& args, const Scratch& scratch,
       sum.w += weight * value.w;
     }
     *reinterpret_cast<uint2*>(out + i * 4) =
-        make_uint2(pack_bfloat16(sum.x, sum.y), pack_bfloat16(sum.z, sum.w));
+        make_uint2(pack<T>(sum.x, sum.y), pack<T>(sum.z, sum.w));
   }
 }
 
-template <int kD, int kWarps>
+template <typename T, int kD, int kWarps>
 __global__ void __launch_bounds__(kWarps * 32)
     decode_kernel(const __grid_constant__ AttentionArgs args,
                   const __grid_constant__ Scratch scratch) {
@@ -298,10 +295,9 @@ __global__ void __launch_bounds__(kWarps * 32)
   if (begin >= end) {
     wait_for_previous();
     if (length == 0 && split == 0) {
-      __nv_bfloat16* out = static_cast<__nv_bfloat16*>(args.out) +
-                           (token * args.heads + first_head) * args.head_size;
+      T* out = static_cast<T*>(args.out) + (token * args.heads + first_head) * args.head_size;
       for (int i = threadIdx.x; i < heads * args.head_size; i += kWarps * 32) {
-        out[i] = __float2bfloat16_rn(0.0f);
+        out[i] = from_float<T>(0.0f);
       }
     }
     return;
@@ -311,10 +307,10 @@ __global__ void __launch_bounds__(kWarps * 32)
   const uint32_t warp_tiles = query_tile + kTileBytes<kD> + warp * kWarpBytes<kD>;
   const int32_t* block_table = args.block_tables + int64_t{sequence} * args.max_blocks;
   const int64_t slot_stride = int64_t{args.kv_heads} * args.head_size;
-  const HeadPages keys{static_cast<const __nv_bfloat16*>(args.key) + kv_head * args.head_size,
-                       slot_stride, args.head_size};
-  const HeadPages values{static_cast<const __nv_bfloat16*>(args.value) + kv_head * args.head_size,
-                         slot_stride, args.head_size};
+  const HeadPages<T> keys{static_cast<const T*>(args.key) + kv_head * args.head_size, slot_stride,
+                          args.head_size};
+  const HeadPages<T> values{static_cast<const T*>(args.value) + kv_head * args.head_size,
+                            slot_stride, args.head_size};
   // Into the L2 cache while the kernel before still runs, which at most writes the last of them.
   for (int key = begin + static_cast<int>(threadIdx.x); key < min(end, begin + 2 * kMinKeys);
        key += kWarps * 32) {
@@ -340,7 +336,7 @@ __global__ void __launch_bounds__(kWarps * 32)
     const int row = i / kChunks;
     const int chunk = i % kChunks;
     const bool wanted = row < heads && chunk * 8 < args.head_size;
-    const __nv_bfloat16* from = static_cast<const __nv_bfloat16*>(args.q);
+    const T* from = static_cast<const T*>(args.q);
     if (wanted) from += token * args.q_stride + (first_head + row) * args.head_size + chunk * 8;
     copy_async(query_tile + tile_offset<kD>(row, chunk), from, wanted);
   }
@@ -355,19 +351,19 @@ __global__ void __launch_bounds__(kWarps * 32)
     wait_copies<1>();
     __syncwarp();
     const uint32_t key_tile = warp_tiles + tile % 2 * (2 * kTileBytes<kD>);
-    attend<kD>(sums, query_tile, key_tile, key_tile + kTileBytes<kD>, first_key(tile), end,
-               transform);
+    attend<T, kD>(sums, query_tile, key_tile, key_tile + kTileBytes<kD>, first_key(tile), end,
+                  transform);
     __syncwarp();
     start_copies(tile + 2);
   }
   merge_warps<kD, kWarps>(sums, reinterpret_cast<float*>(shared + kTileBytes<kD>));
   if (warp == 0) {
-    write_sums<kD>(sums, args, scratch, sequence, split, parts, token, first_head, heads);
+    write_sums<T, kD>(sums, args, scratch, sequence, split, parts, token, first_head, heads);
   }
   if (parts == 1) return;
   if (is_last(scratch.tickets + int64_t{sequence} * gridDim.y + blockIdx.y, parts)) {
-    merge_parts<kWarps>(args, scratch, reinterpret_cast<float(*)[kMaxSplits]>(shared), sequence,
-                        parts, token, first_head, heads);
+    merge_parts<T, kWarps>(args, scratch, reinterpret_cast<float(*)[kMaxSplits]>(shared), sequence,
+                           parts, token, first_head, heads);
   }
 }
 
@@ -390,29 +386,42 @@ int most_splits(const AttentionArgs& args, int multiprocessors, size_t scratch_b
   return static_cast<int>(std::max<int64_t>(splits, 1));
 }
 
-template <int kD, int kWarps>
+template <typename T, int kD, int kWarps>
 void decode(Stream stream, const AttentionArgs& args, const Scratch& scratch) {
   const dim3 grid(static_cast<unsigned>(scratch.splits),
                   static_cast<unsigned>(args.kv_heads * head_tiles(args)),
                   static_cast<unsigned>(args.sequences));
-  launch(stream, grid, kWarps * 32, kSharedBytes<kD, kWarps>, decode_kernel<kD, kWarps>, args,
+  launch(stream, grid, kWarps * 32, kSharedBytes<kD, kWarps>, decode_kernel<T, kD, kWarps>, args,
          scratch);
 }
 
 template <int kD>
 void decode(Stream stream, const AttentionArgs& args, const Scratch& scratch, bool few) {
-  if (few) {
-    decode<kD, 4>(stream, args, scratch);
-  } else {
-    decode<kD, 2>(stream, args, scratch);
-  }
+  visit_16_bit_dtype(args.dtype, [&]<typename T>(std::type_identity<T>) {
+    if (few) {
+      decode<T, kD, 4>(stream, args, scratch);
+    } else {
+      decode<T, kD, 2>(stream, args, scratch);
+    }
+  });
 }
 
-template <int kD, int kWarps>
+template <typename T>
 cudaError_t prepare() {
-  return cudaFuncSetAttribute(decode_kernel<kD, kWarps>,
-                              cudaFuncAttributeMaxDynamicSharedMemorySize,
-                              kSharedBytes<kD, kWarps>);
+  cudaError_t status = cudaSuccess;
+  const auto allow = [&](auto kernel, int shared_bytes) {
+    if (status != cudaSuccess) return;
+    status =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+  };
+  const auto allow_size = [&]<int kD>(std::integral_constant<int, kD>) {
+    allow(decode_kernel<T, kD, 2>, kSharedBytes<kD, 2>);
+    allow(decode_kernel<T, kD, 4>, kSharedBytes<kD, 4>);
+  };
+  allow_size(std::integral_constant<int, 64>());
+  allow_size(std::integral_constant<int, 128>());
+  allow_size(std::integral_constant<int, 256>());
+  return status;
 }
 
 }  // namespace
@@ -438,11 +447,8 @@ void attention_decode(Stream stream, const AttentionArgs& args, void* scratch, s
 }
 
 cudaError_t prepare_decode() {
-  for (cudaError_t (*prepare_size)() : {prepare<64, 2>, prepare<128, 2>, prepare<256, 2>,
-                                        prepare<64, 4>, prepare<128, 4>, prepare<256, 4>}) {
-    if (const cudaError_t status = prepare_size(); status != cudaSuccess) return status;
-  }
-  return cudaSuccess;
+  const cudaError_t status = prepare<bfloat16>();
+  return status != cudaSuccess ? status : prepare<float16>();
 }
 
 }  // namespace lorax::cuda

@@ -43,7 +43,7 @@ struct BlockRange {
 };
 
 // Starts copying the block's query rows; rows and chunks that do not exist become zeros.
-template <int kD>
+template <typename T, int kD>
 __device__ void load_queries(uint32_t tile, const AttentionArgs& args, const BlockRange& range,
                              int kv_head) {
   constexpr int kChunks = kD / 8;
@@ -52,7 +52,7 @@ __device__ void load_queries(uint32_t tile, const AttentionArgs& args, const Blo
     const int chunk = i % kChunks;
     const int packed = range.first_row + row;
     const bool wanted = packed < range.packed_rows && chunk * 8 < args.head_size;
-    const __nv_bfloat16* from = static_cast<const __nv_bfloat16*>(args.q);
+    const T* from = static_cast<const T*>(args.q);
     if (wanted) {
       from += (range.first_query + packed / range.group) * args.q_stride +
               (kv_head * range.group + packed % range.group) * args.head_size + chunk * 8;
@@ -62,7 +62,7 @@ __device__ void load_queries(uint32_t tile, const AttentionArgs& args, const Blo
 }
 
 // scores = scores of the warp's 16 rows and the tile's 64 keys.
-template <int kD>
+template <typename T, int kD>
 __device__ void multiply_keys(float (&scores)[kKeys / 8][4], uint32_t query_tile,
                               uint32_t key_tile) {
 #pragma unroll
@@ -78,28 +78,28 @@ __device__ void multiply_keys(float (&scores)[kKeys / 8][4], uint32_t query_tile
     for (int part = 0; part < kKeys / 16; ++part) {
       uint32_t b[4];
       load_keys<kD>(b, key_tile + part * (16 * kD * 2), step);
-      mma(scores[2 * part], a, b[0], b[1]);
-      mma(scores[2 * part + 1], a, b[2], b[3]);
+      mma<T>(scores[2 * part], a, b[0], b[1]);
+      mma<T>(scores[2 * part + 1], a, b[2], b[3]);
     }
   }
 }
 
-// sums += weights * values; the weights are rounded to bfloat16.
-template <int kD>
+// sums += weights * values; the weights are rounded to T.
+template <typename T, int kD>
 __device__ void multiply_values(float (&sums)[kD / 8][4], const float (&weights)[kKeys / 8][4],
                                 uint32_t value_tile) {
 #pragma unroll
   for (int part = 0; part < kKeys / 16; ++part) {
     const float(&low)[4] = weights[2 * part];
     const float(&high)[4] = weights[2 * part + 1];
-    const uint32_t a[4] = {pack_bfloat16(low[0], low[1]), pack_bfloat16(low[2], low[3]),
-                           pack_bfloat16(high[0], high[1]), pack_bfloat16(high[2], high[3])};
+    const uint32_t a[4] = {pack<T>(low[0], low[1]), pack<T>(low[2], low[3]),
+                           pack<T>(high[0], high[1]), pack<T>(high[2], high[3])};
 #pragma unroll
     for (int chunk = 0; chunk < kD / 8; chunk += 2) {
       uint32_t b[4];
       load_values<kD>(b, value_tile + part * (16 * kD * 2), chunk);
-      mma(sums[chunk], a, b[0], b[1]);
-      mma(sums[chunk + 1], a, b[2], b[3]);
+      mma<T>(sums[chunk], a, b[0], b[1]);
+      mma<T>(sums[chunk + 1], a, b[2], b[3]);
     }
   }
 }
@@ -144,7 +144,7 @@ __device__ void softmax_tile(float (&scores)[kKeys / 8][4], float (&sums)[kD / 8
 
 // Divides by the rows' sums and writes them; the warp's part of the query tile serves as a buffer
 // that turns the operand layout into rows.
-template <int kD>
+template <typename T, int kD>
 __device__ void write_rows(const float (&sums)[kD / 8][4], const RunningRow (&rows)[2],
                            uint32_t buffer, const AttentionArgs& args, const BlockRange& range,
                            int kv_head, int first_packed) {
@@ -156,8 +156,8 @@ __device__ void write_rows(const float (&sums)[kD / 8][4], const RunningRow (&ro
   for (int chunk = 0; chunk < kD / 8; ++chunk) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const uint32_t pair = pack_bfloat16(sums[chunk][2 * half] * inverse[half],
-                                          sums[chunk][2 * half + 1] * inverse[half]);
+      const uint32_t pair =
+          pack<T>(sums[chunk][2 * half] * inverse[half], sums[chunk][2 * half + 1] * inverse[half]);
       const uint32_t to = buffer + tile_offset<kD>(g + 8 * half, chunk) + t * 4;
       asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(pair) : "memory");
     }
@@ -177,13 +177,12 @@ __device__ void write_rows(const float (&sums)[kD / 8][4], const RunningRow (&ro
                  : "memory");
     const int64_t token = range.first_query + packed / range.group;
     const int64_t head = kv_head * range.group + packed % range.group;
-    __nv_bfloat16* to = static_cast<__nv_bfloat16*>(args.out) +
-                        (token * args.heads + head) * args.head_size + chunk * 8;
+    T* to = static_cast<T*>(args.out) + (token * args.heads + head) * args.head_size + chunk * 8;
     *reinterpret_cast<uint4*>(to) = value;
   }
 }
 
-template <int kD>
+template <typename T, int kD>
 __global__ void __launch_bounds__(kWarps * 32, 2)
     prefill_kernel(const __grid_constant__ AttentionArgs args) {
   extern __shared__ __align__(128) unsigned char shared[];
@@ -220,17 +219,17 @@ __global__ void __launch_bounds__(kWarps * 32, 2)
   const uint32_t value_tile = key_tile + kTileBytes<kD>;
   const uint32_t warp_rows = warp * (16 * kD * 2);  // of any tile
   const int64_t slot_stride = int64_t{args.kv_heads} * args.head_size;
-  const HeadPages keys{static_cast<const __nv_bfloat16*>(args.key) + kv_head * args.head_size,
-                       slot_stride, args.head_size};
-  const HeadPages values{static_cast<const __nv_bfloat16*>(args.value) + kv_head * args.head_size,
-                         slot_stride, args.head_size};
+  const HeadPages<T> keys{static_cast<const T*>(args.key) + kv_head * args.head_size, slot_stride,
+                          args.head_size};
+  const HeadPages<T> values{static_cast<const T*>(args.value) + kv_head * args.head_size,
+                            slot_stride, args.head_size};
   // Lane i of a warp knows the slot of the i-th of the 16 keys that the warp loads.
   auto find_slot = [&](int first_key) {
     const int key = first_key + warp * 16 + lane % 16;
     return key < end ? slot_of(range.block_table, args.block_size, key) : -1;
   };
 
-  load_queries<kD>(query_tile, args, range, kv_head);
+  load_queries<T, kD>(query_tile, args, range, kv_head);
   int slot = find_slot(begin);
   load_16_rows<kD>(key_tile + warp_rows, keys, slot);
   commit_copies();
@@ -247,7 +246,7 @@ __global__ void __launch_bounds__(kWarps * 32, 2)
     load_16_rows<kD>(value_tile + warp_rows, values, slot);
     commit_copies();
     float scores[kKeys / 8][4];
-    multiply_keys<kD>(scores, query_tile + warp_rows, key_tile);
+    multiply_keys<T, kD>(scores, query_tile + warp_rows, key_tile);
     const bool all_visible = first_key >= common.low && first_key + kKeys - 1 <= common.high;
     softmax_tile<kD>(scores, sums, rows, sees, first_key, all_visible, transform);
     wait_copies<0>();
@@ -257,9 +256,9 @@ __global__ void __launch_bounds__(kWarps * 32, 2)
       load_16_rows<kD>(key_tile + warp_rows, keys, slot);
     }
     commit_copies();
-    multiply_values<kD>(sums, scores, value_tile);
+    multiply_values<T, kD>(sums, scores, value_tile);
   }
-  write_rows<kD>(sums, rows, query_tile + warp_rows, args, range, kv_head, first_packed);
+  write_rows<T, kD>(sums, rows, query_tile + warp_rows, args, range, kv_head, first_packed);
 }
 
 template <int kD>
@@ -267,12 +266,14 @@ void launch(cudaStream_t stream, const AttentionArgs& args) {
   const int packed_rows = args.max_q * (args.heads / args.kv_heads);
   const dim3 grid(static_cast<unsigned>((packed_rows + kRows - 1) / kRows),
                   static_cast<unsigned>(args.kv_heads), static_cast<unsigned>(args.sequences));
-  prefill_kernel<kD><<<grid, kWarps * 32, kSharedBytes<kD>, stream>>>(args);
+  visit_16_bit_dtype(args.dtype, [&]<typename T>(std::type_identity<T>) {
+    prefill_kernel<T, kD><<<grid, kWarps * 32, kSharedBytes<kD>, stream>>>(args);
+  });
 }
 
-template <int kD>
+template <typename T, int kD>
 cudaError_t prepare() {
-  return cudaFuncSetAttribute(prefill_kernel<kD>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+  return cudaFuncSetAttribute(prefill_kernel<T, kD>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                               kSharedBytes<kD>);
 }
 
@@ -289,7 +290,9 @@ void attention_prefill(cudaStream_t stream, const AttentionArgs& args) {
 }
 
 cudaError_t prepare_prefill() {
-  for (cudaError_t (*prepare_size)() : {prepare<64>, prepare<128>, prepare<256>}) {
+  for (cudaError_t (*prepare_size)() :
+       {prepare<bfloat16, 64>, prepare<bfloat16, 128>, prepare<bfloat16, 256>, prepare<float16, 64>,
+        prepare<float16, 128>, prepare<float16, 256>}) {
     if (const cudaError_t status = prepare_size(); status != cudaSuccess) return status;
   }
   return cudaSuccess;

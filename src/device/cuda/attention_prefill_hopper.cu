@@ -127,7 +127,7 @@ __device__ uint32_t query_offset(int row, int chunk) {
 }
 
 // Copies the warpgroup's query rows; those that do not exist become zeros.
-template <int kD>
+template <typename T, int kD>
 __device__ void load_queries(uint32_t tile, const AttentionArgs& args, const BlockRange& range,
                              int first_row) {
   constexpr int kChunks = kD / 8;
@@ -137,7 +137,7 @@ __device__ void load_queries(uint32_t tile, const AttentionArgs& args, const Blo
     const int chunk = i % kChunks;
     const int packed = first_row + row;
     const bool wanted = packed < range.packed_rows;
-    const __nv_bfloat16* from = static_cast<const __nv_bfloat16*>(args.q);
+    const T* from = static_cast<const T*>(args.q);
     if (wanted) {
       from += (range.first_query + packed / range.group) * args.q_stride +
               (range.kv_head * range.group + packed % range.group) * kD + chunk * 8;
@@ -150,7 +150,7 @@ __device__ void load_queries(uint32_t tile, const AttentionArgs& args, const Blo
 }
 
 // Starts scores = queries * keys^T.
-template <int kD>
+template <typename T, int kD>
 __device__ void multiply_keys(float (&scores)[kKeys<kD> / 2], uint32_t queries, uint32_t keys) {
   using L = Layout<kD>;
   const uint32_t a = matrix_at(queries);
@@ -159,25 +159,25 @@ __device__ void multiply_keys(float (&scores)[kKeys<kD> / 2], uint32_t queries, 
   for (int step = 0; step < kD / 16; ++step) {
     const int panel = step / 4;
     const int column = step % 4 * 32;  // bytes
-    multiply_shared<kKeys<kD>>(scores, behind(a, panel * L::kQueryPanel + column),
-                               behind(b, panel * L::kKeyPanel + column), step > 0);
+    multiply_shared<T, kKeys<kD>>(scores, behind(a, panel * L::kQueryPanel + column),
+                                  behind(b, panel * L::kKeyPanel + column), step > 0);
   }
 }
 
 // Starts products += weights * values.
-template <int kD>
+template <typename T, int kD>
 __device__ void multiply_values(float (&products)[kD / 2], const uint32_t (&weights)[kKeys<kD> / 4],
                                 uint32_t values) {
   const uint32_t b = matrix_at(values, Layout<kD>::kKeyPanel);
 #pragma unroll
   for (int step = 0; step < kKeys<kD> / 16; ++step) {
-    multiply_registers<kD>(products, weights + 4 * step, behind(b, step * 16 * kPanelBytes));
+    multiply_registers<T, kD>(products, weights + 4 * step, behind(b, step * 16 * kPanelBytes));
   }
 }
 
 // Divides by the rows' sums and writes them; the warpgroup's query tile turns the products' layout
 // into rows.
-template <int kD>
+template <typename T, int kD>
 __device__ void write_rows(const float (&products)[kD / 2], const float (&sums)[2], uint32_t tile,
                            const AttentionArgs& args, const BlockRange& range, int first_row) {
   const int lane = threadIdx.x % 32;
@@ -188,7 +188,7 @@ __device__ void write_rows(const float (&products)[kD / 2], const float (&sums)[
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const float* pair = products + 4 * chunk + 2 * half;
-      const uint32_t rounded = pack_bfloat16(pair[0] * inverse[half], pair[1] * inverse[half]);
+      const uint32_t rounded = pack<T>(pair[0] * inverse[half], pair[1] * inverse[half]);
       const uint32_t to =
           tile + query_offset<kD>(warp_row + lane / 4 + 8 * half, chunk) + lane % 4 * 4;
       asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(rounded) : "memory");
@@ -209,12 +209,12 @@ __device__ void write_rows(const float (&products)[kD / 2], const float (&sums)[
                  : "memory");
     const int64_t token = range.first_query + packed / range.group;
     const int64_t head = range.kv_head * range.group + packed % range.group;
-    *reinterpret_cast<uint4*>(static_cast<__nv_bfloat16*>(args.out) +
-                              (token * args.heads + head) * kD + chunk * 8) = value;
+    *reinterpret_cast<uint4*>(static_cast<T*>(args.out) + (token * args.heads + head) * kD +
+                              chunk * 8) = value;
   }
 }
 
-template <int kD, typename Softmax>
+template <typename T, int kD, typename Softmax>
 __device__ void consume(const Layout<kD>& shared, const AttentionArgs& args,
                         const BlockRange& range) {
   // The compiler cannot know that it is the same in all lanes.
@@ -223,7 +223,7 @@ __device__ void consume(const Layout<kD>& shared, const AttentionArgs& args,
   const int first_row = range.first_row + warpgroup * kWarpgroupRows;
   const int tiles = range.tiles(kKeys<kD>);
   const uint32_t queries = shared.queries(warpgroup);
-  load_queries<kD>(queries, args, range, first_row);
+  load_queries<T, kD>(queries, args, range, first_row);
   sync_warpgroup(1 + warpgroup);
 
   int first_key = range.first_key();
@@ -254,13 +254,13 @@ __device__ void consume(const Layout<kD>& shared, const AttentionArgs& args,
 
   wait(shared.keys_full(0), 0);
   begin_products();
-  multiply_keys<kD>(scores, queries, shared.keys(0));
+  multiply_keys<T, kD>(scores, queries, shared.keys(0));
   commit_products();
   wait_products<0>();
   pin(scores);
   release(shared.keys_free(0));
   softmax.weigh(scores, hide);
-  round_weights(weights, scores);
+  round_weights<T>(weights, scores);
 
 #pragma unroll 1
   for (int tile = 1; tile < tiles; ++tile) {
@@ -274,13 +274,13 @@ __device__ void consume(const Layout<kD>& shared, const AttentionArgs& args,
     pin(products);
     pin(weights);
     begin_products();
-    multiply_keys<kD>(scores, queries, shared.keys(stage));
+    multiply_keys<T, kD>(scores, queries, shared.keys(stage));
     commit_products();
     wait(shared.values_full(last_stage), last_phase);
     begin_products();
-    multiply_values<kD>(products, weights, shared.values(last_stage));
+    multiply_values<T, kD>(products, weights, shared.values(last_stage));
     commit_products();
-    add_weights(softmax.sums, weights);
+    add_weights<T>(softmax.sums, weights);
     wait_products<1>();
     pin(scores);
     release(shared.keys_free(stage));
@@ -290,25 +290,25 @@ __device__ void consume(const Layout<kD>& shared, const AttentionArgs& args,
     pin(weights);
     release(shared.values_free(last_stage));
     softmax.rescale(products);
-    round_weights(weights, scores);
+    round_weights<T>(weights, scores);
   }
   const int last_stage = (tiles - 1) % kStages;
   wait(shared.values_full(last_stage), (tiles - 1) / kStages % 2);
   pin(products);
   pin(weights);
   begin_products();
-  multiply_values<kD>(products, weights, shared.values(last_stage));
+  multiply_values<T, kD>(products, weights, shared.values(last_stage));
   commit_products();
-  add_weights(softmax.sums, weights);
+  add_weights<T>(softmax.sums, weights);
   wait_products<0>();
   pin(products);
   sync_warpgroup(1 + warpgroup);  // nobody reads queries any more
-  write_rows<kD>(products, softmax.sums, queries, args, range, first_row);
+  write_rows<T, kD>(products, softmax.sums, queries, args, range, first_row);
 }
 
 // ---- the kernel -------------------------------------------------------------------------------
 
-template <int kD, typename Softmax>
+template <typename T, int kD, typename Softmax>
 __global__ void __launch_bounds__(kThreads, 1)
     prefill_hopper_kernel(const __grid_constant__ AttentionArgs args,
                           const __grid_constant__ PageMaps maps, int heads_at_once) {
@@ -352,12 +352,12 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (threadIdx.x / 32 % 4 == 0) produce<kD>(shared, args, maps, range);
   } else {
     grow_registers<240>();
-    consume<kD, Softmax>(shared, args, range);
+    consume<T, kD, Softmax>(shared, args, range);
   }
 #endif
 }
 
-template <int kD, typename Softmax>
+template <typename T, int kD, typename Softmax>
 void launch(cudaStream_t stream, const AttentionArgs& args, const PageMaps& maps) {
   constexpr int64_t kCachedBytes = int64_t{32} << 20;
   const int64_t head_bytes = int64_t{args.max_kv} * kD * 4;
@@ -368,23 +368,29 @@ void launch(cudaStream_t stream, const AttentionArgs& args, const PageMaps& maps
   const int group = args.heads / args.kv_heads;
   const int64_t tiles = std::min(int64_t{args.sequences} * tiles_of(args.max_q, group),
                                  args.tokens * group / kRows + args.sequences);
-  prefill_hopper_kernel<kD, Softmax>
+  prefill_hopper_kernel<T, kD, Softmax>
       <<<static_cast<unsigned>(tiles * args.kv_heads), kThreads, Layout<kD>::kBytes, stream>>>(
           args, maps, heads_at_once);
 }
 
 template <int kD>
 void launch_softmax(cudaStream_t stream, const AttentionArgs& args, const PageMaps& maps) {
-  if (args.softcap > 0.0f && args.softcap * kLog2E <= BoundedSoftmax::kMaxCap) {
-    launch<kD, BoundedSoftmax>(stream, args, maps);
+  if (args.dtype == DType::kFloat16) {
+    if (args.softcap > 0.0f) {
+      launch<float16, kD, RunningSoftmax<true>>(stream, args, maps);
+    } else {
+      launch<float16, kD, RunningSoftmax<false>>(stream, args, maps);
+    }
+  } else if (args.softcap > 0.0f && args.softcap * kLog2E <= BoundedSoftmax::kMaxCap) {
+    launch<bfloat16, kD, BoundedSoftmax>(stream, args, maps);
   } else if (args.softcap > 0.0f) {
-    launch<kD, RunningSoftmax<true>>(stream, args, maps);
+    launch<bfloat16, kD, RunningSoftmax<true>>(stream, args, maps);
   } else {
-    launch<kD, RunningSoftmax<false>>(stream, args, maps);
+    launch<bfloat16, kD, RunningSoftmax<false>>(stream, args, maps);
   }
 }
 
-template <int kD, typename... Softmax>
+template <typename T, int kD, typename... Softmax>
 cudaError_t prepare() {
   cudaError_t status = cudaSuccess;
   const auto set = [&](auto kernel) {
@@ -392,13 +398,17 @@ cudaError_t prepare() {
     status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   Layout<kD>::kBytes);
   };
-  (set(prefill_hopper_kernel<kD, Softmax>), ...);
+  (set(prefill_hopper_kernel<T, kD, Softmax>), ...);
   return status;
 }
 
 template <int kD>
 cudaError_t prepare_size() {
-  return prepare<kD, BoundedSoftmax, RunningSoftmax<true>, RunningSoftmax<false>>();
+  const cudaError_t status =
+      prepare<bfloat16, kD, BoundedSoftmax, RunningSoftmax<true>, RunningSoftmax<false>>();
+  return status != cudaSuccess
+             ? status
+             : prepare<float16, kD, RunningSoftmax<true>, RunningSoftmax<false>>();
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// What the tensor-core attention kernels share: tiles of bfloat16 rows in shared memory, rows of
+// What the tensor-core attention kernels share: tiles of 16-bit rows in shared memory, rows of
 // pages loaded into them, and the products of a 16-row tile of queries with 16 keys or values.
 //
 // A tile row holds kD elements (the head size rounded up to 64, 128 or 256, zeros behind it) as
@@ -25,16 +25,17 @@ __device__ inline int slot_of(const int32_t* block_table, int block_size, int po
 }
 
 // Where the rows of one key/value head lie in pages [slots, kv_heads, d].
+template <typename T>
 struct HeadPages {
-  const __nv_bfloat16* data;  // of slot 0
-  int64_t slot_stride;        // kv_heads * d
+  const T* data;        // of slot 0
+  int64_t slot_stride;  // kv_heads * d
   int head_size;
 };
 
 // Starts copying 16 rows into the tile at `tile`, by one warp: row i from slot `slot` of lane i,
 // zeros if that is negative (such rows are not read).
-template <int kD>
-__device__ void load_16_rows(uint32_t tile, const HeadPages& pages, int slot) {
+template <int kD, typename T>
+__device__ void load_16_rows(uint32_t tile, const HeadPages<T>& pages, int slot) {
   constexpr int kChunks = kD / 8;
   constexpr int kRowsAtOnce = 32 / kChunks;
   const int lane = threadIdx.x % 32;
@@ -45,8 +46,7 @@ __device__ void load_16_rows(uint32_t tile, const HeadPages& pages, int slot) {
     const int row = i + lane / kChunks;
     const int row_slot = __shfl_sync(0xffffffffu, slot, row);
     const bool wanted = inside && row_slot >= 0;
-    const __nv_bfloat16* from =
-        wanted ? pages.data + row_slot * pages.slot_stride + chunk * 8 : pages.data;
+    const T* from = wanted ? pages.data + row_slot * pages.slot_stride + chunk * 8 : pages.data;
     copy_async(tile + tile_offset<kD>(row, chunk), from, wanted);
   }
 }

@@ -346,7 +346,8 @@ void CudaDevice::rotary_store_kv(const Tensor& q, const Tensor& k, const Tensor&
 void CudaDevice::attention(const Tensor& q, const PagedKv& kv, const AttentionBatch& batch,
                            const AttentionOptions& options, const Tensor& out) {
   use();
-  const AttentionArgs args{.q = q.data,
+  const AttentionArgs args{.dtype = q.dtype,
+                           .q = q.data,
                            .q_stride = q.stride(0),
                            .key = kv.key.data,
                            .value = kv.value.data,

@@ -66,19 +66,18 @@ __global__ void __launch_bounds__(kThreads)
 void general_linear(cudaStream_t stream, const LinearArgs& args) {
   // A grid has at most 65,535 rows of blocks; more rows of x come in several launches.
   constexpr int64_t kMaxRows = int64_t{65535} * kTile;
-  visit_model_dtype(args.x.dtype, [&]<typename T>(std::type_identity<T>) {
-    visit_model_dtype(args.out.dtype, [&]<typename Out>(std::type_identity<Out>) {
-      for (int64_t first = 0; first < args.rows; first += kMaxRows) {
-        const int64_t rows = args.rows - first < kMaxRows ? args.rows - first : kMaxRows;
-        const dim3 grid(blocks_for(args.m, kTile), blocks_for(rows, kTile));
-        general_kernel<T, Out><<<grid, kThreads, 0, stream>>>(
-            static_cast<const T*>(args.x.data) + first * args.x.stride, args.x.stride,
-            static_cast<const T*>(args.weight),
-            static_cast<Out*>(args.out.data) + first * args.out.stride, args.out.stride, rows,
-            args.m, args.n);
-      }
-    });
-  });
+  visit_dtypes(args.x.dtype, args.out.dtype,
+               [&]<typename T, typename Out>(std::type_identity<T>, std::type_identity<Out>) {
+                 for (int64_t first = 0; first < args.rows; first += kMaxRows) {
+                   const int64_t rows = args.rows - first < kMaxRows ? args.rows - first : kMaxRows;
+                   const dim3 grid(blocks_for(args.m, kTile), blocks_for(rows, kTile));
+                   general_kernel<T, Out><<<grid, kThreads, 0, stream>>>(
+                       static_cast<const T*>(args.x.data) + first * args.x.stride, args.x.stride,
+                       static_cast<const T*>(args.weight),
+                       static_cast<Out*>(args.out.data) + first * args.out.stride, args.out.stride,
+                       rows, args.m, args.n);
+                 }
+               });
 }
 
 }  // namespace lorax::cuda

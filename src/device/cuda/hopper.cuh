@@ -9,6 +9,9 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <type_traits>
+
+#include "device/cuda/vector.cuh"
 
 namespace lorax::cuda {
 
@@ -140,61 +143,78 @@ __device__ void pin(uint32_t (&registers)[kSize]) {
 #define LORAX_BIND8(d, i)                                                                     \
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
       "+f"(d[i + 6]), "+f"(d[i + 7])
-#define LORAX_BIND32(d, i) \
+#define LORAX_BIND32_AT(d, i) \
   LORAX_BIND8(d, i), LORAX_BIND8(d, i + 8), LORAX_BIND8(d, i + 16), LORAX_BIND8(d, i + 24)
-#define LORAX_BIND40(d) LORAX_BIND32(d, 0), LORAX_BIND8(d, 32)
-#define LORAX_BIND64(d) LORAX_BIND32(d, 0), LORAX_BIND32(d, 32)
-#define LORAX_BIND128(d) LORAX_BIND64(d), LORAX_BIND32(d, 64), LORAX_BIND32(d, 96)
+#define LORAX_BIND32(d) LORAX_BIND32_AT(d, 0)
+#define LORAX_BIND40(d) LORAX_BIND32(d), LORAX_BIND8(d, 32)
+#define LORAX_BIND64(d) LORAX_BIND32(d), LORAX_BIND32_AT(d, 32)
+#define LORAX_BIND128(d) LORAX_BIND64(d), LORAX_BIND32_AT(d, 64), LORAX_BIND32_AT(d, 96)
 
-#define LORAX_PRODUCT_SHARED(n, list, bind, a_at, b_at, add_at)                                   \
+#define LORAX_PRODUCT_SHARED_OF(type, n, size, a_at, b_at, add_at)                                \
   asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, " add_at                                     \
                ", 0;\n"                                                                           \
-               "wgmma.mma_async.sync.aligned.m64n" n "k16.f32.bf16.bf16 {" list "}, " a_at        \
-               ", " b_at ", add, 1, 1, 0, 0;\n}\n"                                                \
-               : bind                                                                             \
+               "wgmma.mma_async.sync.aligned.m64n" n "k16.f32." type "." type " {" LORAX_D##size  \
+               "}, " a_at ", " b_at ", add, 1, 1, 0, 0;\n}\n"                                     \
+               : LORAX_BIND##size(d)                                                              \
                : "l"(matrix_descriptor(a)), "l"(matrix_descriptor(b)), "r"(static_cast<int>(add)) \
                : "memory")
-#define LORAX_PRODUCT_REGISTERS(n, list, bind, a0, a1, a2, a3, b_at)                             \
-  asm volatile(                                                                                  \
-      "{\n.reg .pred add;\nsetp.eq.b32 add, 0, 0;\n"                                             \
-      "wgmma.mma_async.sync.aligned.m64n" n "k16.f32.bf16.bf16 {" list "}, {" a0 ", " a1 ", " a2 \
-      ", " a3 "}, " b_at ", add, 1, 1, 1;\n}\n"                                                  \
-      : bind                                                                                     \
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(matrix_descriptor(b))                    \
+#define LORAX_PRODUCT_REGISTERS_OF(type, n, size, a0, a1, a2, a3, b_at)                 \
+  asm volatile(                                                                         \
+      "{\n.reg .pred add;\nsetp.eq.b32 add, 0, 0;\n"                                    \
+      "wgmma.mma_async.sync.aligned.m64n" n "k16.f32." type "." type " {" LORAX_D##size \
+      "}, {" a0 ", " a1 ", " a2 ", " a3 "}, " b_at ", add, 1, 1, 1;\n}\n"               \
+      : LORAX_BIND##size(d)                                                             \
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(matrix_descriptor(b))           \
       : "memory")
+// The instruction's name holds the type, and an asm statement takes literals only.
+#define LORAX_PRODUCT_SHARED(...)                 \
+  if constexpr (std::is_same_v<T, float16>) {     \
+    LORAX_PRODUCT_SHARED_OF("f16", __VA_ARGS__);  \
+  } else {                                        \
+    LORAX_PRODUCT_SHARED_OF("bf16", __VA_ARGS__); \
+  }
+#define LORAX_PRODUCT_REGISTERS(...)                 \
+  if constexpr (std::is_same_v<T, float16>) {        \
+    LORAX_PRODUCT_REGISTERS_OF("f16", __VA_ARGS__);  \
+  } else {                                           \
+    LORAX_PRODUCT_REGISTERS_OF("bf16", __VA_ARGS__); \
+  }
 
-// Starts d = a * b^T, or d += a * b^T if `add`: a [64, 16], b [kColumns, 16], bfloat16 in shared
-// memory. The warpgroup's warp w holds rows 16 w + [0, 16) of d, in each eight columns as in mma().
-template <int kColumns>
+// Starts d = a * b^T, or d += a * b^T if `add`: a [64, 16], b [kColumns, 16] of T, bfloat16 or
+// float16, in shared memory. The warpgroup's warp w holds rows 16 w + [0, 16) of d, in each eight
+// columns as in mma().
+template <typename T, int kColumns>
 __device__ void multiply_shared(float (&d)[kColumns / 2], uint32_t a, uint32_t b, bool add) {
   static_assert(kColumns == 80 || kColumns == 128);
   if constexpr (kColumns == 80) {
-    LORAX_PRODUCT_SHARED("80", LORAX_D40, LORAX_BIND40(d), "%40", "%41", "%42");
+    LORAX_PRODUCT_SHARED("80", 40, "%40", "%41", "%42")
   } else {
-    LORAX_PRODUCT_SHARED("128", LORAX_D64, LORAX_BIND64(d), "%64", "%65", "%66");
+    LORAX_PRODUCT_SHARED("128", 64, "%64", "%65", "%66")
   }
 }
 
 // Starts d += a * b: a [64, 16] in registers, as in mma(); b [16, kColumns] in shared memory.
-template <int kColumns>
+template <typename T, int kColumns>
 __device__ void multiply_registers(float (&d)[kColumns / 2], const uint32_t* a, uint32_t b) {
   static_assert(kColumns == 64 || kColumns == 128 || kColumns == 256);
   if constexpr (kColumns == 64) {
-    LORAX_PRODUCT_REGISTERS("64", LORAX_D32, LORAX_BIND32(d, 0), "%32", "%33", "%34", "%35", "%36");
+    LORAX_PRODUCT_REGISTERS("64", 32, "%32", "%33", "%34", "%35", "%36")
   } else if constexpr (kColumns == 128) {
-    LORAX_PRODUCT_REGISTERS("128", LORAX_D64, LORAX_BIND64(d), "%64", "%65", "%66", "%67", "%68");
+    LORAX_PRODUCT_REGISTERS("128", 64, "%64", "%65", "%66", "%67", "%68")
   } else {
-    LORAX_PRODUCT_REGISTERS("256", LORAX_D128, LORAX_BIND128(d), "%128", "%129", "%130", "%131",
-                            "%132");
+    LORAX_PRODUCT_REGISTERS("256", 128, "%128", "%129", "%130", "%131", "%132")
   }
 }
 
 #undef LORAX_PRODUCT_REGISTERS
 #undef LORAX_PRODUCT_SHARED
+#undef LORAX_PRODUCT_REGISTERS_OF
+#undef LORAX_PRODUCT_SHARED_OF
 #undef LORAX_BIND128
 #undef LORAX_BIND64
 #undef LORAX_BIND40
 #undef LORAX_BIND32
+#undef LORAX_BIND32_AT
 #undef LORAX_BIND8
 #undef LORAX_D128
 #undef LORAX_D64

@@ -10,8 +10,8 @@
 namespace lorax::cuda {
 
 // Of capped scores: |score| <= cap makes e^score a weight as it is, without a running maximum, if
-// sums of such weights stay within float32. The base that weights are relative to does not change
-// their relative error.
+// sums of such weights stay within float32, and weights within the type they are rounded to: it is
+// not for float16. The base that weights are relative to does not change their relative error.
 struct BoundedSoftmax {
   // In units of log2: weights reach 2^80, their sums with values of up to 2^30 stay below 2^127.
   static constexpr float kMaxCap = 80.0f;
@@ -34,7 +34,8 @@ struct BoundedSoftmax {
 };
 
 // Of any scores: exponents are relative to a running base, which follows the row's maximum when
-// that has grown past it by more than kSlack. Weights are then at most 2^kSlack.
+// that has grown past it by more than kSlack. Weights are then at most 2^kSlack, and the largest is
+// at least 1: what float16 rounds to zero, below 2^-25, is nothing beside it.
 template <bool kCapped>
 struct RunningSoftmax {
   static constexpr float kSlack = 8.0f;
@@ -87,23 +88,24 @@ struct RunningSoftmax {
 };
 
 // As the products with the values read them.
-template <int kSize>
+template <typename T, int kSize>
 __device__ void round_weights(uint32_t (&weights)[kSize / 2], const float (&scores)[kSize]) {
 #pragma unroll
   for (int i = 0; i < kSize / 2; ++i) {
-    weights[i] = pack_bfloat16(scores[2 * i], scores[2 * i + 1]);
+    weights[i] = pack<T>(scores[2 * i], scores[2 * i + 1]);
   }
 }
 
 // sums[..] += the weights of each of the lane's two rows, as rounded: what multiplies the values
 // then adds up to one, although not even the largest weight is a 1 that rounding would spare.
-template <int kSize>
+template <typename T, int kSize>
 __device__ void add_weights(float (&sums)[2], const uint32_t (&weights)[kSize]) {
   float parts[4] = {};
 #pragma unroll
   for (int i = 0; i < kSize; ++i) {
-    parts[i % 2] += __uint_as_float(weights[i] << 16);
-    parts[2 + i % 2] += __uint_as_float(weights[i] & 0xffff0000u);
+    const float2 pair = unpack<T>(weights[i]);
+    parts[i % 2] += pair.x;
+    parts[2 + i % 2] += pair.y;
   }
   sums[0] += parts[0] + parts[2];
   sums[1] += parts[1] + parts[3];

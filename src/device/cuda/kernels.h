@@ -77,12 +77,13 @@ struct LinearArgs {
   int64_t n = 0;
 };
 
-// A product that streams the weights once, for bfloat16 of at most kSkinnyRows rows, n a multiple
-// of 8, x and weight rows aligned to 16 bytes. A row's result does not depend on the other rows.
+// A product that streams the weights once, for bfloat16 or float16 of at most kSkinnyRows rows, n a
+// multiple of 8, x and weight rows aligned to 16 bytes. A row's result does not depend on the other
+// rows.
 inline constexpr int64_t kSkinnyRows = 16;
 void skinny_linear(Stream stream, const LinearArgs& args);
 // The same for at most kGatedRows rows, then gelu_tanh_mul of the rounded product: weight [m, n] is
-// gate | up, out [rows, m / 2] bfloat16.
+// gate | up, out [rows, m / 2] of x's dtype.
 inline constexpr int64_t kGatedRows = 8;
 void skinny_linear_gelu_tanh_mul(Stream stream, const LinearArgs& args);
 
@@ -92,6 +93,7 @@ void general_linear(cudaStream_t stream, const LinearArgs& args);
 // ---- attention_*.cu ---------------------------------------------------------------------------
 
 struct AttentionArgs {
+  DType dtype = DType::kFloat32;
   const void* q = nullptr;  // [T, heads, d], rows q_stride apart
   int64_t q_stride = 0;
   const void* key = nullptr;  // pages [blocks, block_size, kv_heads, d]
@@ -118,16 +120,16 @@ struct AttentionArgs {
 // float32, any shape.
 void attention_float32(cudaStream_t stream, const AttentionArgs& args);
 
-// bfloat16: the sequences of more than one query row.
+// bfloat16 or float16: the sequences of more than one query row.
 void attention_prefill(cudaStream_t stream, const AttentionArgs& args);
 
 // The same on a GPU of compute capability 9.0. False, and nothing is done, if it does not take this
 // head size (64, 128 or 256), block size (a multiple of 16) or driver.
 bool attention_prefill_hopper(cudaStream_t stream, const AttentionArgs& args);
 
-// bfloat16: the sequences of exactly one query row; the output of one without keys is zero. Their
-// keys are cut into parts, whose results lie in `scratch` until the last of them to end merges
-// them. `tickets`: kDecodeTickets zeros, which are zeros again at the end.
+// bfloat16 or float16: the sequences of exactly one query row; the output of one without keys is
+// zero. Their keys are cut into parts, whose results lie in `scratch` until the last of them to end
+// merges them. `tickets`: kDecodeTickets zeros, which are zeros again at the end.
 inline constexpr int64_t kDecodeTickets = 16384;
 void attention_decode(Stream stream, const AttentionArgs& args, void* scratch, size_t scratch_bytes,
                       uint32_t* tickets);
@@ -161,15 +163,16 @@ struct LoraArgs {
   int parts = 1;
 };
 
-// h = A x, not yet times scale. bfloat16, n a multiple of 8, rows of x aligned to 16 bytes; chunk a
-// multiple of kLoraChunkUnit. The same sums for any number of parts that it may have.
+// h = A x, not yet times scale. bfloat16 or float16, n a multiple of 8, rows of x aligned to 16
+// bytes; chunk a multiple of kLoraChunkUnit. The same sums for any number of parts that it may
+// have.
 inline constexpr int64_t kLoraChunkUnit = 512;
 void lora_shrink(Stream stream, const LoraArgs& args);
 // Any x; one part.
 void lora_shrink_general(cudaStream_t stream, const LoraArgs& args);
 
 // out = gain * (out + scale * h B + bias), h looked up in A if there are ids.
-void lora_expand(Stream stream, const LoraArgs& args);                // B bfloat16
+void lora_expand(Stream stream, const LoraArgs& args);                // B bfloat16 or float16
 void lora_expand_float32(cudaStream_t stream, const LoraArgs& args);  // all float32
 
 // ---- row_statistics.cu, sampling.cu -----------------------------------------------------------

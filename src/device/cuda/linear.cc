@@ -12,7 +12,11 @@ constexpr size_t kMaxPlans = 4096;
 // What every pointer and row that reaches cuBLASLt is aligned to: the unit of its fast kernels.
 constexpr uint32_t kAlignment = 16;
 
-cudaDataType data_type(DType dtype) { return dtype == DType::kFloat32 ? CUDA_R_32F : CUDA_R_16BF; }
+cudaDataType data_type(DType dtype) {
+  return dtype == DType::kFloat32   ? CUDA_R_32F
+         : dtype == DType::kFloat16 ? CUDA_R_16F
+                                    : CUDA_R_16BF;
+}
 
 bool aligned(const void* data, int64_t stride, DType dtype) {
   return reinterpret_cast<uintptr_t>(data) % kAlignment == 0 &&
@@ -95,7 +99,7 @@ Linear::Plan Linear::make_plan(const Shape& shape) const {
 }
 
 bool Linear::is_skinny(const LinearArgs& args) {
-  return are_aligned(args) && args.x.dtype == DType::kBFloat16 && args.rows <= kSkinnyRows;
+  return are_aligned(args) && args.x.dtype != DType::kFloat32 && args.rows <= kSkinnyRows;
 }
 
 void Linear::operator()(Stream stream, const LinearArgs& args) {

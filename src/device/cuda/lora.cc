@@ -15,15 +15,15 @@ int64_t chunk_of(int64_t n) {
 }
 
 bool takes_tensor_cores(const LoraArgs& args) {
-  return args.x.dtype == DType::kBFloat16 && args.n % 8 == 0 && args.x.stride % 8 == 0 &&
+  return args.x.dtype != DType::kFloat32 && args.n % 8 == 0 && args.x.stride % 8 == 0 &&
          reinterpret_cast<uintptr_t>(args.x.data) % 16 == 0;
 }
 
 void expand(Stream stream, const LoraArgs& args, DType dtype) {
-  if (dtype == DType::kBFloat16) {
-    lora_expand(stream, args);
-  } else {
+  if (dtype == DType::kFloat32) {
     lora_expand_float32(stream, args);
+  } else {
+    lora_expand(stream, args);
   }
   check(cudaGetLastError(), "lora_expand");
 }

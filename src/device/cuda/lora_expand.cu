@@ -1,12 +1,12 @@
-// out = gain * (out + h B + bias) of bfloat16 factors: the second half of a low-rank product.
+// out = gain * (out + h B + bias) of 16-bit factors: the second half of a low-rank product.
 //
 // Products of 16 rows of h by 16 ranks of a panel of B on tensor cores. h stays float32: it is cut
-// into three bfloat16 numbers whose sum it is, of 8 bits each. A panel's rows are read as they lie
-// in memory, 16 bytes per lane: lane (g, t) takes the columns [8 p(g), 8 p(g) + 8) of the rows 2t,
-// 2t + 1, 2t + 8, 2t + 9, and instruction j multiplies column j of each lane's eight. With p(2t) =
-// t and p(2t + 1) = t + 4 a lane then holds twice eight neighbouring columns of the result, and the
-// four lanes of a row 32 neighbours at a time: out is read and written in whole sectors. No shared
-// memory. An element's sum depends on its row of h and its column of B alone.
+// into numbers of few bits, of B's type or one that holds B's (HOperand). A panel's rows are read
+// as they lie in memory, 16 bytes per lane: lane (g, t) takes the columns [8 p(g), 8 p(g) + 8) of
+// the rows 2t, 2t + 1, 2t + 8, 2t + 9, and instruction j multiplies column j of each lane's eight.
+// With p(2t) = t and p(2t + 1) = t + 4 a lane then holds twice eight neighbouring columns of the
+// result, and the four lanes of a row 32 neighbours at a time: out is read and written in whole
+// sectors. No shared memory. An element's sum depends on its row of h and its column of B alone.
 //   blockIdx.x  a tile of rows of one segment
 //   blockIdx.y  panels, in steps of gridDim.y
 //   blockIdx.z  a target
@@ -34,17 +34,69 @@ __device__ uint32_t pair(float low, float high) {
   return __byte_perm(__float_as_uint(low), __float_as_uint(high), 0x7632);
 }
 
-// parts[0] + parts[1] + parts[2] = h, each for one register of an A operand.
-__device__ void split(float2 h, uint32_t (&parts)[3]) {
-  float2 rest, last;
-  const float x = cut(h.x, rest.x);
-  const float y = cut(h.y, rest.y);
-  parts[0] = pair(x, y);
-  const float next_x = cut(rest.x, last.x);
-  const float next_y = cut(rest.y, last.y);
-  parts[1] = pair(next_x, next_y);
-  parts[2] = pair(last.x, last.y);
-}
+// Sixteen rows of h and sixteen ranks, as a lane holds them.
+template <typename T>
+struct HOperand;
+
+// Three bfloat16 numbers whose sum is h.
+template <>
+struct HOperand<bfloat16> {
+  uint32_t parts[3][4];
+
+  // The ranks 2t and 2t + 1 of row g (i = 0) or g + 8 (1), or the ranks 8 further on (2, 3).
+  __device__ void set(int i, float2 h) {
+    float2 rest, last;
+    const float x = cut(h.x, rest.x);
+    const float y = cut(h.y, rest.y);
+    parts[0][i] = pair(x, y);
+    const float next_x = cut(rest.x, last.x);
+    const float next_y = cut(rest.y, last.y);
+    parts[1][i] = pair(next_x, next_y);
+    parts[2][i] = pair(last.x, last.y);
+  }
+
+  // c += h * B: `low` holds the ranks 2t and 2t + 1 of a column of B, `high` those 8 further on.
+  __device__ void multiply(float (&c)[4], uint32_t low, uint32_t high) const {
+#pragma unroll
+    for (int part = 2; part >= 0; --part) mma<bfloat16>(c, parts[part], low, high);
+  }
+};
+
+// Float16 numbers would not reach as far as h does. Tensor cores take tf32, which has float16's
+// bits of significand and float32's exponents: it holds B exactly, and two of it hold h to 2^-23 of
+// itself, less than float32 lost on the way to it. An instruction takes eight ranks: the lane's
+// even one in the place of its t-th, its odd one in that of the (t + 4)-th.
+template <>
+struct HOperand<float16> {
+  uint32_t parts[2][2][4];  // the number, its rest; ranks below 8, the others
+
+  __device__ static uint32_t to_tf32(float value) {
+    uint32_t rounded;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(value));
+    return rounded;
+  }
+
+  __device__ void set(int i, float2 h) {
+    const auto place = [&](int at, float value) {
+      const uint32_t top = to_tf32(value);
+      parts[0][i / 2][at] = top;
+      parts[1][i / 2][at] = to_tf32(value - __uint_as_float(top));
+    };
+    place(i % 2, h.x);
+    place(i % 2 + 2, h.y);
+  }
+
+  __device__ void multiply(float (&c)[4], uint32_t low, uint32_t high) const {
+    const float2 b[2] = {unpack<float16>(low), unpack<float16>(high)};
+#pragma unroll
+    for (int part = 1; part >= 0; --part) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        mma_tf32(c, parts[part][half], __float_as_uint(b[half].x), __float_as_uint(b[half].y));
+      }
+    }
+  }
+};
 
 // One row and eight columns, `inside` of which belong to the module.
 template <typename Out>
@@ -88,7 +140,7 @@ __device__ void finish(const LoraEntry& entry, const float (&sums)[kGroup], int6
   }
 }
 
-template <int kRowWarps, typename Out, bool kLookUp>
+template <int kRowWarps, typename T, typename Out, bool kLookUp>
 __global__ void __launch_bounds__(kWarps * 32, 5)
     expand_kernel(const __grid_constant__ LoraArgs args) {
   start_next();
@@ -106,9 +158,8 @@ __global__ void __launch_bounds__(kWarps * 32, 5)
   const int64_t first_panel = blockIdx.y * kColumnWarps + warp / kRowWarps;
   if (tile.count > 0 && lane == 0 && first_panel * kLoraPanel < columns) {
     const LoraEntry& entry = entry_of(args, tile.slot, target);
-    const bfloat16* panel =
-        static_cast<const bfloat16*>(entry.b) + first_panel * entry.rank * kLoraPanel;
-    if (entry.rank > 0) prefetch_to_l2(panel, entry.rank * (kLoraPanel * sizeof(bfloat16)));
+    const T* panel = static_cast<const T*>(entry.b) + first_panel * entry.rank * kLoraPanel;
+    if (entry.rank > 0) prefetch_to_l2(panel, entry.rank * (kLoraPanel * sizeof(T)));
   }
   wait_for_previous();
   if (first_row >= tile.count) return;
@@ -123,12 +174,12 @@ __global__ void __launch_bounds__(kWarps * 32, 5)
     rows[half] = row < tile.count ? tile.begin + row : -1;
   }
   // This lane's eight columns of a panel's row.
-  const bfloat16* b = static_cast<const bfloat16*>(entry.b) + (g / 2 + g % 2 * 4) * kGroup;
+  const T* b = static_cast<const T*>(entry.b) + (g / 2 + g % 2 * 4) * kGroup;
 
-  uint32_t a[3][4];  // h; where 16 ranks are all, for every panel
+  HOperand<T> operand;  // where 16 ranks are all, for every panel
   for (int64_t panel = first_panel; panel * kLoraPanel < columns;
        panel += gridDim.y * kColumnWarps) {
-    const bfloat16* panel_b = b + panel * rank * kLoraPanel;
+    const T* panel_b = b + panel * rank * kLoraPanel;
     float c[kGroup][4] = {};
     for (int k = 0; k < rank; k += 16) {
       uint4 factors[4];  // rows 2t, 2t + 1, 2t + 8, 2t + 9
@@ -142,14 +193,10 @@ __global__ void __launch_bounds__(kWarps * 32, 5)
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const int half = i % 2;
-          const float2 h = rows[half] >= 0
-                               ? load_h<bfloat16, kLookUp>(args, entry, target, rows[half], rank,
-                                                           k + i / 2 * 8 + 2 * t)
-                               : make_float2(0.0f, 0.0f);
-          uint32_t parts[3];
-          split(h, parts);
-#pragma unroll
-          for (int part = 0; part < 3; ++part) a[part][i] = parts[part];
+          const float2 h = rows[half] >= 0 ? load_h<T, kLookUp>(args, entry, target, rows[half],
+                                                                rank, k + i / 2 * 8 + 2 * t)
+                                           : make_float2(0.0f, 0.0f);
+          operand.set(i, h);
         }
       }
       __syncwarp();  // lanes part above where some have no rows or ranks
@@ -161,10 +208,7 @@ __global__ void __launch_bounds__(kWarps * 32, 5)
           const uint32_t high = (&factors[i + 1].x)[j / 2];
           return __byte_perm(low, high, j % 2 == 0 ? 0x5410 : 0x7632);
         };
-        const uint32_t b0 = both(0);
-        const uint32_t b1 = both(2);
-#pragma unroll
-        for (int part = 2; part >= 0; --part) mma(c[j], a[part], b0, b1);
+        operand.multiply(c[j], both(0), both(2));
       }
     }
 #pragma unroll
@@ -184,7 +228,7 @@ __global__ void __launch_bounds__(kWarps * 32, 5)
   }
 }
 
-template <int kRowWarps, typename Out, bool kLookUp>
+template <int kRowWarps, typename T, typename Out, bool kLookUp>
 void expand(Stream stream, const LoraArgs& args) {
   constexpr int64_t kColumnWarps = kWarps / kRowWarps;
   int64_t columns = 0;
@@ -197,7 +241,7 @@ void expand(Stream stream, const LoraArgs& args) {
   int64_t steps = int64_t{tiles} * all * args.n_targets / kManyBlocks;
   steps = steps < 1 ? 1 : steps > kMostPanels ? kMostPanels : steps;
   const dim3 grid(tiles, blocks_for(all, steps), static_cast<unsigned>(args.n_targets));
-  launch(stream, grid, kWarps * 32, 0, expand_kernel<kRowWarps, Out, kLookUp>, args);
+  launch(stream, grid, kWarps * 32, 0, expand_kernel<kRowWarps, T, Out, kLookUp>, args);
 }
 
 }  // namespace
@@ -205,11 +249,14 @@ void expand(Stream stream, const LoraArgs& args) {
 void lora_expand(Stream stream, const LoraArgs& args) {
   // Few rows of an adapter: the warps of a block take neighbouring panels. Many: they share one.
   const bool many = int64_t{args.last} - args.first >= int64_t{32} * args.n_segments;
-  visit_model_dtype(args.out.dtype, [&]<typename Out>(std::type_identity<Out>) {
-    if (args.ids != nullptr) {
-      many ? expand<kWarps, Out, true>(stream, args) : expand<1, Out, true>(stream, args);
+  visit_16_bit_dtype(args.x.dtype, [&]<typename T>(std::type_identity<T>) {
+    if (args.ids != nullptr) {  // embeddings are float32
+      many ? expand<kWarps, T, float, true>(stream, args) : expand<1, T, float, true>(stream, args);
+    } else if (args.out.dtype == DType::kFloat32) {
+      many ? expand<kWarps, T, float, false>(stream, args)
+           : expand<1, T, float, false>(stream, args);
     } else {
-      many ? expand<kWarps, Out, false>(stream, args) : expand<1, Out, false>(stream, args);
+      many ? expand<kWarps, T, T, false>(stream, args) : expand<1, T, T, false>(stream, args);
     }
   });
 }

@@ -1,4 +1,4 @@
-// h = A x of bfloat16: the first half of a low-rank product.
+// h = A x of 16-bit factors: the first half of a low-rank product.
 //
 // Products of 16 rows of A by 8 rows of x on tensor cores, both operands as they lie in memory:
 // lane (g, t) takes 8 neighbouring elements 8t .. 8t + 7 of every 32 of rows g as its share of two
@@ -27,6 +27,7 @@ constexpr int64_t kManyBlocks = 512;
 constexpr int64_t kMostRankGroups = 8;  // blocks for one target's ranks
 
 // The part of A that this block takes first, on its way into the L2 cache.
+template <typename T>
 __device__ void prefetch_a(const LoraArgs& args, int slot) {
   int item = static_cast<int>(blockIdx.z);
   for (int target = 0; target < args.n_targets; ++target) {
@@ -39,14 +40,14 @@ __device__ void prefetch_a(const LoraArgs& args, int slot) {
     const int k = item * 16 + static_cast<int>(threadIdx.x);
     const int64_t begin = blockIdx.y * args.chunk;
     if (threadIdx.x < 16 && k < entry.rank && begin < args.n) {
-      prefetch_to_l2(static_cast<const bfloat16*>(entry.a) + k * args.n + begin,
+      prefetch_to_l2(static_cast<const T*>(entry.a) + k * args.n + begin,
                      static_cast<uint32_t>(min(args.chunk, args.n - begin) * 2));
     }
     return;
   }
 }
 
-template <int kColumnTiles>
+template <typename T, int kColumnTiles>
 __global__ void __launch_bounds__(kWarps * 32, kColumnTiles == 1 ? 4 : 2)
     shrink_kernel(const __grid_constant__ LoraArgs args) {
   constexpr int kRows = kColumnTiles * 8;
@@ -61,21 +62,21 @@ __global__ void __launch_bounds__(kWarps * 32, kColumnTiles == 1 ? 4 : 2)
   const uint4 zero = make_uint4(0, 0, 0, 0);
 
   const LoraTile tile = find_tile<kRows>(args, static_cast<int>(blockIdx.x));
-  if (tile.count > 0) prefetch_a(args, tile.slot);
+  if (tile.count > 0) prefetch_a<T>(args, tile.slot);
   wait_for_previous();
   if (tile.count == 0) return;
-  const bfloat16* x_rows[kColumnTiles];  // null: no such row
+  const T* x_rows[kColumnTiles];  // null: no such row
 #pragma unroll
   for (int column = 0; column < kColumnTiles; ++column) {
     const int row = column * 8 + g;
-    x_rows[column] = row < tile.count ? static_cast<const bfloat16*>(args.x.data) +
+    x_rows[column] = row < tile.count ? static_cast<const T*>(args.x.data) +
                                             args.rows[tile.begin + row] * args.x.stride + t * 8
                                       : nullptr;
   }
 
   // Of 16 ranks from `first_rank`.
-  auto multiply = [&](const bfloat16* a, int rank, int first_rank, int target) {
-    const bfloat16* a_rows[2];  // null: beyond the rank
+  auto multiply = [&](const T* a, int rank, int first_rank, int target) {
+    const T* a_rows[2];  // null: beyond the rank
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int k = first_rank + half * 8 + g;
@@ -115,8 +116,8 @@ __global__ void __launch_bounds__(kWarps * 32, kColumnTiles == 1 ? 4 : 2)
           for (int column = 0; column < kColumnTiles; ++column) {
             if (column * 8 >= tile.count) break;
             const uint4 b = operand_b[s][column];
-            mma(c[column], a0, b.x, b.y);
-            mma(c[column], a1, b.z, b.w);
+            mma<T>(c[column], a0, b.x, b.y);
+            mma<T>(c[column], a1, b.z, b.w);
           }
         }
       }
@@ -157,7 +158,7 @@ __global__ void __launch_bounds__(kWarps * 32, kColumnTiles == 1 ? 4 : 2)
   for (int target = 0; target < args.n_targets; ++target) {
     const LoraEntry& entry = entry_of(args, tile.slot, target);
     const int rank = entry.rank;
-    const bfloat16* a = static_cast<const bfloat16*>(entry.a);
+    const T* a = static_cast<const T*>(entry.a);
     const int items = (rank + 15) / 16;
     for (; item < items; item += static_cast<int>(gridDim.z)) multiply(a, rank, item * 16, target);
     item -= items;
@@ -177,7 +178,9 @@ void shrink(Stream stream, const LoraArgs& args) {
                                                           : groups);
   }
   const dim3 grid(tiles, static_cast<unsigned>(args.parts), static_cast<unsigned>(shares));
-  launch(stream, grid, kWarps * 32, 0, shrink_kernel<kColumnTiles>, args);
+  visit_16_bit_dtype(args.x.dtype, [&]<typename T>(std::type_identity<T>) {
+    launch(stream, grid, kWarps * 32, 0, shrink_kernel<T, kColumnTiles>, args);
+  });
 }
 
 }  // namespace

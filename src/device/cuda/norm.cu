@@ -169,15 +169,16 @@ void norm(Stream stream, Rows x, const float* weight, int64_t rows, int64_t widt
 void rms_norm(Stream stream, Rows x, const float* weight, int64_t rows, int64_t width, float eps,
               Rows out, bool add) {
   if (rows == 0) return;
-  visit_model_dtype(x.dtype, [&]<typename T>(std::type_identity<T>) {
-    if (add) {
+  if (add) {
+    visit_model_dtype(x.dtype, [&]<typename T>(std::type_identity<T>) {
       norm<T, float, true>(stream, x, weight, rows, width, eps, out);
-    } else if (out.dtype == DType::kFloat32) {
-      norm<T, float, false>(stream, x, weight, rows, width, eps, out);
-    } else {
-      norm<T, bfloat16, false>(stream, x, weight, rows, width, eps, out);
-    }
-  });
+    });
+  } else {
+    visit_dtypes(x.dtype, out.dtype,
+                 [&]<typename T, typename Out>(std::type_identity<T>, std::type_identity<Out>) {
+                   norm<T, Out, false>(stream, x, weight, rows, width, eps, out);
+                 });
+  }
 }
 
 void rms_norm_add_norm(Stream stream, Rows x, const float* weight, int64_t rows, int64_t width,
@@ -189,17 +190,16 @@ void rms_norm_add_norm(Stream stream, Rows x, const float* weight, int64_t rows,
     rms_norm(stream, residual, next_weight, rows, width, next_eps, out, false);
     return;
   }
-  visit_model_dtype(x.dtype, [&]<typename T>(std::type_identity<T>) {
-    visit_model_dtype(out.dtype, [&]<typename Out>(std::type_identity<Out>) {
-      const auto kernel = width <= int64_t{kThreads} * kFewVectors * 4
-                              ? add_norm_kernel<kFewVectors, T, Out>
-                              : add_norm_kernel<kMostVectors, T, Out>;
-      launch(stream, static_cast<unsigned>(rows), threads_for(width), 0, kernel,
-             static_cast<const T*>(x.data), x.stride, weight, width, eps,
-             static_cast<float*>(residual.data), residual.stride, next_weight, next_eps,
-             static_cast<Out*>(out.data), out.stride);
-    });
-  });
+  visit_dtypes(x.dtype, out.dtype,
+               [&]<typename T, typename Out>(std::type_identity<T>, std::type_identity<Out>) {
+                 const auto kernel = width <= int64_t{kThreads} * kFewVectors * 4
+                                         ? add_norm_kernel<kFewVectors, T, Out>
+                                         : add_norm_kernel<kMostVectors, T, Out>;
+                 launch(stream, static_cast<unsigned>(rows), threads_for(width), 0, kernel,
+                        static_cast<const T*>(x.data), x.stride, weight, width, eps,
+                        static_cast<float*>(residual.data), residual.stride, next_weight, next_eps,
+                        static_cast<Out*>(out.data), out.stride);
+               });
 }
 
 }  // namespace lorax::cuda

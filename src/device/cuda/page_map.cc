@@ -33,7 +33,7 @@ bool make_page_map(CUtensorMap& map, const void* pages, int64_t slots, int kv_he
   const cuuint64_t strides[2] = {sizes[0] * 2, sizes[0] * sizes[1] * 2};  // bytes
   const cuuint32_t box[3] = {64, 1, static_cast<cuuint32_t>(tokens)};
   const cuuint32_t steps[3] = {1, 1, 1};
-  return encode_tiled(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<void*>(pages), sizes,
+  return encode_tiled(&map, CU_TENSOR_MAP_DATA_TYPE_UINT16, 3, const_cast<void*>(pages), sizes,
                       strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
                       CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
                       CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;

@@ -7,7 +7,7 @@
 
 namespace lorax::cuda {
 
-// A map of pages [slots, kv_heads, d] of bfloat16 whose boxes are 64 columns of one head of
+// A map of pages [slots, kv_heads, d] of 16-bit elements whose boxes are 64 columns of one head of
 // `tokens` neighbouring slots, with the 128-byte swizzle. d is a multiple of 64, `pages` aligned to
 // 16 bytes. Lives on the host and holds no resource. False if the driver has no such maps.
 bool make_page_map(CUtensorMap& map, const void* pages, int64_t slots, int kv_heads, int d,

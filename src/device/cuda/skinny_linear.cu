@@ -50,7 +50,8 @@ using Sixteen = Shape<2, 2, 2, 2>;
 using SixteenFewBlocks = Shape<1, 2, 4, 2>;
 
 // Weights are used once: they need no place in the L1 cache, which holds x.
-__device__ uint4 load_weight(const bfloat16* from) {
+template <typename T>
+__device__ uint4 load_weight(const T* from) {
   uint4 value;
   asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
                : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
@@ -58,10 +59,11 @@ __device__ uint4 load_weight(const bfloat16* from) {
   return value;
 }
 
+template <typename T>
 struct SkinnyArgs {
-  const bfloat16* x;
+  const T* x;
   int64_t x_stride;
-  const bfloat16* weight;
+  const T* weight;
   void* out;
   int64_t out_stride;
   int rows;
@@ -72,13 +74,13 @@ struct SkinnyArgs {
 
 // kGated: the second half of a row tile holds the rows m / 2 further on than the first, and what is
 // written is gelu_tanh(first) * second of the rounded products.
-template <typename S, typename Out, bool kGated>
+template <typename S, typename T, typename Out, bool kGated>
 __global__ void __launch_bounds__(kWarps * 32, S::kBlocks)
-    skinny_kernel(const __grid_constant__ SkinnyArgs args) {
+    skinny_kernel(const __grid_constant__ SkinnyArgs<T> args) {
   constexpr int kRowTiles = S::kRowTiles;
   constexpr int kColumnTiles = S::kColumnTiles;
   __shared__ float sums[kWarps][kRowTiles][kColumnTiles][4][32];
-  extern __shared__ __align__(16) bfloat16 staged_x[];
+  extern __shared__ __align__(16) uint16_t staged_x[];
   start_next();
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
@@ -95,7 +97,7 @@ __global__ void __launch_bounds__(kWarps * 32, S::kBlocks)
     return (kGated && row % 16 >= 8 ? m : 0) + (tile_row < m ? tile_row : m - 1);
   };
 
-  const bfloat16* weights[kRowTiles][2];
+  const T* weights[kRowTiles][2];
 #pragma unroll
   for (int r = 0; r < kRowTiles; ++r) {
 #pragma unroll
@@ -120,7 +122,7 @@ __global__ void __launch_bounds__(kWarps * 32, S::kBlocks)
       }
     }
   };
-  const bfloat16* x_rows = args.x;
+  const T* x_rows = args.x;
   int x_stride = static_cast<int>(args.x_stride);
   auto load_x = [&](int k, XStep& x) {
     const int at = k + t * 8;
@@ -142,8 +144,8 @@ __global__ void __launch_bounds__(kWarps * 32, S::kBlocks)
       const uint32_t a1[4] = {low.z, high.z, low.w, high.w};
 #pragma unroll
       for (int column = 0; column < kColumnTiles; ++column) {
-        mma(c[r][column], a0, x[column].x, x[column].y);
-        mma(c[r][column], a1, x[column].z, x[column].w);
+        mma<T>(c[r][column], a0, x[column].x, x[column].y);
+        mma<T>(c[r][column], a1, x[column].z, x[column].w);
       }
     }
   };
@@ -164,7 +166,7 @@ __global__ void __launch_bounds__(kWarps * 32, S::kBlocks)
     commit_copies();
     wait_copies<0>();
     __syncthreads();
-    x_rows = staged_x;
+    x_rows = reinterpret_cast<const T*>(staged_x);
     x_stride = stride;
   }
   XStep ahead[2][kSteps];
@@ -225,36 +227,37 @@ __global__ void __launch_bounds__(kWarps * 32, S::kBlocks)
   }
 }
 
-template <typename S>
+template <typename S, typename T>
 cudaError_t prepare() {
   const auto allow = [](auto kernel) {
     return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                 static_cast<int>(S::kStagedBytes));
   };
-  const cudaError_t status = allow(skinny_kernel<S, bfloat16, false>);
-  return status != cudaSuccess ? status : allow(skinny_kernel<S, float, false>);
+  const cudaError_t status = allow(skinny_kernel<S, T, T, false>);
+  return status != cudaSuccess ? status : allow(skinny_kernel<S, T, float, false>);
 }
 
-template <typename S, bool kGated>
+template <typename S, typename T, bool kGated>
 void multiply(Stream stream, const LinearArgs& args) {
   const unsigned grid = blocks_for(args.m, S::kRows);
-  const int64_t x_bytes = args.rows * (args.n + kPad) * static_cast<int64_t>(sizeof(bfloat16));
-  const SkinnyArgs skinny{.x = static_cast<const bfloat16*>(args.x.data),
-                          .x_stride = args.x.stride,
-                          .weight = static_cast<const bfloat16*>(args.weight),
-                          .out = args.out.data,
-                          .out_stride = args.out.stride,
-                          .rows = static_cast<int>(args.rows),
-                          .m = args.m,
-                          .n = args.n,
-                          .stages_x = x_bytes <= S::kStagedBytes};
+  const int64_t x_bytes = args.rows * (args.n + kPad) * static_cast<int64_t>(sizeof(T));
+  const SkinnyArgs<T> skinny{.x = static_cast<const T*>(args.x.data),
+                             .x_stride = args.x.stride,
+                             .weight = static_cast<const T*>(args.weight),
+                             .out = args.out.data,
+                             .out_stride = args.out.stride,
+                             .rows = static_cast<int>(args.rows),
+                             .m = args.m,
+                             .n = args.n,
+                             .stages_x = x_bytes <= S::kStagedBytes};
   const size_t shared_bytes = skinny.stages_x ? static_cast<size_t>(x_bytes) : 0;
-  if constexpr (kGated) {
-    launch(stream, grid, kWarps * 32, shared_bytes, skinny_kernel<S, bfloat16, true>, skinny);
-  } else {
-    visit_model_dtype(args.out.dtype, [&]<typename Out>(std::type_identity<Out>) {
-      launch(stream, grid, kWarps * 32, shared_bytes, skinny_kernel<S, Out, false>, skinny);
-    });
+  const auto run = [&](auto kernel) {
+    launch(stream, grid, kWarps * 32, shared_bytes, kernel, skinny);
+  };
+  if (kGated || args.out.dtype != DType::kFloat32) {
+    run(skinny_kernel<S, T, T, kGated>);
+  } else if constexpr (!kGated) {
+    run(skinny_kernel<S, T, float, false>);
   }
 }
 
@@ -262,19 +265,27 @@ void multiply(Stream stream, const LinearArgs& args) {
 
 void skinny_linear(Stream stream, const LinearArgs& args) {
   const bool few = blocks_for(args.m, 16) <= static_cast<unsigned>(2 * stream.multiprocessors);
-  if (args.rows <= 8) {
-    few ? multiply<EightFewBlocks, false>(stream, args) : multiply<Eight, false>(stream, args);
-  } else {
-    few ? multiply<SixteenFewBlocks, false>(stream, args) : multiply<Sixteen, false>(stream, args);
-  }
+  visit_16_bit_dtype(args.x.dtype, [&]<typename T>(std::type_identity<T>) {
+    if (args.rows <= 8) {
+      few ? multiply<EightFewBlocks, T, false>(stream, args)
+          : multiply<Eight, T, false>(stream, args);
+    } else {
+      few ? multiply<SixteenFewBlocks, T, false>(stream, args)
+          : multiply<Sixteen, T, false>(stream, args);
+    }
+  });
 }
 
 void skinny_linear_gelu_tanh_mul(Stream stream, const LinearArgs& args) {
-  multiply<Eight, true>(stream, args);
+  visit_16_bit_dtype(args.x.dtype, [&]<typename T>(std::type_identity<T>) {
+    multiply<Eight, T, true>(stream, args);
+  });
 }
 
 cudaError_t prepare_skinny() {
-  for (cudaError_t (*prepare_shape)() : {prepare<EightFewBlocks>, prepare<SixteenFewBlocks>}) {
+  for (cudaError_t (*prepare_shape)() :
+       {prepare<EightFewBlocks, bfloat16>, prepare<SixteenFewBlocks, bfloat16>,
+        prepare<EightFewBlocks, float16>, prepare<SixteenFewBlocks, float16>}) {
     if (const cudaError_t status = prepare_shape(); status != cudaSuccess) return status;
   }
   return cudaSuccess;

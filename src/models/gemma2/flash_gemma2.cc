@@ -10,7 +10,14 @@ namespace {
 
 // Hugging Face keeps the normaliser in the model dtype: 59.75, not 59.867, for the 9b in bfloat16.
 float rounded_to(DType dtype, float value) {
-  return dtype == DType::kBFloat16 ? static_cast<float>(BFloat16(value)) : value;
+  switch (dtype) {
+    case DType::kBFloat16:
+      return static_cast<float>(BFloat16(value));
+    case DType::kFloat16:
+      return static_cast<float>(Float16(value));
+    default:
+      return value;
+  }
 }
 
 // A tied checkpoint may still carry a copy of the head. A head that differs would be dropped in
