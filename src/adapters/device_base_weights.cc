@@ -29,8 +29,8 @@ std::vector<float> DeviceBaseWeights::rows(size_t module, int64_t first, int64_t
 bool DeviceBaseWeights::equals(size_t module, const HostTensor& weight) const {
   const Tensor& base = modules_[module].weight;
   LORAX_CHECK(base.rank == 2 && weight.elements() == base.numel());
-  // float16 and bfloat16 hold each other's values only in part, so such a pair is compared in
-  // bfloat16, the type that the base was rounded to.
+  // float16 and bfloat16 hold each other's values only in part, so such a pair is compared in the
+  // type that the base was rounded to.
   const DType narrower = base.dtype == DType::kFloat32 ? weight.dtype : base.dtype;
   const int64_t columns = base.dim(1);
   const int64_t step = std::max<int64_t>(1, kPiece / columns);

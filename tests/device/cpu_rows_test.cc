@@ -181,7 +181,7 @@ std::vector<RowOperation> row_operations(DType dtype) {
 }
 
 TEST(CpuRowsTest, BitsDoNotDependOnOtherRowsOrThreads) {
-  for (DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+  for (DType dtype : kModelDtypes) {
     for (const RowOperation& operation : row_operations(dtype)) {
       SCOPED_TRACE(operation.name + " " + std::string(name_of(dtype)));
       const Bytes whole = operation.run(*cpu(1), 0, kRows);
@@ -256,7 +256,7 @@ std::vector<std::vector<Bytes>> whole_batch(DType dtype, const AttentionCase& te
 }
 
 TEST(CpuRowsTest, AttentionBitsDoNotDependOnChunksOthersOrThreads) {
-  for (DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+  for (DType dtype : kModelDtypes) {
     for (const AttentionCase& test_case : attention_cases()) {
       SCOPED_TRACE(test_case.name + " " + std::string(name_of(dtype)));
       const auto whole = whole_batch(dtype, test_case);
@@ -301,7 +301,7 @@ TEST(CpuRowsTest, AttentionRowsNeverTouchKeysThatTheyDoNotSee) {
 // ---- Allocations ------------------------------------------------------------------------------
 
 TEST(CpuRowsTest, WarmOperationsAllocateNothing) {
-  for (DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+  for (DType dtype : kModelDtypes) {
     const auto device = cpu(3);
     constexpr int64_t kT = 70, kD = 256, kH = 4, kK = 2, kLength = 2500;
     auto filled = [&](DType type, std::initializer_list<int64_t> shape, double value) {

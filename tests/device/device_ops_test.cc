@@ -1,4 +1,4 @@
-// Every operation of device/device.h but attention, on every device and in both model dtypes,
+// Every operation of device/device.h but attention, on every device and in every model dtype,
 // against the reference in double.
 #include <gtest/gtest.h>
 
@@ -81,7 +81,7 @@ class DeviceOpsTest : public ::testing::TestWithParam<std::tuple<std::string, DT
 
 INSTANTIATE_TEST_SUITE_P(Devices, DeviceOpsTest,
                          ::testing::Combine(::testing::ValuesIn(available_devices()),
-                                            ::testing::Values(DType::kFloat32, DType::kBFloat16)),
+                                            ::testing::ValuesIn(kModelDtypes)),
                          name_of_param);
 
 TEST_P(DeviceOpsTest, DescribesItself) { EXPECT_FALSE(device_.describe().empty()); }
@@ -378,7 +378,12 @@ TEST_P(DeviceOpsTest, RoundsToNearestEvenAndKeepsNan) {
                    3.4e38,        infinity,
                    -infinity,     0.0,
                    NAN,           -NAN};
-  for (int i = 0; i < 23; ++i) weight.push_back(1.0 + i * 0x1p-10);
+  // The same of float16: ties, subnormals, and the end of its range.
+  for (double value : {1.0 + 0x1p-11, 1.0 + 3 * 0x1p-11, 1.0 + 0x1p-11 + 0x1p-20, 0x1p-24, 0x1p-25,
+                       0x1.1p-25, -0x1.8p-24, 0x1.ffep-15, 65504.0, 65519.0, 65520.0, -65520.0}) {
+    weight.push_back(value);
+  }
+  for (int i = 0; i < 46; ++i) weight.push_back(1.0 + i * 0x1p-12);
   const int64_t width = static_cast<int64_t>(weight.size());
   const DeviceTensor out = poisoned(dtype_, {1, width});
   device_.rms_norm(upload({1, width}, Values(weight.size(), 1.0)),

@@ -13,9 +13,12 @@ namespace lorax::testing {
 namespace {
 
 template <typename T>
+inline constexpr bool kIs16BitFloat = std::is_same_v<T, BFloat16> || std::is_same_v<T, Float16>;
+
+template <typename T>
 T to_element(double value) {
-  if constexpr (std::is_same_v<T, BFloat16>) {
-    return BFloat16(static_cast<float>(value));
+  if constexpr (kIs16BitFloat<T>) {
+    return T(static_cast<float>(value));
   } else {
     return static_cast<T>(value);
   }
@@ -23,7 +26,7 @@ T to_element(double value) {
 
 template <typename T>
 double to_double(T element) {
-  if constexpr (std::is_same_v<T, BFloat16>) {
+  if constexpr (kIs16BitFloat<T>) {
     return static_cast<double>(static_cast<float>(element));
   } else {
     return static_cast<double>(element);
@@ -38,12 +41,12 @@ void visit(DType dtype, Function&& function) {
       return function(float());
     case DType::kBFloat16:
       return function(BFloat16());
+    case DType::kFloat16:
+      return function(Float16());
     case DType::kInt32:
       return function(int32_t());
     case DType::kInt64:
       return function(int64_t());
-    case DType::kFloat16:
-      LORAX_CHECK(false, "no operation takes float16");
   }
 }
 
@@ -154,6 +157,10 @@ void expect_close(const Values& got, const Values& want, Tolerance tolerance) {
 
 Tolerance rounding(DType dtype, double relative, double absolute) {
   if (dtype == DType::kBFloat16) relative += 0x1p-8;  // half a unit of the last of 8 bits
+  if (dtype == DType::kFloat16) {
+    relative += 0x1p-11;
+    absolute += 0x1p-25;  // of subnormal numbers
+  }
   return {relative, absolute};
 }
 

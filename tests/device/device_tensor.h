@@ -11,8 +11,10 @@
 
 namespace lorax::testing {
 
-// Row-major values; those of a bfloat16 tensor are exactly representable in it.
+// Row-major values; those of a tensor of 16-bit floats are exactly representable in it.
 using Values = std::vector<double>;
+
+inline constexpr DType kModelDtypes[] = {DType::kFloat32, DType::kBFloat16, DType::kFloat16};
 
 // The names of the devices that this build and machine have: "cpu", perhaps "cuda".
 std::vector<std::string> available_devices();

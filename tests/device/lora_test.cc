@@ -1,4 +1,4 @@
-// The low-rank operations on every device and in both model dtypes, against the reference in
+// The low-rank operations on every device and in every model dtype, against the reference in
 // double.
 #include <gtest/gtest.h>
 
@@ -28,7 +28,7 @@ class LoraTest : public ::testing::TestWithParam<std::tuple<std::string, DType>>
 
 INSTANTIATE_TEST_SUITE_P(Devices, LoraTest,
                          ::testing::Combine(::testing::ValuesIn(available_devices()),
-                                            ::testing::Values(DType::kFloat32, DType::kBFloat16)),
+                                            ::testing::ValuesIn(kModelDtypes)),
                          [](const auto& param_info) {
                            return std::get<0>(param_info.param) + "_" +
                                   std::string(name_of(std::get<1>(param_info.param)));

@@ -230,9 +230,11 @@ TEST_P(ForwardTest, AStepAllocatesNothingAfterTheFirst) {
   EXPECT_EQ(allocation_count.load() - before, 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(DTypes, ForwardTest, testing::Values(DType::kFloat32, DType::kBFloat16),
+INSTANTIATE_TEST_SUITE_P(DTypes, ForwardTest,
+                         testing::Values(DType::kFloat32, DType::kBFloat16, DType::kFloat16),
                          [](const auto& info) { return std::string(name_of(info.param)); });
-INSTANTIATE_TEST_SUITE_P(DTypes, ContractTest, testing::Values(DType::kFloat32, DType::kBFloat16),
+INSTANTIATE_TEST_SUITE_P(DTypes, ContractTest,
+                         testing::Values(DType::kFloat32, DType::kBFloat16, DType::kFloat16),
                          [](const auto& info) { return std::string(name_of(info.param)); });
 
 }  // namespace

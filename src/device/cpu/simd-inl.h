@@ -102,7 +102,7 @@ HWY_INLINE void store(D d, hn::Vec<D> values, Float16* to) {
     const auto shifted = hn::Add(hn::BitCast(d, magnitude), hn::Set(d, 0.5f));
     half = hn::IfThenElse(hn::Lt(magnitude, hn::Set(du, 0x38800000u)),
                           hn::Sub(hn::BitCast(du, shifted), hn::Set(du, 0x3f000000u)), half);
-    half = hn::IfThenElse(hn::Ge(magnitude, hn::Set(du, 0x477ff000u)), hn::Set(du, 0x7c00u), half);
+    half = hn::IfThenElse(hn::Gt(magnitude, hn::Set(du, 0x477fefffu)), hn::Set(du, 0x7c00u), half);
     half = hn::IfThenElse(hn::Gt(magnitude, hn::Set(du, 0x7f800000u)), hn::Set(du, 0x7e00u), half);
     const auto sign = hn::ShiftRight<16>(hn::Sub(bits, magnitude));
     hn::StoreU(hn::DemoteTo(d16, hn::BitCast(di, hn::Or(half, sign))), d16, &to->bits);
