@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""How near to Hugging Face in float32 we compute in bfloat16, beside Hugging Face in bfloat16.
+"""How near to Hugging Face in float32 we compute in 16 bits, beside Hugging Face in the same dtype.
 
     python3 tools/gpu_certificate.py [--shape 2b] [--prompts 1,100,4097,8000] [--adapters 2]
+                                     [--dtype float16]
 
 Writes a checkpoint of the real shape with random weights (activations and scores of realistic
-size), runs eager Hugging Face in float32 and in bfloat16 and `lorax logits` in bfloat16 on the same
+size), runs eager Hugging Face in float32 and in --dtype and `lorax logits` in --dtype on the same
 prompts, and prints ||x - float32|| / ||float32|| of the last positions' logits for both. Ours come
 one by one, as decode steps, behind the prefill of what is in front of them. With --adapters,
 every prompt runs without adapter and with one of that many of PEFT's, of rank 16 on all seven
@@ -58,7 +59,7 @@ def make_config(shape, layers):
 
 
 def make_model(config, seed, device):
-    """Float32, every weight representable in bfloat16."""
+    """Float32, every weight representable in bfloat16 and float16."""
     torch.manual_seed(seed)
     with torch.device(device):
         model = Gemma2ForCausalLM(config).float().eval()
@@ -70,7 +71,7 @@ def make_model(config, seed, device):
                 weight.normal_(0.0, weight.shape[1] ** -0.5)
                 if "q_proj" in name:
                     weight.mul_(2.0)  # attention that looks somewhere
-            weight.copy_(weight.bfloat16())
+            weight.copy_(weight.bfloat16().half())
     return model
 
 
@@ -117,7 +118,7 @@ def add_adapters(model, count, seed):
         for name, weight in model.named_parameters():
             if "lora_" in name:  # changes of a third of what they change
                 weight.normal_(0.0, weight.shape[1] ** -0.5 * (0.3 if "lora_B" in name else 1.0))
-                weight.copy_(weight.bfloat16())
+                weight.copy_(weight.bfloat16().half())
     return model
 
 
@@ -151,6 +152,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", default="2b", choices=SHAPES)
+    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16"])
     parser.add_argument("--layers", type=int, help="fewer layers than the shape has")
     parser.add_argument("--prompts", default="1,100,4097,8000", help="their lengths")
     parser.add_argument("--adapters", type=int, default=0, help="distinct adapters")
@@ -193,9 +195,9 @@ def main():
         step("Hugging Face, float32")
         # The parameters only: the rotary frequencies stay float32, as after from_pretrained.
         for weight in model.parameters():
-            weight.data = weight.data.bfloat16()
+            weight.data = weight.data.to(getattr(torch, options.dtype))
         theirs = last_logits(model, requests, options.rows, device)
-        step("Hugging Face, bfloat16")
+        step(f"Hugging Face, {options.dtype}")
         del model
         gc.collect()
         if device == "cuda":
@@ -205,14 +207,14 @@ def main():
             [{"input_ids": prompt, "adapter_id": None if i is None else str(adapters[i])}
              for prompt, i in requests]))
         command = [options.lorax, "logits", "--model-id", folder, "--device", options.lorax_device,
-                   "--dtype", "bfloat16", "--requests", folder / "requests.json", "--out",
+                   "--dtype", options.dtype, "--requests", folder / "requests.json", "--out",
                    folder / "logits.safetensors", "--last", str(options.rows),
                    "--decode", str(options.rows - 1)]
         if options.chunk:
             command += ["--chunk", str(options.chunk)]
         subprocess.run(command, check=True, env=gpu_programs.environment())
         ours = load_file(folder / "logits.safetensors")
-        step("lorax, bfloat16")
+        step(f"lorax, {options.dtype}")
 
         passed = True
         say(f"{'tokens':>8} {'adapter':>8} {'ours':>12} {'Hugging Face':>14} {'ratio':>7}")

@@ -10,7 +10,7 @@ Needs torch and transformers 5; takes a minute or two on a CPU. A case is a fold
     logits.safetensors   tensor "i" [length, vocab]: request i, float32, eager attention
     greedy.json          argmax continuations by full forwards without a cache; the smallest margin
                          of a best token over the second; and how far Hugging Face's own bfloat16
-                         logits are from its float32 ones: |bf16 - f32| / |f32|
+                         and float16 logits are from its float32 ones: |bf16 - f32| / |f32|
 
 ablation.md says how far the logits move when one feature of the definition is changed. A feature
 that moves them nowhere would go untested, so that is an error.
@@ -279,6 +279,12 @@ def ablations(model, changes, prompt):
     return rows
 
 
+def errors_in(directory, dtype, prompts, logits):
+    model = load(directory, dtype)
+    return [((logits_of(model, prompt) - expected).norm() / expected.norm()).item()
+            for prompt, expected in zip(prompts, logits)]
+
+
 def write_case(root, name):
     changes, spelling, dtype, shards = CASES[name]
     directory = root / name
@@ -300,18 +306,18 @@ def write_case(root, name):
                 for prompt, expected in zip(prompts, logits))
     if apart > 1e-4:
         sys.exit(f"{name}: the files give other logits than the model, by {apart}")
-    low = load(directory, torch.bfloat16)
-    errors = [((logits_of(low, prompt) - expected).norm() / expected.norm()).item()
-              for prompt, expected in zip(prompts, logits)]
+    errors = {dtype: errors_in(directory, dtype, prompts, logits)
+              for dtype in (torch.bfloat16, torch.float16)}
     write_json(directory / "greedy.json", {"max_new_tokens": NEW_TOKENS, "requests": [
         {"input_ids": prompt, "generated_ids": ids, "min_margin": margin,
-         "bf16_relative_error": error}
-        for prompt, (ids, margin), error in zip(prompts, continuations, errors)]})
+         "bf16_relative_error": bf16, "f16_relative_error": f16}
+        for prompt, (ids, margin), bf16, f16 in zip(prompts, continuations, *errors.values())]})
 
     report = (f"{name}: margin {min(margin for _, margin in continuations):.4f}, largest logit "
               f"{max(tensor.abs().max().item() for tensor in logits):.1f}, different ids per "
               f"continuation {[len(set(ids)) for ids, _ in continuations]}, bfloat16 error "
-              f"{[round(error, 4) for error in errors]}, reloaded {apart:.1e}")
+              f"{[round(error, 4) for error in errors[torch.bfloat16]]}, float16 error "
+              f"{[round(error, 5) for error in errors[torch.float16]]}, reloaded {apart:.1e}")
     if torch.cuda.is_available():  # the same arithmetic in another order: what rounding alone does
         reloaded.cuda()
         spread = max((logits_of(reloaded, prompt) - expected).abs().max().item()

@@ -61,6 +61,17 @@ LoraEntry LoraCase::make_entry(int64_t rank, const Module& module, size_t slot,
   factors.a = random_values(random_, dtype_, count(rank * inputs_), size);
   factors.b = random_values(random_, dtype_, count(module.columns * rank),
                             1.0 / std::sqrt(static_cast<double>(rank)));
+  for (int64_t k = 0; k < rank && module.spread > 0; ++k) {
+    const double power = std::exp2(k % (2 * module.spread + 1) - module.spread);
+    for (int64_t i = 0; i < inputs_; ++i) {
+      double& a = factors.a[count(k * inputs_ + i)];
+      a = rounded(a * power, dtype_);
+    }
+    for (int64_t j = 0; j < module.columns; ++j) {
+      double& b = factors.b[count(j * rank + k)];
+      b = rounded(b / power, dtype_);
+    }
+  }
   factors.scale = 0.25 + 0.5 * static_cast<double>(slot);
   LoraEntry entry;
   entry.rank = static_cast<int32_t>(rank);

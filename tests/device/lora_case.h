@@ -18,6 +18,8 @@ class LoraCase {
   struct Module {
     int64_t columns;
     bool embedding = false;  // `inputs` is then the vocabulary
+    // The ranks' rows of A are multiplied by 2^-spread to 2^spread and their columns of B divided.
+    int spread = 0;
   };
   // ranks[slot][module]; 0 leaves a module alone. Every second slot has gains, every third biases.
   LoraCase(Device& device, DType dtype, int64_t inputs, const std::vector<Module>& modules,

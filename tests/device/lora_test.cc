@@ -211,6 +211,27 @@ TEST_P(LoraTest, AnyWidthAndAlignment) {
                rounding(dtype_, 0.0, 2048 * kUnit));
 }
 
+// The products with A are as large and as small as float32 allows, and differ from rank to rank,
+// far beyond what 16 bits hold of them.
+TEST_P(LoraTest, ProductsOfAnySize) {
+  constexpr int64_t kInputs = 64, kColumns = 72;
+  for (double size : {0x1p-14, 1.0, 0x1p12}) {
+    LoraCase adapters(device_, dtype_, kInputs, {{.columns = kColumns, .spread = 10}}, {{16}, {37}},
+                      14);
+    for (const std::vector<int>& pattern : {std::vector<int>{0, 1, 1}, std::vector<int>(70, 1)}) {
+      const int64_t rows = static_cast<int64_t>(pattern.size());
+      const Values x = random_values(random_, dtype_, count(rows * kInputs), size);
+      const Values before(count(rows * kColumns), size);
+      const DeviceTensor out(device_, DType::kFloat32, {rows, kColumns}, before);
+      device_.lora(DeviceTensor(device_, dtype_, {rows, kInputs}, x), adapters.targets(),
+                   adapters.rows(pattern), out);
+      SCOPED_TRACE(size);
+      expect_close(out.download(), expected(adapters, 2, {kColumns}, pattern, x, kInputs, before),
+                   rounding(DType::kFloat32, 0.0, 128 * kUnit * size));
+    }
+  }
+}
+
 TEST_P(LoraTest, WidthsOfGemma2) {
   for (const auto& [inputs, outputs] : {std::pair<int64_t, int64_t>{3584, 192}, {14336, 64}}) {
     LoraCase adapters(device_, dtype_, inputs, {{.columns = outputs}}, {{16}, {9}}, 10);

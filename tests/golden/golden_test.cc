@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <filesystem>
+#include <string_view>
 #include <tuple>
 #include <vector>
 
@@ -38,6 +39,8 @@ class GoldenTest : public ::testing::TestWithParam<std::tuple<std::string, fs::p
  protected:
   LoadedModel load_case(DType dtype) const { return load(std::get<0>(GetParam()), path_, dtype); }
 
+  void expect_as_near_as_hugging_face(DType dtype, std::string_view error_key);
+
   const fs::path path_ = std::get<1>(GetParam());
 };
 
@@ -56,10 +59,10 @@ TEST_P(GoldenTest, LogitsAreThoseOfHuggingFaceInFloat32) {
   EXPECT_LT(worst, 2e-4);
 }
 
-// In bfloat16 we may differ from float32 Hugging Face by no more than Hugging Face itself does
-// when it computes in bfloat16.
-TEST_P(GoldenTest, BFloat16IsAsNearAsHuggingFaceInBFloat16) {
-  LoadedModel loaded = load_case(DType::kBFloat16);
+// In 16 bits we may differ from float32 Hugging Face by no more than Hugging Face itself does when
+// it computes in them.
+void GoldenTest::expect_as_near_as_hugging_face(DType dtype, std::string_view error_key) {
+  LoadedModel loaded = load_case(dtype);
   const auto logits = golden::packed_logits(loaded, nullptr, requests_of(path_));
   const SafetensorsFile file = SafetensorsFile::open(path_ / "logits.safetensors");
   const json::value stats = read_json_file(path_ / "greedy.json");
@@ -75,10 +78,18 @@ TEST_P(GoldenTest, BFloat16IsAsNearAsHuggingFaceInBFloat16) {
       norm += std::pow(static_cast<double>(expected[j]), 2);
     }
     ours += std::sqrt(error / norm);
-    theirs += requests[i].at("bf16_relative_error").to_number<double>();
+    theirs += requests[i].at(error_key).to_number<double>();
   }
   RecordProperty("relative_error", std::to_string(ours / static_cast<double>(logits.size())));
   EXPECT_LE(ours, 1.05 * theirs);
+}
+
+TEST_P(GoldenTest, BFloat16IsAsNearAsHuggingFaceInBFloat16) {
+  expect_as_near_as_hugging_face(DType::kBFloat16, "bf16_relative_error");
+}
+
+TEST_P(GoldenTest, Float16IsAsNearAsHuggingFaceInFloat16) {
+  expect_as_near_as_hugging_face(DType::kFloat16, "f16_relative_error");
 }
 
 TEST_P(GoldenTest, GreedyIdsAreThoseOfHuggingFace) {
