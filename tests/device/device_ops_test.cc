@@ -480,6 +480,25 @@ TEST_P(DeviceOpsTest, LinearOfFewRows) {
   }
 }
 
+// Of float16 infinity, as in PyTorch; sums themselves are float32.
+TEST_P(DeviceOpsTest, LinearBeyondTheRangeOfItsDtype) {
+  constexpr int64_t kOutputs = 24;
+  for (int64_t inputs : {15, 16}) {
+    for (int64_t rows : {1, 12, 40}) {
+      const DeviceTensor x = upload({rows, inputs}, Values(count(rows * inputs), 200.0));
+      const DeviceTensor weight =
+          upload({kOutputs, inputs}, Values(count(kOutputs * inputs), -200.0));
+      const double sum = -40000.0 * static_cast<double>(inputs);
+      for (DType out_dtype : {DType::kFloat32, dtype_}) {
+        const DeviceTensor out = poisoned(out_dtype, {rows, kOutputs});
+        device_.linear(x, weight, out);
+        EXPECT_EQ(out.download(), Values(count(rows * kOutputs), rounded(sum, out_dtype)))
+            << rows << " rows of " << inputs;
+      }
+    }
+  }
+}
+
 TEST_P(DeviceOpsTest, LinearOfStridedRows) {
   constexpr int64_t kOutputs = 48;
   for (int64_t offset : {8, 3}) {
