@@ -62,7 +62,7 @@ class Bench {
         pool_(options.threads),
         device_(make_device({.name = "cpu", .threads = 1})),
         weights_(*device_, kWeightBytes) {
-    // Finite numbers both as bfloat16 and, in pairs, as float32.
+    // Finite numbers as bfloat16, as float16 and, in pairs, as float32.
     uint16_t* bits = static_cast<uint16_t*>(weights_.data());
     std::minstd_rand random;
     for (size_t i = 0; i < kWeightBytes / 2; ++i) {

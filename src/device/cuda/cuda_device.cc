@@ -346,8 +346,7 @@ void CudaDevice::rotary_store_kv(const Tensor& q, const Tensor& k, const Tensor&
 void CudaDevice::attention(const Tensor& q, const PagedKv& kv, const AttentionBatch& batch,
                            const AttentionOptions& options, const Tensor& out) {
   use();
-  const AttentionArgs args{.dtype = q.dtype,
-                           .q = q.data,
+  const AttentionArgs args{.q = q.data,
                            .q_stride = q.stride(0),
                            .key = kv.key.data,
                            .value = kv.value.data,
@@ -367,7 +366,8 @@ void CudaDevice::attention(const Tensor& q, const PagedKv& kv, const AttentionBa
                            .max_kv = batch.max_kv,
                            .scale = options.scale,
                            .softcap = options.softcap,
-                           .window = options.window};
+                           .window = options.window,
+                           .dtype = q.dtype};
   if (q.dtype == DType::kFloat32) {
     attention_float32(stream_, args);
     check_launch("attention_float32");

@@ -93,7 +93,6 @@ void general_linear(cudaStream_t stream, const LinearArgs& args);
 // ---- attention_*.cu ---------------------------------------------------------------------------
 
 struct AttentionArgs {
-  DType dtype = DType::kFloat32;
   const void* q = nullptr;  // [T, heads, d], rows q_stride apart
   int64_t q_stride = 0;
   const void* key = nullptr;  // pages [blocks, block_size, kv_heads, d]
@@ -115,6 +114,7 @@ struct AttentionArgs {
   float scale = 1.0f;
   float softcap = 0.0f;
   int window = 0;
+  DType dtype = DType::kFloat32;  // of queries, pages and output
 };
 
 // float32, any shape.
