@@ -214,6 +214,20 @@ class LogitsTest(Base):
                 self.assertEqual(rows, min(20, ours[name][0][0]))
                 self.assertEqual(list(values), list(ours[name][1])[-rows * vocab:])
 
+    def test_float16(self):
+        case = GOLDENS / "gqa-d256-float16"
+        expected = read_safetensors(case / "logits.safetensors")
+        errors = {}
+        for dtype in ("float16", "bfloat16"):
+            out = self.dir / f"{dtype}.safetensors"
+            lorax("logits", "--model-id", case, "--dtype", dtype, "--requests",
+                  case / "requests.json", "--out", out)
+            ours = read_safetensors(out)
+            errors[dtype] = max(abs(a - b) for name in expected
+                                for a, b in zip(ours[name][1], expected[name][1]))
+        self.assertGreater(errors["float16"], 0.0)
+        self.assertLess(errors["float16"], errors["bfloat16"] / 4)  # three more bits
+
     def test_bad_requests(self):
         out = self.dir / "out.safetensors"
         requests = self.dir / "requests.json"
@@ -451,7 +465,7 @@ class BadCheckpointTest(Base):
                             ("--repetition-penalty", "0"), ("--frequency-penalty", "3"),
                             ("--presence-penalty", "nan")):
             self.assert_error((*run, "--prompt", "a", flag, value), flag[2:].replace("-", "_"))
-        self.assert_error((*run, "--prompt", "a", "--dtype", "int8"), "--dtype")
+        self.assert_error((*run, "--prompt", "a", "--dtype", "int8"), "--dtype", "float16")
         for device in ("tpu", "cuda:", "cuda:x", "cuda:99", "cudax", "gpu"):
             self.assert_error((*run, "--prompt", "a", "--device", device), f"--device {device}")
         self.assert_error((*run, "--prompt", "a", "--nonsense"), "nonsense")
