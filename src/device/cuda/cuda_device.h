@@ -8,6 +8,7 @@
 
 #include "device/cuda/kernels.h"
 #include "device/cuda/linear.h"
+#include "device/cuda/program_recorder.h"
 #include "device/cuda/transfers.h"
 #include "device/device.h"
 
@@ -87,6 +88,18 @@ class CudaDevice final : public Device {
  private:
   // CUDA's current device belongs to the thread.
   void use() const;
+  // Before anything that no program takes in: what was recorded comes first.
+  void begin();
+  ProgramLimits program_limits() const;
+  // Records the operation, or launches it.
+  void perform(const Operation& operation);
+  void launch(const Operation& operation);
+  void launch(const LinearArgs& args);
+  void launch(const GatedLinearArgs& args);
+  void launch(const NormArgs& args);
+  void launch(const AddNormArgs& args);
+  void launch(const RotaryStoreArgs& args);
+  void launch(const AttentionArgs& args);
   // Whether it runs the machine code built for Hopper's own instructions (sm_90a).
   bool is_hopper() const { return properties_.major == 9; }
 
@@ -101,6 +114,8 @@ class CudaDevice final : public Device {
   // of adapters): never in use by two calls, as the stream runs one kernel after the other.
   void* scratch_ = nullptr;
   uint32_t* tickets_ = nullptr;  // of decode attention
+  ProgramSync* program_sync_ = nullptr;
+  ProgramRecorder* recorder_ = nullptr;  // while a graph is captured
   std::unique_ptr<Linear> linear_;
 };
 

@@ -92,7 +92,8 @@ void general_linear(cudaStream_t stream, const LinearArgs& args);
 // ---- attention_*.cu ---------------------------------------------------------------------------
 
 struct AttentionArgs {
-  const void* q = nullptr;  // [T, heads, d], rows q_stride apart
+  DType dtype = DType::kFloat32;  // of q, pages and out
+  const void* q = nullptr;        // [T, heads, d], rows q_stride apart
   int64_t q_stride = 0;
   const void* key = nullptr;  // pages [blocks, block_size, kv_heads, d]
   const void* value = nullptr;

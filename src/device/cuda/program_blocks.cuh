@@ -1,0 +1,56 @@
+// What the instructions of a program share: its threads, and how blocks wait for each other.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "device/cuda/program.h"
+
+namespace lorax::cuda {
+
+constexpr int kProgramWarps = 8;
+constexpr int kProgramThreads = kProgramWarps * 32;
+
+__device__ inline void add_released(uint32_t* to, uint32_t value) {
+  asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
+}
+
+__device__ inline void store_released(uint32_t* to, uint32_t value) {
+  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
+}
+
+__device__ inline uint32_t load_acquired(const uint32_t* from) {
+  uint32_t value;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
+  return value;
+}
+
+// What all blocks have written before their `count`-th call can be read after it, past the L1 cache
+// (__ldcg).
+__device__ inline void wait_for_blocks(ProgramSync* sync, uint32_t count) {
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    add_released(&sync->arrivals, 1);
+    const uint32_t all = count * gridDim.x;
+    while (load_acquired(&sync->arrivals) < all) {
+    }
+  }
+  __syncthreads();
+}
+
+// The sum over all threads of the block, in each of them. `warp_sums` is this call's own.
+__device__ inline float program_sum(float value, float (&warp_sums)[kProgramWarps]) {
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) {
+    value += __shfl_xor_sync(0xffffffffu, value, offset);
+  }
+  if (threadIdx.x % 32 == 0) warp_sums[threadIdx.x / 32] = value;
+  __syncthreads();
+  float sum = 0.0f;
+#pragma unroll
+  for (int warp = 0; warp < kProgramWarps; ++warp) sum += warp_sums[warp];
+  return sum;
+}
+
+}  // namespace lorax::cuda
