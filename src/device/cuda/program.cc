@@ -239,6 +239,10 @@ class Compiler {
     product.is_gated = is_gated ? 1 : 0;
     product.is_float32 = args.out.dtype == DType::kFloat32 ? 1 : 0;
     product.in_place = is_in_place(args) ? 1 : 0;
+    product.steps = (product.n + kProgramRound - 1) / kProgramRound;
+    const int tiles = (product.m + kProgramTile - 1) / kProgramTile;
+    product.rounds_each = tiles * product.steps / limits_.blocks;
+    product.rounds_left = tiles * product.steps % limits_.blocks;
     // Blocks with a round more than others are not always the same.
     product.rotation = static_cast<int>(program_.products.size() * 37) % limits_.blocks;
     reserve_stage(args.rows, args.n);

@@ -16,6 +16,7 @@ struct Fixed {  // shared memory of every program
     ProductSums product;
     NormSums norm;
   } sums;
+  int is_last;
   alignas(16) uint32_t instructions[2][kInstructionWords];  // the one under way, and the next
 };
 
@@ -69,10 +70,11 @@ __global__ void __launch_bounds__(kProgramThreads, 1)
     __syncthreads();
   }
   // The last block to end leaves zeros behind.
-  __shared__ bool is_last;
-  if (threadIdx.x == 0) is_last = atomicAdd(&args.sync->exits, 1u) == gridDim.x - 1;
+  if (threadIdx.x == 0) {
+    fixed.is_last = atomicAdd(&args.sync->exits, 1u) == gridDim.x - 1 ? 1 : 0;
+  }
   __syncthreads();
-  if (!is_last) return;
+  if (fixed.is_last == 0) return;
   for (unsigned block = threadIdx.x; block < gridDim.x; block += kProgramThreads) {
     args.sync->pieces[block] = 0;
   }

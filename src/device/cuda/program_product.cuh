@@ -15,40 +15,23 @@ namespace lorax::cuda {
 
 constexpr int kSlotBytes = 4 * 32 * 16;  // of a warp's round: 4 pieces of 16 bytes a lane
 
-// The rounds [begin, end) of this block.
+// The rounds [begin, end) of the place `place`, of which there are as many as blocks: the same
+// count each, and one more of the first ones.
 struct Share {
   int begin;
   int end;
-  int steps;  // rounds of a tile
 };
+
+__device__ inline Share share_of(const ProgramProduct& product, int place) {
+  const auto begin_of = [&](int at) {
+    return at * product.rounds_each + min(at, product.rounds_left);
+  };
+  return {begin_of(place), begin_of(place + 1)};
+}
 
 __device__ inline int place_of(const ProgramProduct& product) {
   const unsigned place = blockIdx.x + product.rotation;
   return static_cast<int>(place >= gridDim.x ? place - gridDim.x : place);
-}
-
-__device__ inline int tiles_of(const ProgramProduct& product) {
-  return (product.m + kProgramTile - 1) / kProgramTile;
-}
-
-// Where the share of place `place` begins.
-__device__ inline int share_begin(int rounds, int place) {
-  return static_cast<int>(static_cast<int64_t>(rounds) * place / gridDim.x);
-}
-
-__device__ inline Share share_of(const ProgramProduct& product) {
-  const int steps = (product.n + kProgramRound - 1) / kProgramRound;
-  const int rounds = tiles_of(product) * steps;
-  const int place = place_of(product);
-  return {share_begin(rounds, place), share_begin(rounds, place + 1), steps};
-}
-
-// The row of the weight that is row `row` of a tile: in a gated product the second half of a tile
-// holds the rows m / 2 further on than the first. Beyond the last row the last one stands.
-__device__ inline int weight_row(const ProgramProduct& product, int tile, int row) {
-  if (product.is_gated == 0) return min(tile * kProgramTile + row, product.m - 1);
-  const int half = product.m / 2;
-  return (row >= 8 ? half : 0) + min(tile * 8 + row % 8, half - 1);
 }
 
 // A warp's weights on their way.
@@ -84,28 +67,31 @@ class Ring {
   __device__ void next_product() {
     while (left_ > 0) {
       const ProgramProduct& product = *products_;
-      share_ = share_of(product);
+      share_ = share_of(product, place_of(product));
+      steps_ = product.steps;
+      n_ = product.n;
+      is_gated_ = product.is_gated != 0;
+      rows_m_ = is_gated_ ? product.m / 2 : product.m;
+      weight_ = static_cast<const bfloat16*>(product.weight) + first_;
       ++products_;
       --left_;
       if (share_.begin == share_.end) continue;
-      weight_ = static_cast<const bfloat16*>(product.weight);
-      n_ = product.n;
-      tile_ = share_.begin / share_.steps;
-      step_ = share_.begin % share_.steps;
+      tile_ = share_.begin / steps_;
+      step_ = share_.begin - tile_ * steps_;
       find_rows();
       return;
     }
-    share_ = {0, 0, 1};
+    share_ = {0, 0};
   }
 
+  // In a gated product the second half of a tile holds the rows m / 2 further on than the first.
+  // Beyond the last row the last one stands.
   __device__ void find_rows() {
-    const ProgramProduct& product = products_[-1];
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      rows_[half] = weight_ +
-                    static_cast<int64_t>(weight_row(product, tile_, half * 8 + lane_ / 4)) * n_ +
-                    first_;
-    }
+    const int row = tile_ * (is_gated_ ? 8 : kProgramTile) + lane_ / 4;
+    const int64_t low = min(row, rows_m_ - 1);
+    const int64_t high = is_gated_ ? low + rows_m_ : min(row + 8, rows_m_ - 1);
+    rows_[0] = weight_ + low * n_;
+    rows_[1] = weight_ + high * n_;
   }
 
   __device__ void issue(int slot) {
@@ -120,7 +106,7 @@ class Ring {
       ++share_.begin;
       if (share_.begin == share_.end) {
         next_product();
-      } else if (++step_ == share_.steps) {
+      } else if (++step_ == steps_) {
         step_ = 0;
         ++tile_;
         find_rows();
@@ -130,7 +116,7 @@ class Ring {
   }
 
   const ProgramProduct* products_;  // behind the one whose rounds are issued
-  int left_;
+  int left_;                        // products behind it
   uint32_t slots_;
   int lane_;
   int first_;  // of the warp's and lane's elements of a round
@@ -138,6 +124,9 @@ class Ring {
   Share share_;
   const bfloat16* weight_;
   int n_;
+  int rows_m_;  // of the weight, or of its first half
+  bool is_gated_;
+  int steps_;
   int tile_;
   int step_;
   const bfloat16* rows_[2];
@@ -163,20 +152,19 @@ __device__ inline void stage_x(const ProgramProduct& product, bfloat16* staged) 
 // that has the tile's first round.
 __device__ inline void finish_tile(const ProgramProduct& product, const ProgramArgs& args,
                                    uint32_t number, const float (&sums)[kProgramWarps][4][32],
-                                   const Share& share, int tile, bool is_first, bool is_last) {
+                                   int tile, bool is_first, bool is_last) {
   const int lane = threadIdx.x % 32;
   const int place = place_of(product);
-  const int rounds = tiles_of(product) * share.steps;
-  const int tile_end = (tile + 1) * share.steps;
-  int others = 0;  // blocks that have the rest of the tile
+  int others = 0;  // places that have the rest of the tile
   if (is_first && !is_last) {
+    const int tile_end = (tile + 1) * product.steps;
     do {
       ++others;
       if (lane == 0) {
         while (load_acquired(args.sync->pieces + place + others) != number) {
         }
       }
-    } while (share_begin(rounds, place + others + 1) < tile_end);
+    } while (share_of(product, place + others).end < tile_end);
     __syncwarp();
   }
   constexpr int kPiece = kProgramTile * static_cast<int>(kProgramRows);
@@ -238,14 +226,15 @@ __device__ void run_product(const ProgramProduct& product, const ProgramArgs& ar
   }
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
-  const Share share = share_of(product);
+  const Share share = share_of(product, place_of(product));
+  const int steps = product.steps;
   const int n = product.n;
   const int first = warp * 64 + lane % 4 * 8;
   const bool has_row = lane / 4 < product.rows;
   const bfloat16* x = staged + lane / 4 * (n + kProgramXPad) + first;
   const uint4 zero = make_uint4(0, 0, 0, 0);
-  int tile = share.begin / share.steps;
-  int step = share.begin % share.steps;
+  int tile = share.begin / steps;
+  int step = share.begin - tile * steps;
   for (int round = share.begin; round < share.end; ++tile) {
     const bool is_first = step == 0;
     float c[2][4] = {};
@@ -265,14 +254,14 @@ __device__ void run_product(const ProgramProduct& product, const ProgramArgs& ar
       }
       ++round;
       ++step;
-    } while (step < share.steps && round < share.end);
-    const bool is_last = step == share.steps;
+    } while (step < steps && round < share.end);
+    const bool is_last = step == steps;
     step = 0;
 #pragma unroll
     for (int i = 0; i < 4; ++i) sums[tile % 2][warp][i][lane] = c[0][i] + c[1][i];
     __syncthreads();
     if (warp == tile % kProgramWarps) {
-      finish_tile(product, args, number, sums[tile % 2], share, tile, is_first, is_last);
+      finish_tile(product, args, number, sums[tile % 2], tile, is_first, is_last);
     }
   }
 }
