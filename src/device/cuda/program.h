@@ -67,7 +67,10 @@ struct ProgramProduct {
   int rows;
   int m;
   int n;
-  int rotation;    // block b takes the share of (b + rotation) % blocks
+  int steps;         // rounds of a tile
+  int rounds_each;   // of a place; the first `rounds_left` places have one more
+  int rounds_left;
+  int rotation;      // block b takes the share of the place (b + rotation) % blocks
   int in_place;    // 1: x is in shared memory already
   int is_gated;    // out [rows, m / 2] = gelu_tanh(first half) * second half
   int is_float32;  // out
