@@ -1,5 +1,6 @@
-// Hopper's own instructions (sm_90a) as attention_prefill_hopper.cu uses them: warpgroup products,
-// barriers in shared memory that count bytes, and copies by the tensor memory accelerator.
+// Hopper's own instructions (sm_90a) as attention_prefill_hopper.cu and program.cu use them:
+// warpgroup products, barriers in shared memory that count bytes, and copies by the tensor memory
+// accelerator.
 //
 // A tile in shared memory is made of panels of 64 columns: rows of 128 bytes, whose chunk of 16
 // bytes c lies at place c ^ (row % 8) (the 128-byte swizzle). Panels begin at multiples of 1,024.
@@ -67,6 +68,15 @@ __device__ inline void copy_box(uint32_t to, const CUtensorMap& map, int column,
       "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
       "[%0], [%1, {%2, %3, %4}], [%5];" ::"r"(to),
       "l"(&map), "r"(column), "r"(head), "r"(slot), "r"(barrier)
+      : "memory");
+}
+
+// The same for `bytes` in a row, a multiple of 16; both addresses are.
+__device__ inline void copy_bytes(uint32_t to, const void* from, int bytes, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(to),
+      "l"(from), "r"(bytes), "r"(barrier)
       : "memory");
 }
 

@@ -130,6 +130,11 @@ class Compiler {
   void operator()(const AttentionArgs& args) {
     ProgramAttention attention{};
     attention.args = args;
+    if (is_rotated_by_last(args)) {
+      attention.rotary_store = program_.instructions.back().rotary_store;
+      attention.rotates = 1;
+      program_.instructions.pop_back();
+    }
     const int64_t keys = args.window > 0 ? std::min(args.window, args.max_kv) : args.max_kv;
     const int64_t group = args.heads / args.kv_heads;
     const int64_t units = int64_t{args.sequences} * args.kv_heads * ((group + 1) / 2);
@@ -224,6 +229,17 @@ class Compiler {
     const bool meets_x = norm.x != nullptr && out.meets(range_of(norm.x, norm.rows, norm.x_stride,
                                                                  norm.width, sizeof(uint16_t)));
     return !meets_from && !meets_x;
+  }
+
+  // Whether the instruction before rotates the queries, keys and values of just this attention.
+  bool is_rotated_by_last(const AttentionArgs& args) const {
+    if (program_.instructions.empty()) return false;
+    const Instruction& last = program_.instructions.back();
+    const RotaryStoreArgs& rotary = last.rotary_store;
+    return last.kind == Instruction::kRotaryStore && rotary.q.data == args.q &&
+           rotary.q.stride == args.q_stride && rotary.key == args.key &&
+           rotary.value == args.value && rotary.rows == args.tokens && rotary.heads == args.heads &&
+           rotary.kv_heads == args.kv_heads && rotary.head_size == args.head_size;
   }
 
   void product(const LinearArgs& args, bool is_gated) {

@@ -67,10 +67,10 @@ struct ProgramProduct {
   int rows;
   int m;
   int n;
-  int steps;         // rounds of a tile
-  int rounds_each;   // of a place; the first `rounds_left` places have one more
+  int steps;        // rounds of a tile
+  int rounds_each;  // of a place; the first `rounds_left` places have one more
   int rounds_left;
-  int rotation;      // block b takes the share of the place (b + rotation) % blocks
+  int rotation;    // block b takes the share of the place (b + rotation) % blocks
   int in_place;    // 1: x is in shared memory already
   int is_gated;    // out [rows, m / 2] = gelu_tanh(first half) * second half
   int is_float32;  // out
@@ -101,6 +101,8 @@ struct ProgramNorm {
 // merged: of part s of query head h of sequence b at [(b * heads + h) * splits + s].
 struct ProgramAttention {
   AttentionArgs args;
+  RotaryStoreArgs rotary_store;  // of the same rows, if `rotates`
+  int rotates;
   int splits;
   float* values;  // [.., d]
   float* tops;
@@ -136,7 +138,8 @@ struct ProgramArgs {
   int n_instructions;
   int n_products;
   int stage_bytes;  // of shared memory for x, or for attention
-  float* pieces;    // [blocks, 16 * kProgramRows]
+  int ring_depth;
+  float* pieces;  // [blocks, 16 * kProgramRows]
   ProgramSync* sync;
 };
 

@@ -4,7 +4,6 @@
 
 #include "device/cuda/attention_tile.cuh"
 #include "device/cuda/program_blocks.cuh"
-#include "device/cuda/program_norm.cuh"
 #include "device/cuda/rotate.cuh"
 #include "device/cuda/vector.cuh"
 
@@ -50,38 +49,132 @@ __device__ inline void unpack(const uint4& packed, float (&to)[8]) {
   }
 }
 
-// A warp's running softmax of two heads; sums are the same in every lane.
+// The angles of the lane's eight elements of a token's heads, of which lanes lie `half` / 8 apart
+// that are partners.
+struct Angles {
+  float c[8];
+  float s[8];
+};
+
+__device__ inline Angles load_angles(const RotaryStoreArgs& args, int64_t token, int element) {
+  Angles angles = {};
+  const int half = static_cast<int>(args.head_size) / 2;
+  if (element >= 2 * half) return angles;
+  const int64_t at = int64_t{args.positions[token]} * half + element % half;
+#pragma unroll
+  for (int i = 0; i < 8; i += 4) {
+    load(args.cos + at + i, *reinterpret_cast<float(*)[4]>(angles.c + i));
+    load(args.sin + at + i, *reinterpret_cast<float(*)[4]>(angles.s + i));
+  }
+  return angles;
+}
+
+// rotate() of the lane's elements, rounded; called by all lanes.
+__device__ inline void rotate_rounded(float (&x)[8], const Angles& angles, int head_size,
+                                      int element) {
+  const int apart = head_size / 16;
+  const int lane = threadIdx.x % 32;
+  const bool is_first = element < head_size / 2;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const float other =
+        __shfl_sync(0xffffffffu, x[i], (is_first ? lane + apart : lane - apart) & 31);
+    const float crossed = __fmul_rn(other, angles.s[i]);
+    x[i] = __fmaf_rn(x[i], angles.c[i], is_first ? -crossed : crossed);
+    x[i] = to_float(from_float<bfloat16>(x[i]));
+  }
+}
+
+__device__ inline uint4 pack(const float (&x)[8]) {
+  return make_uint4(pack_bfloat16(x[0], x[1]), pack_bfloat16(x[2], x[3]), pack_bfloat16(x[4], x[5]),
+                    pack_bfloat16(x[6], x[7]));
+}
+
+// Eight elements of a row of heads, past the L1 cache.
+__device__ inline uint4 load_eight(const Rows& rows, int64_t row, int at) {
+  return __ldcg(reinterpret_cast<const uint4*>(static_cast<const bfloat16*>(rows.data) +
+                                               row * rows.stride + at));
+}
+
+// A warp's running softmax of two heads; tops and sums are the same in every lane.
 struct PairSums {
   float tops[kPairHeads] = {-INFINITY, -INFINITY};
   float sums[kPairHeads] = {};
   float values[kPairHeads][8] = {};
 };
 
-// Takes keys [first, min(first + 4, end)) into the sums.
-__device__ inline void attend_four(PairSums& sums, const float (&q)[kPairHeads][8],
-                                   const AttentionArgs& args, const int32_t* block_table,
-                                   int kv_head, int first, int end,
-                                   const ScoreTransform& transform) {
-  const int element = static_cast<int>(threadIdx.x % 32) * 8;
-  const bool is_inside = element < args.head_size;
-  uint4 keys[kKeysAtOnce], values[kKeysAtOnce];
+// The lane's elements of four keys and their values.
+struct FourKeys {
+  uint4 keys[kKeysAtOnce];
+  uint4 values[kKeysAtOnce];
+};
+
+// Where a head's eight elements of the token at `position` lie in pages.
+__device__ inline int64_t page_place(const AttentionArgs& args, int sequence, int kv_head,
+                                     int position, int element) {
+  const int32_t* table = args.block_tables + int64_t{sequence} * args.max_blocks;
+  return (static_cast<int64_t>(slot_of(table, args.block_size, position)) * args.kv_heads +
+          kv_head) *
+             args.head_size +
+         element;
+}
+
+// Of keys [first, first + 4); the last one before `end` stands for those beyond.
+__device__ inline void load_four(FourKeys& four, const AttentionArgs& args, int sequence,
+                                 int kv_head, int first, int end, int element) {
 #pragma unroll
   for (int j = 0; j < kKeysAtOnce; ++j) {
-    const int slot = slot_of(block_table, args.block_size, min(first + j, end - 1));
-    const int64_t at =
-        (static_cast<int64_t>(slot) * args.kv_heads + kv_head) * args.head_size + element;
-    keys[j] = values[j] = make_uint4(0, 0, 0, 0);
-    if (is_inside) {
-      keys[j] = __ldcg(reinterpret_cast<const uint4*>(static_cast<const bfloat16*>(args.key) + at));
-      values[j] =
-          __ldcg(reinterpret_cast<const uint4*>(static_cast<const bfloat16*>(args.value) + at));
+    four.keys[j] = four.values[j] = make_uint4(0, 0, 0, 0);
+    if (element >= args.head_size) continue;
+    const int64_t at = page_place(args, sequence, kv_head, min(first + j, end - 1), element);
+    four.keys[j] =
+        __ldcg(reinterpret_cast<const uint4*>(static_cast<const bfloat16*>(args.key) + at));
+    four.values[j] =
+        __ldcg(reinterpret_cast<const uint4*>(static_cast<const bfloat16*>(args.value) + at));
+  }
+}
+
+// Puts this step's key and value of the sequence in their place among the four, and into the pages
+// if `stores`. Called by all lanes.
+__device__ inline void put_new_key(FourKeys& four, const RotaryStoreArgs& rotary,
+                                   const Angles& angles, int64_t token, int kv_head, int j,
+                                   bool stores, int element) {
+  const int head_size = static_cast<int>(rotary.head_size);
+  const int at = kv_head * head_size + element;
+  const bool is_inside = element < head_size;
+  uint4 key = make_uint4(0, 0, 0, 0);
+  uint4 value = key;
+  if (is_inside) {
+    key = load_eight(rotary.k, token, at);
+    value = load_eight(rotary.v, token, at);
+  }
+  float rotated[8];
+  unpack(key, rotated);
+  rotate_rounded(rotated, angles, head_size, element);
+  key = pack(rotated);
+#pragma unroll
+  for (int i = 0; i < kKeysAtOnce; ++i) {
+    if (i == j) {
+      four.keys[i] = key;
+      four.values[i] = value;
     }
   }
+  const int64_t slot = rotary.slots[token];
+  if (!stores || !is_inside || slot < 0) return;
+  const int64_t to = slot * rotary.kv_heads * head_size + at;
+  *reinterpret_cast<uint4*>(static_cast<bfloat16*>(rotary.key) + to) = key;
+  *reinterpret_cast<uint4*>(static_cast<bfloat16*>(rotary.value) + to) = value;
+}
+
+// Takes keys [first, min(first + 4, end)) into the sums.
+__device__ inline void attend_four(PairSums& sums, const float (&q)[kPairHeads][8],
+                                   const FourKeys& four, int first, int end,
+                                   const ScoreTransform& transform) {
   float scores[kPairHeads][kKeysAtOnce];
 #pragma unroll
   for (int j = 0; j < kKeysAtOnce; ++j) {
     float key[8];
-    unpack(keys[j], key);
+    unpack(four.keys[j], key);
 #pragma unroll
     for (int h = 0; h < kPairHeads; ++h) {
       float product = 0.0f;
@@ -123,7 +216,7 @@ __device__ inline void attend_four(PairSums& sums, const float (&q)[kPairHeads][
 #pragma unroll
   for (int j = 0; j < kKeysAtOnce; ++j) {
     float value[8];
-    unpack(values[j], value);
+    unpack(four.values[j], value);
 #pragma unroll
     for (int h = 0; h < kPairHeads; ++h) {
 #pragma unroll
@@ -149,7 +242,7 @@ __device__ inline void leave_part(const ProgramAttention& attention, const PairS
       room.sums[warp][h] = sums.sums[h];
     }
   }
-  __syncthreads();
+  sync_block();
   const int head_size = attention.args.head_size;
   const int h = warp / (kProgramWarps / kPairHeads);
   float top = -INFINITY;
@@ -177,116 +270,162 @@ __device__ inline void leave_part(const ProgramAttention& attention, const PairS
       __stcg(attention.sums + to, sum);
     }
   }
-  __syncthreads();  // `room` is free
+  sync_block();  // `room` is free
 }
 
-// The parts of all sequences, spread over the blocks.
-__device__ inline void run_attention(const ProgramAttention& attention, AttentionRoom& room) {
+// The parts of all sequences, spread over the blocks. With rotary_store: of raw queries, keys and
+// values, which it rotates and stores on the way. What the pages held before this step is on its
+// way before `wait` is called.
+template <typename Wait>
+__device__ void run_attention(const ProgramAttention& attention, AttentionRoom& room,
+                              const Wait& wait) {
   const AttentionArgs& args = attention.args;
+  const RotaryStoreArgs& rotary = attention.rotary_store;
+  const bool rotates = attention.rotates != 0;
   const int group = args.heads / args.kv_heads;
   const int pairs = (group + 1) / 2;
   const int units = args.sequences * args.kv_heads * pairs * attention.splits;
   const int warp = threadIdx.x / 32;
   const int element = static_cast<int>(threadIdx.x % 32) * 8;
+  const bool is_inside = element < args.head_size;
   const ScoreTransform transform(args.scale, args.softcap);
+  bool has_waited = !rotates;
+  if (has_waited) wait();
+#pragma unroll 1
   for (int unit = static_cast<int>(blockIdx.x); unit < units; unit += static_cast<int>(gridDim.x)) {
     const int split = unit % attention.splits;
-    const int pair = unit / attention.splits % pairs;
-    const int kv_head = unit / (attention.splits * pairs) % args.kv_heads;
-    const int sequence = unit / (attention.splits * pairs * args.kv_heads);
+    int rest = unit / attention.splits;
+    const int pair = rest % pairs;
+    rest /= pairs;
+    const int kv_head = rest % args.kv_heads;
+    const int sequence = rest / args.kv_heads;
     const int64_t token = args.cu_seqlens_q[sequence];
     const Keys keys = keys_of(attention, sequence);
     if (args.cu_seqlens_q[sequence + 1] - token != 1 || split >= keys.parts) continue;
+    const int begin = keys.first + split * keys.span;
+    const int end = min(begin + keys.span, keys.end);
+    int key = begin + warp * kKeysAtOnce;
+    FourKeys four;
+    if (key < end) load_four(four, args, sequence, kv_head, key, end, element);
+    Angles angles;
+    if (rotates) angles = load_angles(rotary, token, element);
+    if (!has_waited) wait();
+    has_waited = true;
     const int head = kv_head * group + pair * kPairHeads;
     const int heads = min(kPairHeads, group - pair * kPairHeads);
     float q[kPairHeads][8] = {};
 #pragma unroll
     for (int h = 0; h < kPairHeads; ++h) {
-      if (h < heads && element < args.head_size) {
-        unpack(__ldcg(reinterpret_cast<const uint4*>(static_cast<const bfloat16*>(args.q) +
-                                                     token * args.q_stride +
-                                                     (head + h) * args.head_size + element)),
-               q[h]);
+      if (h < heads && is_inside) {
+        const Rows queries{const_cast<void*>(args.q), args.dtype, args.q_stride};
+        unpack(load_eight(queries, token, (head + h) * args.head_size + element), q[h]);
       }
+      if (rotates) rotate_rounded(q[h], angles, args.head_size, element);
     }
-    const int begin = keys.first + split * keys.span;
-    const int end = min(begin + keys.span, keys.end);
     PairSums sums;
-    for (int key = begin + warp * kKeysAtOnce; key < end; key += kMinSpan) {
-      attend_four(sums, q, args, args.block_tables + int64_t{sequence} * args.max_blocks, kv_head,
-                  key, end, transform);
+#pragma unroll 1
+    while (key < end) {
+      const int newest = keys.end - 1 - key;  // among the four
+      if (rotates && newest >= 0 && newest < kKeysAtOnce) {
+        put_new_key(four, rotary, angles, token, kv_head, newest, pair == 0, element);
+      }
+      attend_four(sums, q, four, key, end, transform);
+      key += kMinSpan;
+      if (key < end) load_four(four, args, sequence, kv_head, key, end, element);
     }
     leave_part(attention, sums, (int64_t{sequence} * args.heads + head) * attention.splits + split,
                heads, room);
   }
+  if (!has_waited) wait();
 }
+
+// A running softmax over parts, of four elements.
+struct PartSums {
+  float top = -INFINITY;
+  float sum = 0.0f;
+  float4 values = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+
+  // Those of the lane whose number differs in the bit `mask`.
+  __device__ PartSums of_lane_across(int mask) const {
+    const auto across = [&](float value) { return __shfl_xor_sync(0xffffffffu, value, mask); };
+    PartSums other;
+    other.top = across(top);
+    other.sum = across(sum);
+    other.values =
+        make_float4(across(values.x), across(values.y), across(values.z), across(values.w));
+    return other;
+  }
+
+  __device__ void add(const PartSums& other) {
+    if (other.top == -INFINITY) return;
+    const float highest = fmaxf(top, other.top);
+    const float ours = exp2_fast(top - highest);
+    const float theirs = exp2_fast(other.top - highest);
+    top = highest;
+    sum = sum * ours + other.sum * theirs;
+    values.x = values.x * ours + other.values.x * theirs;
+    values.y = values.y * ours + other.values.y * theirs;
+    values.z = values.z * ours + other.values.z * theirs;
+    values.w = values.w * ours + other.values.w * theirs;
+  }
+};
 
 // The output from the parts: 64 elements of a head at a time, by 16 threads for each of 16 groups
 // of parts.
-__device__ inline void run_merge(const ProgramAttention& attention, AttentionRoom& room) {
+template <typename Wait>
+__device__ void run_merge(const ProgramAttention& attention, AttentionRoom& room,
+                          const Wait& wait) {
   constexpr int kGroups = 16;
-  constexpr int kSlice = kProgramThreads / kGroups * 4;
+  constexpr int kLanes = kProgramThreads / kGroups;
   const AttentionArgs& args = attention.args;
-  const int slices = (args.head_size + kSlice - 1) / kSlice;
+  const int slices = (args.head_size + kLanes * 4 - 1) / (kLanes * 4);
   const int units = args.sequences * args.heads * slices;
-  const int lane = threadIdx.x % 32;
-  float4* partial = reinterpret_cast<float4*>(&room);  // [kGroups][16]
+  PartSums* partial = reinterpret_cast<PartSums*>(&room);  // [kGroups / 2][kLanes]
+  static_assert(sizeof(PartSums) * kProgramThreads <= sizeof(AttentionRoom));
+  const int lane = static_cast<int>(threadIdx.x) % kLanes;
+  const int group = static_cast<int>(threadIdx.x) / kLanes;
+  bool has_waited = false;
+#pragma unroll 1
   for (int unit = static_cast<int>(blockIdx.x); unit < units; unit += static_cast<int>(gridDim.x)) {
-    const int slice = unit % slices;
+    const int element = unit % slices * kLanes * 4 + lane * 4;
     const int head = unit / slices % args.heads;
     const int sequence = unit / (slices * args.heads);
     const int64_t token = args.cu_seqlens_q[sequence];
     if (args.cu_seqlens_q[sequence + 1] - token != 1) continue;
     const int parts = keys_of(attention, sequence).parts;
+    if (!has_waited) wait();
+    has_waited = true;
     const int64_t first = (int64_t{sequence} * args.heads + head) * attention.splits;
-    const int element = slice * kSlice + static_cast<int>(threadIdx.x) % 16 * 4;
-    const int group = static_cast<int>(threadIdx.x) / 16;
-    float top = -INFINITY;
-    for (int part = lane; part < parts; part += 32)
-      top = fmaxf(top, __ldcg(attention.tops + first + part));
-#pragma unroll
-    for (int offset = 16; offset > 0; offset /= 2) {
-      top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, offset));
-    }
-    float total = 0.0f;
-    for (int part = lane; part < parts; part += 32) {
-      total += exp2_fast(__ldcg(attention.tops + first + part) - top) *
-               __ldcg(attention.sums + first + part);
-    }
-#pragma unroll
-    for (int offset = 16; offset > 0; offset /= 2) {
-      total += __shfl_xor_sync(0xffffffffu, total, offset);
-    }
-    float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-    if (element < args.head_size) {
-#pragma unroll 4
-      for (int part = group; part < parts; part += kGroups) {
-        const float weight = exp2_fast(__ldcg(attention.tops + first + part) - top);
-        const float4 value = __ldcg(reinterpret_cast<const float4*>(
+    const bool is_inside = element < args.head_size;
+    PartSums sums;
+#pragma unroll 2
+    for (int part = group; part < parts; part += kGroups) {
+      PartSums other;
+      other.top = __ldcg(attention.tops + first + part);
+      other.sum = __ldcg(attention.sums + first + part);
+      if (is_inside) {
+        other.values = __ldcg(reinterpret_cast<const float4*>(
             attention.values + (first + part) * args.head_size + element));
-        sum.x += weight * value.x;
-        sum.y += weight * value.y;
-        sum.z += weight * value.z;
-        sum.w += weight * value.w;
+      }
+      sums.add(other);
+    }
+    sums.add(sums.of_lane_across(kLanes));
+    if (group % 2 == 0) partial[group / 2 * kLanes + lane] = sums;
+    sync_block();
+    if (group == 0) {
+#pragma unroll 1
+      for (int other = 1; other < kGroups / 2; ++other) sums.add(partial[other * kLanes + lane]);
+      const float inverse = parts == 0 ? 0.0f : 1.0f / sums.sum;
+      const float result[4] = {sums.values.x * inverse, sums.values.y * inverse,
+                               sums.values.z * inverse, sums.values.w * inverse};
+      if (is_inside) {
+        store(result, static_cast<bfloat16*>(args.out) +
+                          (token * args.heads + head) * args.head_size + element);
       }
     }
-    partial[threadIdx.x] = sum;
-    __syncthreads();
-    if (threadIdx.x < 16 && element < args.head_size) {
-      for (int other = 1; other < kGroups; ++other) {
-        const float4 more = partial[other * 16 + threadIdx.x];
-        sum.x += more.x;
-        sum.y += more.y;
-        sum.z += more.z;
-        sum.w += more.w;
-      }
-      const float inverse = parts == 0 ? 0.0f : 1.0f / total;
-      const float result[4] = {sum.x * inverse, sum.y * inverse, sum.z * inverse, sum.w * inverse};
-      store(result, static_cast<bfloat16*>(args.out) +
-                        (token * args.heads + head) * args.head_size + element);
-    }
-    __syncthreads();
+    sync_block();
   }
+  if (!has_waited) wait();
 }
 
 // rotary_store: four elements of each half of a head a lane; heads spread over the blocks.

@@ -6,11 +6,17 @@
 #include <cstdint>
 
 #include "device/cuda/program.h"
+#include "device/cuda/vector.cuh"
 
 namespace lorax::cuda {
 
 constexpr int kProgramWarps = 8;
 constexpr int kProgramThreads = kProgramWarps * 32;
+
+// Among the threads that carry out instructions: all but those of the feeding warp.
+__device__ inline void sync_block() {
+  asm volatile("bar.sync 1, %0;" ::"n"(kProgramThreads) : "memory");
+}
 
 __device__ inline void add_released(uint32_t* to, uint32_t value) {
   asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
@@ -29,14 +35,31 @@ __device__ inline uint32_t load_acquired(const uint32_t* from) {
 // What all blocks have written before their `count`-th call can be read after it, past the L1 cache
 // (__ldcg).
 __device__ inline void wait_for_blocks(ProgramSync* sync, uint32_t count) {
-  __syncthreads();
+  sync_block();
   if (threadIdx.x == 0) {
     add_released(&sync->arrivals, 1);
     const uint32_t all = count * gridDim.x;
     while (load_acquired(&sync->arrivals) < all) {
     }
   }
-  __syncthreads();
+  sync_block();
+}
+
+// Four elements past the L1 cache: other blocks may have written them.
+__device__ inline void load_fresh(const float* from, float (&to)[4]) {
+  const float4 value = __ldcg(reinterpret_cast<const float4*>(from));
+  to[0] = value.x;
+  to[1] = value.y;
+  to[2] = value.z;
+  to[3] = value.w;
+}
+
+__device__ inline void load_fresh(const bfloat16* from, float (&to)[4]) {
+  const uint2 packed = __ldcg(reinterpret_cast<const uint2*>(from));
+  to[0] = __uint_as_float(packed.x << 16);
+  to[1] = __uint_as_float(packed.x & 0xffff0000u);
+  to[2] = __uint_as_float(packed.y << 16);
+  to[3] = __uint_as_float(packed.y & 0xffff0000u);
 }
 
 // The sum over all threads of the block, in each of them. `warp_sums` is this call's own.
@@ -46,7 +69,7 @@ __device__ inline float program_sum(float value, float (&warp_sums)[kProgramWarp
     value += __shfl_xor_sync(0xffffffffu, value, offset);
   }
   if (threadIdx.x % 32 == 0) warp_sums[threadIdx.x / 32] = value;
-  __syncthreads();
+  sync_block();
   float sum = 0.0f;
 #pragma unroll
   for (int warp = 0; warp < kProgramWarps; ++warp) sum += warp_sums[warp];

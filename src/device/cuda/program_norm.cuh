@@ -2,7 +2,6 @@
 #pragma once
 
 #include "device/cuda/program_blocks.cuh"
-#include "device/cuda/vector.cuh"
 
 namespace lorax::cuda {
 
@@ -12,23 +11,6 @@ struct NormSums {
   float of_x[kProgramWarps];
   float of_residual[kProgramWarps];
 };
-
-// Four elements past the L1 cache: other blocks may have written them.
-__device__ inline void load_fresh(const float* from, float (&to)[4]) {
-  const float4 value = __ldcg(reinterpret_cast<const float4*>(from));
-  to[0] = value.x;
-  to[1] = value.y;
-  to[2] = value.z;
-  to[3] = value.w;
-}
-
-__device__ inline void load_fresh(const bfloat16* from, float (&to)[4]) {
-  const uint2 packed = __ldcg(reinterpret_cast<const uint2*>(from));
-  to[0] = __uint_as_float(packed.x << 16);
-  to[1] = __uint_as_float(packed.x & 0xffff0000u);
-  to[2] = __uint_as_float(packed.y << 16);
-  to[3] = __uint_as_float(packed.y & 0xffff0000u);
-}
 
 // 1 / sqrt(mean(row^2) + eps).
 __device__ inline float norm_factor(const float (&row)[kNormVectors][4], int width, float eps,
@@ -42,9 +24,11 @@ __device__ inline float norm_factor(const float (&row)[kNormVectors][4], int wid
   return 1.0f / sqrtf(program_sum(sum, warp_sums) / static_cast<float>(width) + eps);
 }
 
-// One row; what is not `mine` of it goes to `staged` alone, if that is not null.
-__device__ inline void norm_row(const ProgramNorm& norm, int row, bool is_shared, bfloat16* staged,
-                                NormSums& sums) {
+// One row. If it is shared, each block writes a part of it and has all in `staged`. Weights are on
+// their way before `wait` is called.
+template <typename Wait>
+__device__ void norm_row(const ProgramNorm& norm, int row, bool is_shared, bfloat16* staged,
+                         NormSums& sums, const Wait& wait) {
   const auto place = [](int v) {
     return (v * kProgramThreads + static_cast<int>(threadIdx.x)) * 4;
   };
@@ -57,12 +41,16 @@ __device__ inline void norm_row(const ProgramNorm& norm, int row, bool is_shared
   for (int v = 0; v < kNormVectors; ++v) {
     const int i = place(v);
     if (i >= norm.width) break;
-    load_fresh(norm.from + row * norm.from_stride + i, total[v]);
-    if (adds) {
-      load_fresh(static_cast<const bfloat16*>(norm.x) + row * norm.x_stride + i, values[v]);
-      load(norm.weight + i, weights[v]);
-    }
+    if (adds) load(norm.weight + i, weights[v]);
     load(norm.next_weight + i, next_weights[v]);
+  }
+  wait();
+#pragma unroll
+  for (int v = 0; v < kNormVectors; ++v) {
+    const int i = place(v);
+    if (i >= norm.width) break;
+    load_fresh(norm.from + row * norm.from_stride + i, total[v]);
+    if (adds) load_fresh(static_cast<const bfloat16*>(norm.x) + row * norm.x_stride + i, values[v]);
   }
   // Of four elements, whether this block writes them.
   const auto is_mine = [&](int i) {
@@ -91,16 +79,22 @@ __device__ inline void norm_row(const ProgramNorm& norm, int row, bool is_shared
       store(values[v], static_cast<bfloat16*>(norm.out) + row * norm.out_stride + i);
     }
   }
-  __syncthreads();  // `staged` is complete, `sums` are free
+  sync_block();  // `staged` is complete, `sums` are free
 }
 
-__device__ inline void run_norm(const ProgramNorm& norm, bfloat16* staged, NormSums& sums) {
-  if (norm.everywhere != 0) {
-    for (int row = 0; row < norm.rows; ++row) {
-      norm_row(norm, row, true, staged + row * (norm.width + kProgramXPad), sums);
-    }
-  } else if (static_cast<int>(blockIdx.x) < norm.rows) {
-    norm_row(norm, static_cast<int>(blockIdx.x), false, nullptr, sums);
+template <typename Wait>
+__device__ void run_norm(const ProgramNorm& norm, bfloat16* staged, NormSums& sums,
+                         const Wait& wait) {
+  const bool is_shared = norm.everywhere != 0;
+  if (!is_shared && static_cast<int>(blockIdx.x) >= norm.rows) return wait();
+  const int begin = is_shared ? 0 : static_cast<int>(blockIdx.x);
+  const int end = is_shared ? norm.rows : begin + 1;
+#pragma unroll 1
+  for (int row = begin; row < end; ++row) {
+    bfloat16* to = is_shared ? staged + row * (norm.width + kProgramXPad) : nullptr;
+    norm_row(norm, row, is_shared, to, sums, [&] {
+      if (row == begin) wait();
+    });
   }
 }
 

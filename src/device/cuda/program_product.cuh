@@ -1,19 +1,22 @@
 // Products of a program.
 //
 // As in skinny_linear.cu: out^T = weight * x^T on tensor cores, lane (g, t) takes 8 neighbouring
-// elements 8t .. 8t + 7 of every 32 of rows g and g + 8. Here it also copies them to shared memory
-// itself, kDepth rounds before it needs them, so that no lane waits for another's copies and a warp
-// runs ahead through the products of the program as far as its ring reaches.
+// elements 8t .. 8t + 7 of every 32 of rows g and g + 8, warp w the elements 64w .. 64w + 63 of
+// every 512. But the weights come by way of shared memory, where copies are under way ahead of
+// time.
 #pragma once
 
 #include "device/cuda/gelu.cuh"
+#include "device/cuda/hopper.cuh"
 #include "device/cuda/mma.cuh"
 #include "device/cuda/program_blocks.cuh"
 #include "device/cuda/vector.cuh"
 
 namespace lorax::cuda {
 
-constexpr int kSlotBytes = 4 * 32 * 16;  // of a warp's round: 4 pieces of 16 bytes a lane
+// Rows of a slot lie half the banks apart.
+constexpr int kSlotRowBytes = kProgramRound * 2 + 64;
+constexpr int kSlotBytes = kProgramTile * kSlotRowBytes;
 
 // The rounds [begin, end) of the place `place`, of which there are as many as blocks: the same
 // count each, and one more of the first ones.
@@ -34,103 +37,102 @@ __device__ inline int place_of(const ProgramProduct& product) {
   return static_cast<int>(place >= gridDim.x ? place - gridDim.x : place);
 }
 
-// A warp's weights on their way.
-template <int kDepth>
-class Ring {
- public:
-  __device__ Ring(const ProgramArgs& args, uint32_t slots)
-      : products_(args.products), left_(args.n_products), slots_(slots) {
-    lane_ = threadIdx.x % 32;
-    first_ = static_cast<int>(threadIdx.x / 32) * 64 + lane_ % 4 * 8;
-    next_product();
-#pragma unroll 1
-    for (int i = 0; i < kDepth; ++i) issue(i);
-  }
+// Weights on their way: slots that the feeding warp has the copy engine fill, as far ahead as there
+// are slots, and that the other warps empty. Those who read and those who copy never wait for each
+// other's instructions, only for full and for empty slots: while blocks wait for each other between
+// instructions, the slots fill up, and afterwards they are taken as fast as shared memory gives.
+struct Ring {
+  uint32_t slots;     // in shared memory, kSlotBytes each
+  uint32_t barriers;  // of 8 bytes: for each slot, whether it is full; then, whether it is empty
+  int depth;
 
-  // The lane's weights of the next round, in the order of their copies; others take their place.
-  __device__ void take(uint4 (&weights)[4]) {
-    wait_copies<kDepth - 1>();
-    const uint32_t slot = slots_ + at_ * kSlotBytes + lane_ * 16;
+  __device__ uint32_t slot(int at) const { return slots + at * kSlotBytes; }
+  __device__ uint32_t full(int at) const { return barriers + at * 8; }
+  __device__ uint32_t empty(int at) const { return barriers + (depth + at) * 8; }
+
+  __device__ void init() const {
+    for (int at = 0; at < depth; ++at) {
+      init_barrier(full(at), 1);
+      init_barrier(empty(at), kProgramWarps);
+    }
+    publish_barriers();
+  }
+};
+
+// A place in the ring: slots are used in turn.
+struct RingPlace {
+  int at = 0;
+  uint32_t parity = 0;  // of the barriers' phase
+
+  __device__ void advance(const Ring& ring) {
+    if (++at == ring.depth) {
+      at = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+// Has the rounds of all products of this block copied, by one warp.
+__device__ inline void feed(const ProgramArgs& args, const Ring& ring) {
+  const int lane = threadIdx.x % 32;
+  RingPlace place;
+  for (int i = 0; i < args.n_products; ++i) {
+    const ProgramProduct product = args.products[i];
+    const bool is_gated = product.is_gated != 0;
+    const int rows = is_gated ? product.m / 2 : product.m;
+    // In a gated product the second half of a tile holds the rows m / 2 further on than the first.
+    // Beyond the last row the last one stands.
+    const auto row_of = [&](int tile) {
+      const int row = is_gated ? tile * 8 + lane % 8 : tile * kProgramTile + lane;
+      return static_cast<const bfloat16*>(product.weight) +
+             static_cast<int64_t>(min(row, rows - 1) + (is_gated && lane >= 8 ? rows : 0)) *
+                 product.n;
+    };
+    const Share share = share_of(product, place_of(product));
+    int tile = share.begin / product.steps;
+    int step = share.begin - tile * product.steps;
+    const bfloat16* row = row_of(tile);
+    for (int round = share.begin; round < share.end; ++round) {
+      const int first = step * kProgramRound;
+      const int bytes = min(kProgramRound, product.n - first) * static_cast<int>(sizeof(bfloat16));
+      wait(ring.empty(place.at), place.parity ^ 1);
+      if (lane == 0) arrive_expecting(ring.full(place.at), kProgramTile * bytes);
+      __syncwarp();
+      if (lane < kProgramTile) {
+        copy_bytes(ring.slot(place.at) + lane * kSlotRowBytes, row + first, bytes,
+                   ring.full(place.at));
+      }
+      place.advance(ring);
+      if (++step == product.steps) {
+        step = 0;
+        row = row_of(++tile);
+      }
+    }
+  }
+}
+
+// The lane's weights of the next round: those of row g, then of row g + 8, of the first 32 elements
+// of the warp, then of the next.
+__device__ inline void take(const Ring& ring, RingPlace& place, uint4 (&weights)[2][2]) {
+  const int lane = threadIdx.x % 32;
+  const uint32_t from =
+      ring.slot(place.at) + lane / 4 * kSlotRowBytes + threadIdx.x / 32 * 128 + lane % 4 * 16;
+  wait(ring.full(place.at), place.parity);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
+  for (int s = 0; s < 2; ++s) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      uint4& to = weights[s][half];
       asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-                   : "=r"(weights[i].x), "=r"(weights[i].y), "=r"(weights[i].z), "=r"(weights[i].w)
-                   : "r"(slot + i * 512)
+                   : "=r"(to.x), "=r"(to.y), "=r"(to.z), "=r"(to.w)
+                   : "r"(from + half * 8 * kSlotRowBytes + s * 64)
                    : "memory");
     }
-    issue(at_);
-    at_ = at_ + 1 == kDepth ? 0 : at_ + 1;
   }
-
- private:
-  // Goes on to the next product of which this block has a share.
-  __device__ void next_product() {
-    while (left_ > 0) {
-      const ProgramProduct& product = *products_;
-      share_ = share_of(product, place_of(product));
-      steps_ = product.steps;
-      n_ = product.n;
-      is_gated_ = product.is_gated != 0;
-      rows_m_ = is_gated_ ? product.m / 2 : product.m;
-      weight_ = static_cast<const bfloat16*>(product.weight) + first_;
-      ++products_;
-      --left_;
-      if (share_.begin == share_.end) continue;
-      tile_ = share_.begin / steps_;
-      step_ = share_.begin - tile_ * steps_;
-      find_rows();
-      return;
-    }
-    share_ = {0, 0};
-  }
-
-  // In a gated product the second half of a tile holds the rows m / 2 further on than the first.
-  // Beyond the last row the last one stands.
-  __device__ void find_rows() {
-    const int row = tile_ * (is_gated_ ? 8 : kProgramTile) + lane_ / 4;
-    const int64_t low = min(row, rows_m_ - 1);
-    const int64_t high = is_gated_ ? low + rows_m_ : min(row + 8, rows_m_ - 1);
-    rows_[0] = weight_ + low * n_;
-    rows_[1] = weight_ + high * n_;
-  }
-
-  __device__ void issue(int slot) {
-    if (share_.begin < share_.end) {
-      const uint32_t to = slots_ + slot * kSlotBytes + lane_ * 16;
-      const int k = step_ * kProgramRound;
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int at = k + i / 2 * 32;
-        copy_async(to + i * 512, rows_[i % 2] + at, at + first_ < n_);
-      }
-      ++share_.begin;
-      if (share_.begin == share_.end) {
-        next_product();
-      } else if (++step_ == steps_) {
-        step_ = 0;
-        ++tile_;
-        find_rows();
-      }
-    }
-    commit_copies();  // also an empty group: the count of groups is the count of rounds
-  }
-
-  const ProgramProduct* products_;  // behind the one whose rounds are issued
-  int left_;                        // products behind it
-  uint32_t slots_;
-  int lane_;
-  int first_;  // of the warp's and lane's elements of a round
-  int at_ = 0;
-  Share share_;
-  const bfloat16* weight_;
-  int n_;
-  int rows_m_;  // of the weight, or of its first half
-  bool is_gated_;
-  int steps_;
-  int tile_;
-  int step_;
-  const bfloat16* rows_[2];
-};
+  __syncwarp();
+  if (lane == 0) arrive(ring.empty(place.at));
+  place.advance(ring);
+}
 
 // The sums of a tile of each warp, for two tiles in turn.
 using ProductSums = float[2][kProgramWarps][4][32];
@@ -217,12 +219,12 @@ __device__ inline void finish_tile(const ProgramProduct& product, const ProgramA
 }
 
 // `number`: of the product, from 1.
-template <int kDepth>
-__device__ void run_product(const ProgramProduct& product, const ProgramArgs& args, uint32_t number,
-                            Ring<kDepth>& ring, bfloat16* staged, ProductSums& sums) {
+__device__ inline void run_product(const ProgramProduct& product, const ProgramArgs& args,
+                                   uint32_t number, const Ring& ring, RingPlace& place,
+                                   bfloat16* staged, ProductSums& sums) {
   if (product.in_place == 0) {
     stage_x(product, staged);
-    __syncthreads();
+    sync_block();
   }
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
@@ -239,14 +241,15 @@ __device__ void run_product(const ProgramProduct& product, const ProgramArgs& ar
     const bool is_first = step == 0;
     float c[2][4] = {};
     do {
-      uint4 weights[4];
-      ring.take(weights);
+      uint4 weights[2][2];
+      take(ring, place, weights);
 #pragma unroll
       for (int s = 0; s < 2; ++s) {
         const int at = step * kProgramRound + s * 32;
-        const uint4 b = has_row && at + first < n ? *reinterpret_cast<const uint4*>(x + at) : zero;
-        const uint4 low = weights[2 * s];
-        const uint4 high = weights[2 * s + 1];
+        const bool is_inside = at + first < n;  // what lies beyond is of an earlier round
+        const uint4 b = has_row && is_inside ? *reinterpret_cast<const uint4*>(x + at) : zero;
+        const uint4 low = is_inside ? weights[s][0] : zero;
+        const uint4 high = is_inside ? weights[s][1] : zero;
         const uint32_t a0[4] = {low.x, high.x, low.y, high.y};
         const uint32_t a1[4] = {low.z, high.z, low.w, high.w};
         mma(c[s], a0, b.x, b.y);
@@ -259,7 +262,7 @@ __device__ void run_product(const ProgramProduct& product, const ProgramArgs& ar
     step = 0;
 #pragma unroll
     for (int i = 0; i < 4; ++i) sums[tile % 2][warp][i][lane] = c[0][i] + c[1][i];
-    __syncthreads();
+    sync_block();
     if (warp == tile % kProgramWarps) {
       finish_tile(product, args, number, sums[tile % 2], tile, is_first, is_last);
     }
