@@ -92,10 +92,11 @@ CudaDevice::CudaDevice(int index, double memory_fraction)
   check(prepare_prefill(), "setting the shared memory of prefill attention");
   if (is_hopper()) {
     check(prepare_prefill_hopper(), "setting the shared memory of prefill attention (Hopper)");
+    check(prepare_programs(properties_.sharedMemPerBlockOptin),
+          "setting the shared memory of programs");
   }
   check(prepare_decode(), "setting the shared memory of decode attention");
   check(prepare_skinny(), "setting the shared memory of products");
-  check(prepare_programs(properties_.sharedMemPerBlockOptin), "setting the shared memory of steps");
   for (cudaStream_t* stream : {&main_stream_, &capture_stream_}) {
     check(cudaStreamCreateWithFlags(stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
   }
@@ -250,7 +251,7 @@ std::unique_ptr<DeviceGraph> CudaDevice::capture(const std::function<void()>& wo
     }
   } divert{*this};
   stream_.handle = capture_stream_;
-  recorder_ = &recorder;
+  if (is_hopper()) recorder_ = &recorder;
   std::unique_ptr<CudaGraph> graph;
   try {
     graph = std::make_unique<CudaGraph>(capture_stream_, [&] {

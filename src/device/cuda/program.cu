@@ -1,4 +1,5 @@
 // The kernel that carries out programs.
+#include "device/cuda/hopper.cuh"
 #include "device/cuda/launch.cuh"
 #include "device/cuda/program.h"
 #include "device/cuda/program_attention.cuh"
@@ -8,119 +9,122 @@
 namespace lorax::cuda {
 namespace {
 
+constexpr int kBlockThreads = kProgramThreads + 32;  // with the feeding warp
+constexpr int kMinDepth = 3;
+constexpr int kMaxDepth = 12;  // more is never under way
+
 constexpr int kInstructionWords = sizeof(Instruction) / 4;
 static_assert(sizeof(Instruction) % 8 == 0 && kInstructionWords <= kProgramThreads);
 
-struct Fixed {  // shared memory of every program
+// Shared memory of every program; behind it lie the stage and the ring.
+struct Fixed {
   union {
     ProductSums product;
     NormSums norm;
   } sums;
-  int is_last;
   alignas(16) uint32_t instructions[2][kInstructionWords];  // the one under way, and the next
+  alignas(8) uint64_t barriers[2 * kMaxDepth];
+  int is_last;
 };
 
-constexpr int kFixedBytes = (sizeof(Fixed) + 127) / 128 * 128;
+constexpr int round_up(int bytes) { return (bytes + 127) / 128 * 128; }
+constexpr int kFixedBytes = round_up(sizeof(Fixed));
 
-// Rounds of weights that are under way: as many as shared memory has room for.
-constexpr int ring_bytes(int depth) { return depth * kProgramWarps * kSlotBytes; }
-
-template <int kDepth>
-__global__ void __launch_bounds__(kProgramThreads, 1)
-    program_kernel(const __grid_constant__ ProgramArgs args) {
-  extern __shared__ __align__(128) unsigned char shared[];
-  Fixed& fixed = *reinterpret_cast<Fixed*>(shared);
-  unsigned char* stage = shared + kFixedBytes;
+__device__ void run_instructions(const ProgramArgs& args, Fixed& fixed, const Ring& ring,
+                                 unsigned char* stage) {
   bfloat16* staged = reinterpret_cast<bfloat16*>(stage);
-  const uint32_t warp = threadIdx.x / 32;
+  AttentionRoom& room = *reinterpret_cast<AttentionRoom*>(stage);
   const auto load_word = [&](int number) {
     return threadIdx.x < kInstructionWords && number < args.n_instructions
                ? __ldg(reinterpret_cast<const uint32_t*>(args.instructions + number) + threadIdx.x)
                : 0;
   };
-  if (threadIdx.x < kInstructionWords) fixed.instructions[0][threadIdx.x] = load_word(0);
-  Ring<kDepth> ring(args, shared_address(stage + args.stage_bytes) + warp * kDepth * kSlotBytes);
-  wait_for_previous();
-  __syncthreads();
+  const auto keep_word = [&](int number, uint32_t word) {
+    if (threadIdx.x < kInstructionWords) fixed.instructions[number % 2][threadIdx.x] = word;
+  };
+  keep_word(0, load_word(0));
+  sync_block();
   uint32_t waits = 0;
   uint32_t products = 0;
+  RingPlace place;
+#pragma unroll 1
   for (int i = 0; i < args.n_instructions; ++i) {
     const uint32_t next_word = load_word(i + 1);
     const Instruction& instruction =
         *reinterpret_cast<const Instruction*>(fixed.instructions[i % 2]);
-    if (instruction.waits != 0) wait_for_blocks(args.sync, ++waits);
+    const auto wait = [&] {
+      if (instruction.waits != 0) wait_for_blocks(args.sync, ++waits);
+    };
     switch (instruction.kind) {
       case Instruction::kProduct:
-        run_product(instruction.product, args, ++products, ring, staged, fixed.sums.product);
+        wait();
+        run_product(instruction.product, args, ++products, ring, place, staged, fixed.sums.product);
         break;
       case Instruction::kNorm:
-        run_norm(instruction.norm, staged, fixed.sums.norm);
+        run_norm(instruction.norm, staged, fixed.sums.norm, wait);
         break;
       case Instruction::kRotaryStore:
+        wait();
         run_rotary_store(instruction.rotary_store);
         break;
       case Instruction::kAttention:
-        run_attention(instruction.attention, *reinterpret_cast<AttentionRoom*>(stage));
+        run_attention(instruction.attention, room, wait);
         break;
       case Instruction::kMerge:
-        run_merge(instruction.attention, *reinterpret_cast<AttentionRoom*>(stage));
+        run_merge(instruction.attention, room, wait);
         break;
     }
-    if (threadIdx.x < kInstructionWords) fixed.instructions[(i + 1) % 2][threadIdx.x] = next_word;
-    __syncthreads();
+    keep_word(i + 1, next_word);
+    sync_block();
   }
-  // The last block to end leaves zeros behind.
-  if (threadIdx.x == 0) {
-    fixed.is_last = atomicAdd(&args.sync->exits, 1u) == gridDim.x - 1 ? 1 : 0;
-  }
-  __syncthreads();
+}
+
+// The last block to end leaves zeros behind.
+__device__ void reset(ProgramSync* sync, Fixed& fixed) {
+  if (threadIdx.x == 0) fixed.is_last = atomicAdd(&sync->exits, 1u) == gridDim.x - 1 ? 1 : 0;
+  sync_block();
   if (fixed.is_last == 0) return;
   for (unsigned block = threadIdx.x; block < gridDim.x; block += kProgramThreads) {
-    args.sync->pieces[block] = 0;
+    sync->pieces[block] = 0;
   }
   if (threadIdx.x == 0) {
-    args.sync->arrivals = 0;
-    args.sync->exits = 0;
+    sync->arrivals = 0;
+    sync->exits = 0;
   }
 }
 
-template <int kDepth>
-struct Variant {
-  static constexpr int kBytes = kFixedBytes + ring_bytes(kDepth);
-
-  static cudaError_t prepare(size_t shared_bytes) {
-    if (static_cast<size_t>(kBytes) > shared_bytes) return cudaSuccess;
-    return cudaFuncSetAttribute(program_kernel<kDepth>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                static_cast<int>(shared_bytes));
+__global__ void __launch_bounds__(kBlockThreads, 1)
+    program_kernel(const __grid_constant__ ProgramArgs args) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  extern __shared__ __align__(128) unsigned char shared[];
+  Fixed& fixed = *reinterpret_cast<Fixed*>(shared);
+  unsigned char* stage = shared + kFixedBytes;
+  const Ring ring{shared_address(stage + args.stage_bytes), shared_address(fixed.barriers),
+                  args.ring_depth};
+  if (threadIdx.x == 0) ring.init();
+  __syncthreads();
+  if (threadIdx.x >= kProgramThreads) {
+    feed(args, ring);
+  } else {
+    wait_for_previous();
+    run_instructions(args, fixed, ring, stage);
+    reset(args.sync, fixed);
   }
-  static bool fits(int stage_bytes, size_t shared_bytes) {
-    return static_cast<size_t>(kBytes + stage_bytes) <= shared_bytes;
-  }
-  static void launch(Stream stream, const ProgramArgs& args, int blocks) {
-    cuda::launch(stream, static_cast<unsigned>(blocks), kProgramThreads,
-                 static_cast<size_t>(kBytes + args.stage_bytes), program_kernel<kDepth>, args);
-  }
-};
-
-// Calls function(Variant<kDepth>()) with the deepest ring that leaves room for the stage; false if
-// none does.
-template <typename Function>
-bool visit_variant(int stage_bytes, size_t shared_bytes, const Function& function) {
-  const auto visit = [&](auto variant) {
-    if (!variant.fits(stage_bytes, shared_bytes)) return false;
-    function(variant);
-    return true;
-  };
-  return visit(Variant<12>()) || visit(Variant<11>()) || visit(Variant<8>()) || visit(Variant<4>());
+#endif
 }
 
-int stage_bytes(const Program& program) { return (program.stage_bytes + 127) / 128 * 128; }
+int stage_bytes(const Program& program) { return round_up(program.stage_bytes); }
+
+int ring_depth(const Program& program, const ProgramLimits& limits) {
+  const int room =
+      static_cast<int>(limits.shared_bytes) - kFixedBytes - round_up(program.stage_bytes);
+  return room / kSlotBytes < kMaxDepth ? room / kSlotBytes : kMaxDepth;
+}
 
 }  // namespace
 
 bool can_launch(const Program& program, const ProgramLimits& limits) {
-  return limits.blocks <= ProgramSync::kMaxBlocks &&
-         visit_variant(stage_bytes(program), limits.shared_bytes, [](auto) {});
+  return limits.blocks <= ProgramSync::kMaxBlocks && ring_depth(program, limits) >= kMinDepth;
 }
 
 void launch_program(Stream stream, const Program& program, const void* table,
@@ -132,18 +136,18 @@ void launch_program(Stream stream, const Program& program, const void* table,
                          .n_instructions = static_cast<int>(program.instructions.size()),
                          .n_products = static_cast<int>(program.products.size()),
                          .stage_bytes = stage_bytes(program),
+                         .ring_depth = ring_depth(program, limits),
                          .pieces = static_cast<float*>(limits.scratch),
                          .sync = limits.sync};
-  visit_variant(args.stage_bytes, limits.shared_bytes,
-                [&](auto variant) { variant.launch(stream, args, limits.blocks); });
+  const size_t shared_bytes =
+      static_cast<size_t>(kFixedBytes + args.stage_bytes + args.ring_depth * kSlotBytes);
+  launch(stream, static_cast<unsigned>(limits.blocks), kBlockThreads, shared_bytes, program_kernel,
+         args);
 }
 
 cudaError_t prepare_programs(size_t shared_bytes) {
-  for (auto* prepare :
-       {Variant<12>::prepare, Variant<11>::prepare, Variant<8>::prepare, Variant<4>::prepare}) {
-    if (const cudaError_t status = prepare(shared_bytes); status != cudaSuccess) return status;
-  }
-  return cudaSuccess;
+  return cudaFuncSetAttribute(program_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              static_cast<int>(shared_bytes));
 }
 
 }  // namespace lorax::cuda

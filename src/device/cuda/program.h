@@ -1,12 +1,15 @@
-// A step of few rows as one launch.
+// A step of few rows as one launch, on Hopper.
 //
 // Decode of few rows is bound by reading the weights. Launched one by one, its operations leave the
 // memory idle between them: each waits until the one before has ended on every multiprocessor, and
 // only then are its first weights on their way. So the operations that a graph keeps (see
 // CudaDevice::capture) are compiled into a program of instructions, which one kernel carries out
-// with one block on each multiprocessor. What the weights of its products are does not depend on
-// any result: every block has a ring of them under way, through the ends of instructions, up to
-// some 180 KB ahead. Between instructions the blocks wait for each other.
+// with one block on each multiprocessor. Which weights come next does not depend on any result: one
+// warp of each block has them copied to shared memory up to some 180 KB ahead, through the ends of
+// instructions, where the blocks wait for each other.
+//
+// What an operation of a graph writes for the next one alone may stay unwritten: queries are not
+// rotated in place where attention follows, but on their way into it.
 #pragma once
 
 #include <cstddef>
@@ -125,7 +128,7 @@ struct Instruction {
 
 // Zeros before and after each launch.
 struct ProgramSync {
-  static constexpr int kMaxBlocks = 512;
+  static constexpr int kMaxBlocks = 256;
   uint32_t arrivals;
   uint32_t exits;
   uint32_t pieces[kMaxBlocks];  // of block b: 1 + the number of the product it has left sums of
