@@ -6,6 +6,10 @@
 #include "device/cuda/program_norm.cuh"
 #include "device/cuda/program_product.cuh"
 
+#ifndef __CUDA_ARCH_FEAT_SM90_ALL
+#pragma nv_diag_suppress 177  // of other architectures the kernel is empty and uses nothing of this
+#endif
+
 namespace lorax::cuda {
 namespace {
 

@@ -119,14 +119,14 @@ __device__ inline int64_t page_place(const AttentionArgs& args, int sequence, in
          element;
 }
 
-// Of keys [first, first + 4); the last one before `end` stands for those beyond.
+// Of keys [first, min(first + 4, end)); zeros for those beyond, whatever their pages hold.
 __device__ inline void load_four(FourKeys& four, const AttentionArgs& args, int sequence,
                                  int kv_head, int first, int end, int element) {
 #pragma unroll
   for (int j = 0; j < kKeysAtOnce; ++j) {
     four.keys[j] = four.values[j] = make_uint4(0, 0, 0, 0);
-    if (element >= args.head_size) continue;
-    const int64_t at = page_place(args, sequence, kv_head, min(first + j, end - 1), element);
+    if (element >= args.head_size || first + j >= end) continue;
+    const int64_t at = page_place(args, sequence, kv_head, first + j, element);
     four.keys[j] =
         __ldcg(reinterpret_cast<const uint4*>(static_cast<const bfloat16*>(args.key) + at));
     four.values[j] =
@@ -307,7 +307,7 @@ __device__ void run_attention(const ProgramAttention& attention, AttentionRoom& 
     int key = begin + warp * kKeysAtOnce;
     FourKeys four;
     if (key < end) load_four(four, args, sequence, kv_head, key, end, element);
-    Angles angles;
+    Angles angles = {};
     if (rotates) angles = load_angles(rotary, token, element);
     if (!has_waited) wait();
     has_waited = true;
@@ -326,7 +326,7 @@ __device__ void run_attention(const ProgramAttention& attention, AttentionRoom& 
 #pragma unroll 1
     while (key < end) {
       const int newest = keys.end - 1 - key;  // among the four
-      if (rotates && newest >= 0 && newest < kKeysAtOnce) {
+      if (rotates && newest < kKeysAtOnce && key + newest < end) {
         put_new_key(four, rotary, angles, token, kv_head, newest, pair == 0, element);
       }
       attend_four(sums, q, four, key, end, transform);
