@@ -306,7 +306,9 @@ __device__ void run_attention(const ProgramAttention& attention, AttentionRoom& 
     const int end = min(begin + keys.span, keys.end);
     int key = begin + warp * kKeysAtOnce;
     FourKeys four;
-    if (key < end) load_four(four, args, sequence, kv_head, key, end, element);
+    FourKeys next;
+    load_four(four, args, sequence, kv_head, key, end, element);
+    load_four(next, args, sequence, kv_head, key + kMinSpan, end, element);
     Angles angles = {};
     if (rotates) angles = load_angles(rotary, token, element);
     if (!has_waited) wait();
@@ -331,7 +333,8 @@ __device__ void run_attention(const ProgramAttention& attention, AttentionRoom& 
       }
       attend_four(sums, q, four, key, end, transform);
       key += kMinSpan;
-      if (key < end) load_four(four, args, sequence, kv_head, key, end, element);
+      four = next;
+      load_four(next, args, sequence, kv_head, key + kMinSpan, end, element);
     }
     leave_part(attention, sums, (int64_t{sequence} * args.heads + head) * attention.splits + split,
                heads, room);

@@ -72,10 +72,16 @@ struct RingPlace {
   }
 };
 
+// Rounds that are under way at a time: what the memory's latency asks for. More would only queue up
+// in front of what instructions load meanwhile.
+constexpr int kUnderWay = 3;
+
 // Has the rounds of all products of this block copied, by one warp.
 __device__ inline void feed(const ProgramArgs& args, const Ring& ring) {
   const int lane = threadIdx.x % 32;
   RingPlace place;
+  RingPlace arriving;  // of the oldest round under way
+  int under_way = 0;
   for (int i = 0; i < args.n_products; ++i) {
     const ProgramProduct product = args.products[i];
     const bool is_gated = product.is_gated != 0;
@@ -95,6 +101,12 @@ __device__ inline void feed(const ProgramArgs& args, const Ring& ring) {
     for (int round = share.begin; round < share.end; ++round) {
       const int first = step * kProgramRound;
       const int bytes = min(kProgramRound, product.n - first) * static_cast<int>(sizeof(bfloat16));
+      if (under_way == kUnderWay) {
+        wait(ring.full(arriving.at), arriving.parity);
+        arriving.advance(ring);
+      } else {
+        ++under_way;
+      }
       wait(ring.empty(place.at), place.parity ^ 1);
       if (lane == 0) arrive_expecting(ring.full(place.at), kProgramTile * bytes);
       __syncwarp();
@@ -237,12 +249,17 @@ __device__ inline void run_product(const ProgramProduct& product, const ProgramA
   const uint4 zero = make_uint4(0, 0, 0, 0);
   int tile = share.begin / steps;
   int step = share.begin - tile * steps;
+  uint4 weights[2][2];
+  if (share.begin < share.end) take(ring, place, weights);
+#pragma unroll 1
   for (int round = share.begin; round < share.end; ++tile) {
     const bool is_first = step == 0;
     float c[2][4] = {};
+#pragma unroll 1
     do {
-      uint4 weights[2][2];
-      take(ring, place, weights);
+      uint4 next[2][2];
+      const bool has_next = round + 1 < share.end;
+      if (has_next) take(ring, place, next);
 #pragma unroll
       for (int s = 0; s < 2; ++s) {
         const int at = step * kProgramRound + s * 32;
@@ -254,6 +271,8 @@ __device__ inline void run_product(const ProgramProduct& product, const ProgramA
         const uint32_t a1[4] = {low.z, high.z, low.w, high.w};
         mma(c[s], a0, b.x, b.y);
         mma(c[s], a1, b.z, b.w);
+        weights[s][0] = next[s][0];
+        weights[s][1] = next[s][1];
       }
       ++round;
       ++step;
