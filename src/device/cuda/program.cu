@@ -13,7 +13,8 @@
 namespace lorax::cuda {
 namespace {
 
-constexpr int kBlockThreads = kProgramThreads + 32;  // with the feeding warp
+// With the warpgroup of the feeding warp, which gives its registers to the others.
+constexpr int kBlockThreads = kProgramThreads + 128;
 constexpr int kMinDepth = 3;
 constexpr int kMaxDepth = 12;  // more is never under way
 
@@ -108,8 +109,10 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
   if (threadIdx.x == 0) ring.init();
   __syncthreads();
   if (threadIdx.x >= kProgramThreads) {
-    feed(args, ring);
+    shrink_registers<56>();
+    if (threadIdx.x < kProgramThreads + 32) feed(args, ring);
   } else {
+    grow_registers<224>();
     wait_for_previous();
     run_instructions(args, fixed, ring, stage);
     reset(args.sync, fixed);
