@@ -8,7 +8,6 @@
 namespace lorax::cuda {
 namespace {
 
-constexpr int64_t kMaxWidth = 5120;     // of a norm
 constexpr int64_t kRowsEverywhere = 2;  // norms of so few rows are done by every block
 constexpr int64_t kMinSplitKeys = 32;
 constexpr size_t kMaxStageBytes = size_t{96} << 10;
@@ -38,14 +37,15 @@ bool fits(const GatedLinearArgs& args) {
 
 bool fits(const NormArgs& args) {
   return args.rows >= 1 && args.rows <= kProgramRows && args.width % 8 == 0 &&
-         args.width <= kMaxWidth && args.x.dtype == DType::kFloat32 && is_aligned(args.x) &&
+         args.width <= kProgramNormWidth && args.x.dtype == DType::kFloat32 && is_aligned(args.x) &&
          is_bfloat16(args.out) && is_aligned(args.weight);
 }
 
 bool fits(const AddNormArgs& args) {
   return args.norm.rows >= 1 && args.norm.rows <= kProgramRows && args.norm.width % 8 == 0 &&
-         args.norm.width <= kMaxWidth && is_bfloat16(args.norm.x) && is_bfloat16(args.norm.out) &&
-         is_aligned(args.residual) && is_aligned(args.norm.weight) && is_aligned(args.next_weight);
+         args.norm.width <= kProgramNormWidth && is_bfloat16(args.norm.x) &&
+         is_bfloat16(args.norm.out) && is_aligned(args.residual) && is_aligned(args.norm.weight) &&
+         is_aligned(args.next_weight);
 }
 
 bool fits(const RotaryStoreArgs& args) {

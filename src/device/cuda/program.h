@@ -58,6 +58,7 @@ using Operation = std::variant<LinearArgs, GatedLinearArgs, NormArgs, AddNormArg
 inline constexpr int kProgramTile = 16;
 inline constexpr int kProgramRound = 512;
 inline constexpr int64_t kProgramRows = 8;           // of x
+inline constexpr int kProgramNormWidth = 5120;       // at most
 inline constexpr int kProgramXPad = 32;              // elements between rows of x in shared memory
 inline constexpr int kProgramStageBytes = 17 << 10;  // of shared memory that attention needs there
 
