@@ -200,6 +200,7 @@ class Compiler {
     norm.out_stride = args.out.stride;
     norm.rows = static_cast<int>(args.rows);
     norm.width = static_cast<int>(args.width);
+    norm.part = static_cast<int>((args.width / 4 + limits_.blocks - 1) / limits_.blocks * 4);
     norm.everywhere = args.rows <= kRowsEverywhere ? 1 : 0;
     if (norm.everywhere != 0) reserve_stage(args.rows, args.width);
     Instruction instruction;

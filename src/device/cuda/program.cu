@@ -57,9 +57,7 @@ __device__ void run_instructions(const ProgramArgs& args, Fixed& fixed, const Ri
     const uint32_t next_word = load_word(i + 1);
     const Instruction& instruction =
         *reinterpret_cast<const Instruction*>(fixed.instructions[i % 2]);
-    const auto wait = [&] {
-      if (instruction.waits != 0) wait_for_blocks(args.sync, ++waits);
-    };
+    const BlockWait wait(args.sync, instruction.waits != 0, waits);
     switch (instruction.kind) {
       case Instruction::kProduct:
         wait();

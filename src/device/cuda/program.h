@@ -96,6 +96,7 @@ struct ProgramNorm {
   int64_t out_stride;
   int rows;
   int width;
+  int part;  // elements that a block writes of a shared row, a multiple of 4
   float eps;
   float next_eps;
   int everywhere;

@@ -109,24 +109,20 @@ struct FourKeys {
   uint4 values[kKeysAtOnce];
 };
 
-// Where a head's eight elements of the token at `position` lie in pages.
-__device__ inline int64_t page_place(const AttentionArgs& args, int sequence, int kv_head,
-                                     int position, int element) {
-  const int32_t* table = args.block_tables + int64_t{sequence} * args.max_blocks;
-  return (static_cast<int64_t>(slot_of(table, args.block_size, position)) * args.kv_heads +
-          kv_head) *
-             args.head_size +
-         element;
-}
-
-// Of keys [first, min(first + 4, end)); zeros for those beyond, whatever their pages hold.
-__device__ inline void load_four(FourKeys& four, const AttentionArgs& args, int sequence,
-                                 int kv_head, int first, int end, int element) {
+// Of keys [first, min(first + 4, end)); zeros for those beyond, whatever their pages hold. Called
+// by all lanes.
+__device__ inline void load_four(FourKeys& four, const AttentionArgs& args,
+                                 const int32_t* block_table, int kv_head, int first, int end,
+                                 int element) {
+  const int position = first + static_cast<int>(threadIdx.x) % kKeysAtOnce;
+  const int slot = position < end ? slot_of(block_table, args.block_size, position) : -1;
 #pragma unroll
   for (int j = 0; j < kKeysAtOnce; ++j) {
+    const int of_key = __shfl_sync(0xffffffffu, slot, j);
     four.keys[j] = four.values[j] = make_uint4(0, 0, 0, 0);
-    if (element >= args.head_size || first + j >= end) continue;
-    const int64_t at = page_place(args, sequence, kv_head, first + j, element);
+    if (of_key < 0 || element >= args.head_size) continue;
+    const int64_t at =
+        (static_cast<int64_t>(of_key) * args.kv_heads + kv_head) * args.head_size + element;
     four.keys[j] =
         __ldcg(reinterpret_cast<const uint4*>(static_cast<const bfloat16*>(args.key) + at));
     four.values[j] =
@@ -134,36 +130,35 @@ __device__ inline void load_four(FourKeys& four, const AttentionArgs& args, int 
   }
 }
 
-// Puts this step's key and value of the sequence in their place among the four, and into the pages
-// if `stores`. Called by all lanes.
-__device__ inline void put_new_key(FourKeys& four, const RotaryStoreArgs& rotary,
-                                   const Angles& angles, int64_t token, int kv_head, int j,
-                                   bool stores, int element) {
-  const int head_size = static_cast<int>(rotary.head_size);
-  const int at = kv_head * head_size + element;
-  const bool is_inside = element < head_size;
+// The lane's elements of this step's key, rotated, and value.
+struct NewKey {
   uint4 key = make_uint4(0, 0, 0, 0);
-  uint4 value = key;
-  if (is_inside) {
-    key = load_eight(rotary.k, token, at);
-    value = load_eight(rotary.v, token, at);
+  uint4 value = make_uint4(0, 0, 0, 0);
+};
+
+// Called by all lanes.
+__device__ inline NewKey load_new_key(const RotaryStoreArgs& rotary, const Angles& angles,
+                                      int64_t token, int kv_head, int element) {
+  const int head_size = static_cast<int>(rotary.head_size);
+  NewKey made;
+  if (element < head_size) {
+    made.key = load_eight(rotary.k, token, kv_head * head_size + element);
+    made.value = load_eight(rotary.v, token, kv_head * head_size + element);
   }
   float rotated[8];
-  unpack(key, rotated);
+  unpack(made.key, rotated);
   rotate_rounded(rotated, angles, head_size, element);
-  key = pack(rotated);
-#pragma unroll
-  for (int i = 0; i < kKeysAtOnce; ++i) {
-    if (i == j) {
-      four.keys[i] = key;
-      four.values[i] = value;
-    }
-  }
+  made.key = pack(rotated);
+  return made;
+}
+
+__device__ inline void store_new_key(const NewKey& made, const RotaryStoreArgs& rotary,
+                                     int64_t token, int kv_head, int element) {
   const int64_t slot = rotary.slots[token];
-  if (!stores || !is_inside || slot < 0) return;
-  const int64_t to = slot * rotary.kv_heads * head_size + at;
-  *reinterpret_cast<uint4*>(static_cast<bfloat16*>(rotary.key) + to) = key;
-  *reinterpret_cast<uint4*>(static_cast<bfloat16*>(rotary.value) + to) = value;
+  if (slot < 0 || element >= rotary.head_size) return;
+  const int64_t to = (slot * rotary.kv_heads + kv_head) * rotary.head_size + element;
+  *reinterpret_cast<uint4*>(static_cast<bfloat16*>(rotary.key) + to) = made.key;
+  *reinterpret_cast<uint4*>(static_cast<bfloat16*>(rotary.value) + to) = made.value;
 }
 
 // Takes keys [first, min(first + 4, end)) into the sums.
@@ -276,9 +271,8 @@ __device__ inline void leave_part(const ProgramAttention& attention, const PairS
 // The parts of all sequences, spread over the blocks. With rotary_store: of raw queries, keys and
 // values, which it rotates and stores on the way. What the pages held before this step is on its
 // way before `wait` is called.
-template <typename Wait>
-__device__ void run_attention(const ProgramAttention& attention, AttentionRoom& room,
-                              const Wait& wait) {
+__device__ inline void run_attention(const ProgramAttention& attention, AttentionRoom& room,
+                                     const BlockWait& wait) {
   const AttentionArgs& args = attention.args;
   const RotaryStoreArgs& rotary = attention.rotary_store;
   const bool rotates = attention.rotates != 0;
@@ -305,10 +299,11 @@ __device__ void run_attention(const ProgramAttention& attention, AttentionRoom& 
     const int begin = keys.first + split * keys.span;
     const int end = min(begin + keys.span, keys.end);
     int key = begin + warp * kKeysAtOnce;
+    const int32_t* block_table = args.block_tables + int64_t{sequence} * args.max_blocks;
     FourKeys four;
     FourKeys next;
-    load_four(four, args, sequence, kv_head, key, end, element);
-    load_four(next, args, sequence, kv_head, key + kMinSpan, end, element);
+    load_four(four, args, block_table, kv_head, key, end, element);
+    load_four(next, args, block_table, kv_head, key + kMinSpan, end, element);
     Angles angles = {};
     if (rotates) angles = load_angles(rotary, token, element);
     if (!has_waited) wait();
@@ -324,17 +319,27 @@ __device__ void run_attention(const ProgramAttention& attention, AttentionRoom& 
       }
       if (rotates) rotate_rounded(q[h], angles, args.head_size, element);
     }
+    const int newest = keys.end - 1;
+    NewKey made;
+    if (rotates && newest < end && (newest - begin) / kKeysAtOnce % kProgramWarps == warp) {
+      made = load_new_key(rotary, angles, token, kv_head, element);
+      if (pair == 0) store_new_key(made, rotary, token, kv_head, element);
+    }
     PairSums sums;
 #pragma unroll 1
     while (key < end) {
-      const int newest = keys.end - 1 - key;  // among the four
-      if (rotates && newest < kKeysAtOnce && key + newest < end) {
-        put_new_key(four, rotary, angles, token, kv_head, newest, pair == 0, element);
+      if (rotates) {
+#pragma unroll
+        for (int j = 0; j < kKeysAtOnce; ++j) {
+          if (key + j != newest) continue;
+          four.keys[j] = made.key;
+          four.values[j] = made.value;
+        }
       }
       attend_four(sums, q, four, key, end, transform);
       key += kMinSpan;
       four = next;
-      load_four(next, args, sequence, kv_head, key + kMinSpan, end, element);
+      load_four(next, args, block_table, kv_head, key + kMinSpan, end, element);
     }
     leave_part(attention, sums, (int64_t{sequence} * args.heads + head) * attention.splits + split,
                heads, room);
@@ -375,9 +380,8 @@ struct PartSums {
 
 // The output from the parts: 64 elements of a head at a time, by 16 threads for each of 16 groups
 // of parts.
-template <typename Wait>
-__device__ void run_merge(const ProgramAttention& attention, AttentionRoom& room,
-                          const Wait& wait) {
+__device__ inline void run_merge(const ProgramAttention& attention, AttentionRoom& room,
+                                 const BlockWait& wait) {
   constexpr int kGroups = 16;
   constexpr int kLanes = kProgramThreads / kGroups;
   const AttentionArgs& args = attention.args;

@@ -32,18 +32,34 @@ __device__ inline uint32_t load_acquired(const uint32_t* from) {
   return value;
 }
 
-// What all blocks have written before their `count`-th call can be read after it, past the L1 cache
+// The end of what comes before an instruction. Called once by every thread, where the instruction
+// first needs it: what all blocks have written before that can be read after it, past the L1 cache
 // (__ldcg).
-__device__ inline void wait_for_blocks(ProgramSync* sync, uint32_t count) {
-  sync_block();
-  if (threadIdx.x == 0) {
-    add_released(&sync->arrivals, 1);
-    const uint32_t all = count * gridDim.x;
-    while (load_acquired(&sync->arrivals) < all) {
+class BlockWait {
+ public:
+  // `passed`: how often the blocks have waited in this launch.
+  __device__ BlockWait(ProgramSync* sync, bool waits, uint32_t& passed)
+      : sync_(sync), waits_(waits), passed_(passed) {}
+
+  // Inlined, as a call would spill what its caller has loaded ahead.
+  __device__ __forceinline__ void operator()() const {
+    if (!waits_) return;
+    ++passed_;
+    sync_block();
+    if (threadIdx.x == 0) {
+      add_released(&sync_->arrivals, 1);
+      const uint32_t all = passed_ * gridDim.x;
+      while (load_acquired(&sync_->arrivals) < all) {
+      }
     }
+    sync_block();
   }
-  sync_block();
-}
+
+ private:
+  ProgramSync* sync_;
+  bool waits_;
+  uint32_t& passed_;
+};
 
 // Four elements past the L1 cache: other blocks may have written them.
 __device__ inline void load_fresh(const float* from, float (&to)[4]) {

@@ -10,80 +10,82 @@ struct NormSums {
   float of_residual[kProgramWarps];
 };
 
+constexpr int kNormVectors = kProgramNormWidth / (kProgramThreads * 4);  // of four, of a thread
+
 // 1 / sqrt(mean(row^2) + eps).
-template <int kVectors>
-__device__ float norm_factor(const float (&row)[kVectors][4], int width, float eps,
-                             float (&warp_sums)[kProgramWarps]) {
+__device__ inline float norm_factor(const float (&row)[kNormVectors][4], int width, float eps,
+                                    float (&warp_sums)[kProgramWarps]) {
   float sum = 0.0f;
 #pragma unroll
-  for (int v = 0; v < kVectors; ++v) {
+  for (int v = 0; v < kNormVectors; ++v) {
 #pragma unroll
     for (float value : row[v]) sum += value * value;
   }
   return 1.0f / sqrtf(program_sum(sum, warp_sums) / static_cast<float>(width) + eps);
 }
 
-// One row, of which a thread has kVectors times four elements. If it is shared, each block writes a
-// part of it and has all in `staged`. Weights are on their way before `wait` is called.
-template <int kVectors, typename Wait>
-__device__ void norm_row(const ProgramNorm& norm, int row, bool is_shared, bfloat16* staged,
-                         NormSums& sums, const Wait& wait) {
-  const auto place = [](int v) {
-    return (v * kProgramThreads + static_cast<int>(threadIdx.x)) * 4;
-  };
+// One row. If it is shared, each block writes its part of it and has all in `staged`. Weights are
+// on their way before `wait` is called. All this is compact, as it runs once at a time: fetching
+// the code takes longer than the arithmetic.
+__device__ inline void norm_row(const ProgramNorm& norm, int row, bfloat16* staged, NormSums& sums,
+                                const BlockWait& wait, bool is_first) {
+  const int width = norm.width;
+  const int first = static_cast<int>(threadIdx.x) * 4;
+  constexpr int kStride = kProgramThreads * 4;
   const bool adds = norm.x != nullptr;
-  float values[kVectors][4] = {};
-  float total[kVectors][4] = {};
-  float weights[kVectors][4];
-  float next_weights[kVectors][4];
+  const bool is_shared = staged != nullptr;
+  // Elements that this block writes.
+  const int mine = is_shared ? static_cast<int>(blockIdx.x) * norm.part : 0;
+  const unsigned part = is_shared ? norm.part : width;
+  float values[kNormVectors][4] = {};
+  float total[kNormVectors][4] = {};
+  float weights[kNormVectors][4];
+  float next_weights[kNormVectors][4];
 #pragma unroll
-  for (int v = 0; v < kVectors; ++v) {
-    const int i = place(v);
-    if (i >= norm.width) break;
+  for (int v = 0; v < kNormVectors; ++v) {
+    const int i = first + v * kStride;
+    if (i >= width) break;
     if (adds) load(norm.weight + i, weights[v]);
     load(norm.next_weight + i, next_weights[v]);
   }
-  wait();
+  if (is_first) wait();
+  const float* from = norm.from + row * norm.from_stride;
+  const bfloat16* x = static_cast<const bfloat16*>(norm.x) + row * norm.x_stride;
 #pragma unroll
-  for (int v = 0; v < kVectors; ++v) {
-    const int i = place(v);
-    if (i >= norm.width) break;
-    load_fresh(norm.from + row * norm.from_stride + i, total[v]);
-    if (adds) load_fresh(static_cast<const bfloat16*>(norm.x) + row * norm.x_stride + i, values[v]);
+  for (int v = 0; v < kNormVectors; ++v) {
+    const int i = first + v * kStride;
+    if (i >= width) break;
+    load_fresh(from + i, total[v]);
+    if (adds) load_fresh(x + i, values[v]);
   }
-  // Of four elements, whether this block writes them.
-  const auto is_mine = [&](int i) {
-    return !is_shared || static_cast<unsigned>(i / 4) % gridDim.x == blockIdx.x;
-  };
   if (adds) {
-    const float factor = norm_factor(values, norm.width, norm.eps, sums.of_x);
+    float* to = norm.to + row * norm.to_stride;
+    const float factor = norm_factor(values, width, norm.eps, sums.of_x);
 #pragma unroll
-    for (int v = 0; v < kVectors; ++v) {
-      const int i = place(v);
-      if (i >= norm.width) break;
+    for (int v = 0; v < kNormVectors; ++v) {
+      const int i = first + v * kStride;
+      if (i >= width) break;
 #pragma unroll
       for (int j = 0; j < 4; ++j) total[v][j] += values[v][j] * factor * weights[v][j];
-      if (is_mine(i)) store(total[v], norm.to + row * norm.to_stride + i);
+      if (static_cast<unsigned>(i - mine) < part) store(total[v], to + i);
     }
   }
-  const float factor = norm_factor(total, norm.width, norm.next_eps, sums.of_residual);
+  bfloat16* out = static_cast<bfloat16*>(norm.out) + row * norm.out_stride;
+  const float factor = norm_factor(total, width, norm.next_eps, sums.of_residual);
 #pragma unroll
-  for (int v = 0; v < kVectors; ++v) {
-    const int i = place(v);
-    if (i >= norm.width) break;
+  for (int v = 0; v < kNormVectors; ++v) {
+    const int i = first + v * kStride;
+    if (i >= width) break;
 #pragma unroll
     for (int j = 0; j < 4; ++j) values[v][j] = total[v][j] * factor * next_weights[v][j];
-    if (staged != nullptr) store(values[v], staged + i);
-    if (is_mine(i)) {
-      store(values[v], static_cast<bfloat16*>(norm.out) + row * norm.out_stride + i);
-    }
+    if (is_shared) store(values[v], staged + i);
+    if (static_cast<unsigned>(i - mine) < part) store(values[v], out + i);
   }
   sync_block();  // `staged` is complete, `sums` are free
 }
 
-template <int kVectors, typename Wait>
-__device__ void norm_rows(const ProgramNorm& norm, bfloat16* staged, NormSums& sums,
-                          const Wait& wait) {
+__device__ inline void run_norm(const ProgramNorm& norm, bfloat16* staged, NormSums& sums,
+                                const BlockWait& wait) {
   const bool is_shared = norm.everywhere != 0;
   if (!is_shared && static_cast<int>(blockIdx.x) >= norm.rows) return wait();
   const int begin = is_shared ? 0 : static_cast<int>(blockIdx.x);
@@ -91,23 +93,7 @@ __device__ void norm_rows(const ProgramNorm& norm, bfloat16* staged, NormSums& s
 #pragma unroll 1
   for (int row = begin; row < end; ++row) {
     bfloat16* to = is_shared ? staged + row * (norm.width + kProgramXPad) : nullptr;
-    norm_row<kVectors>(norm, row, is_shared, to, sums, [&] {
-      if (row == begin) wait();
-    });
-  }
-}
-
-template <typename Wait>
-__device__ void run_norm(const ProgramNorm& norm, bfloat16* staged, NormSums& sums,
-                         const Wait& wait) {
-  // No more code than the width asks for: it runs once, and fetching it takes the time.
-  constexpr int kElements = kProgramThreads * 4;
-  if (norm.width <= 3 * kElements) {
-    norm_rows<3>(norm, staged, sums, wait);
-  } else if (norm.width <= 4 * kElements) {
-    norm_rows<4>(norm, staged, sums, wait);
-  } else {
-    norm_rows<kProgramNormWidth / kElements>(norm, staged, sums, wait);
+    norm_row(norm, row, to, sums, wait, row == begin);
   }
 }
 

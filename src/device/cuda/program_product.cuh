@@ -98,6 +98,7 @@ __device__ inline void feed(const ProgramArgs& args, const Ring& ring) {
     int tile = share.begin / product.steps;
     int step = share.begin - tile * product.steps;
     const bfloat16* row = row_of(tile);
+#pragma unroll 1
     for (int round = share.begin; round < share.end; ++round) {
       const int first = step * kProgramRound;
       const int bytes = min(kProgramRound, product.n - first) * static_cast<int>(sizeof(bfloat16));
@@ -183,50 +184,49 @@ __device__ inline void finish_tile(const ProgramProduct& product, const ProgramA
   }
   constexpr int kPiece = kProgramTile * static_cast<int>(kProgramRows);
   float* pieces = args.pieces + place * kPiece;
-  const auto sum_of = [&](int row, int column) {
-    float sum = 0.0f;
+  const bool is_gated = is_first && product.is_gated != 0;
+  const int log_rows = is_gated ? 3 : 4;  // of out in this tile
+  const int rows = 1 << log_rows;
+#pragma unroll 1
+  for (int i = lane; i < rows * product.rows; i += 32) {
+    const int row = i & (rows - 1);
+    const int column = i >> log_rows;
+    float value = 0.0f;
+    float gate = 0.0f;
+#pragma unroll 1
+    for (int half = 0; half <= (is_gated ? 1 : 0); ++half) {  // the gate, then the other
+      const int tile_row = row + half * 8;
+      const float* from = &sums[0][tile_row / 8 * 2 + column % 2][tile_row % 8 * 4 + column / 2];
+      float sum = 0.0f;
 #pragma unroll
-    for (int warp = 0; warp < kProgramWarps; ++warp) {
-      sum += sums[warp][row / 8 * 2 + column % 2][row % 8 * 4 + column / 2];
+      for (int warp = 0; warp < kProgramWarps; ++warp) sum += from[warp * 4 * 32];
+#pragma unroll 1
+      for (int other = 1; other <= others; ++other) {
+        sum += __ldcg(pieces + other * kPiece + column * kProgramTile + tile_row);
+      }
+      gate = value;
+      value = sum;
     }
-    for (int other = 1; other <= others; ++other) {
-      sum += __ldcg(pieces + other * kPiece + column * kProgramTile + row);
-    }
-    return sum;
-  };
-  if (!is_first) {
-    for (int i = lane; i < kProgramTile * product.rows; i += 32) {
-      __stcg(pieces + i, sum_of(i % kProgramTile, i / kProgramTile));
-    }
-    __syncwarp();
-    if (lane == 0) {
-      __threadfence();
-      store_released(args.sync->pieces + place, number);
-    }
-    return;
-  }
-  if (product.is_gated != 0) {
-    bfloat16* out = static_cast<bfloat16*>(product.out) + tile * 8;
-    for (int i = lane; i < 8 * product.rows; i += 32) {
-      const int row = i % 8;
-      if (tile * 8 + row >= product.m / 2) continue;
-      const float gate = to_float(from_float<bfloat16>(sum_of(row, i / 8)));
-      const float up = to_float(from_float<bfloat16>(sum_of(row + 8, i / 8)));
-      out[i / 8 * product.out_stride + row] = from_float<bfloat16>(gelu_tanh_mul(gate, up));
-    }
-    return;
-  }
-  for (int i = lane; i < kProgramTile * product.rows; i += 32) {
-    const int row = i % kProgramTile;
-    const int column = i / kProgramTile;
-    if (tile * kProgramTile + row >= product.m) continue;
-    const float sum = sum_of(row, column);
-    const int64_t at = column * product.out_stride + tile * kProgramTile + row;
-    if (product.is_float32 != 0) {
-      static_cast<float*>(product.out)[at] = sum;
+    const int64_t at = column * product.out_stride + tile * rows + row;
+    if (!is_first) {
+      __stcg(pieces + i, value);
+    } else if (tile * rows + row >= (is_gated ? product.m / 2 : product.m)) {
+      continue;
+    } else if (is_gated) {
+      const float activated = gelu_tanh_mul(to_float(from_float<bfloat16>(gate)),
+                                            to_float(from_float<bfloat16>(value)));
+      static_cast<bfloat16*>(product.out)[at] = from_float<bfloat16>(activated);
+    } else if (product.is_float32 != 0) {
+      static_cast<float*>(product.out)[at] = value;
     } else {
-      static_cast<bfloat16*>(product.out)[at] = from_float<bfloat16>(sum);
+      static_cast<bfloat16*>(product.out)[at] = from_float<bfloat16>(value);
     }
+  }
+  if (is_first) return;
+  __syncwarp();
+  if (lane == 0) {
+    __threadfence();
+    store_released(args.sync->pieces + place, number);
   }
 }
 
