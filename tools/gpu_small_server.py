@@ -12,6 +12,8 @@ the tool's status, or 1 if an answer was wrong.
 
 import argparse
 import concurrent.futures
+import contextlib
+import http.client
 import json
 import os
 import pathlib
@@ -21,13 +23,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import gpu_programs
 
-TINY = gpu_programs.ROOT / "models/tiny-gemma2"
+TINY = pathlib.Path("models/tiny-gemma2")  # as its adapters name it
 ADAPTERS = [None, "pirate", "caps", "modern", "verse-numbers"]
 POOL_BYTES = 5 << 20  # two adapters, in pages of 2 MiB
 HOST_BYTES = 64 << 20  # of a CPU, where reading an adapter takes more than it has
@@ -49,7 +52,7 @@ def bodies(tokens):
         yield {"inputs": PROMPT * (1 + i % 4), "parameters": parameters}
 
 
-def ask(port, body, end):
+def ask(port, body, seconds):
     """None, or what is wrong with the answer."""
     streams = "best_of" not in body["parameters"] and body["parameters"]["max_new_tokens"] % 2 == 0
     parameters = dict(body["parameters"])
@@ -59,10 +62,10 @@ def ask(port, body, end):
         f"http://127.0.0.1:{port}/generate{'_stream' if streams else ''}",
         json.dumps(dict(body, parameters=parameters)).encode(), {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=max(1.0, end - time.monotonic())) as response:
+        with urllib.request.urlopen(request, timeout=seconds) as response:
             answer = response.read().decode()
-    except OSError as error:
-        return str(error)
+    except (OSError, http.client.HTTPException) as error:
+        return repr(error)
     if streams:
         details = json.loads(re.findall(r"^data:(.*)$", answer, re.M)[-1]).get("details") or {}
     else:
@@ -107,44 +110,57 @@ def main():
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--lorax", default=gpu_programs.program("lorax"))
     parser.add_argument("--tokens", type=int, default=8, help="of each text")
+    parser.add_argument("--step-tokens", type=int, default=64, help="rows of a step")
     parser.add_argument("--seconds", type=float, default=80, help="for everything")
     options = parser.parse_args()
-    end = time.monotonic() + options.seconds
-    command = [*shlex.split(options.under), options.lorax, "serve", "--model-id", TINY, "--device",
-               options.device, "--dtype", "bfloat16", "--adapter-dir", TINY / "adapters",
+    begin = time.monotonic()
+    command = [*shlex.split(options.under), pathlib.Path(options.lorax).resolve(), "serve",
+               "--model-id", TINY, "--adapter-dir", TINY / "adapters", "--device", options.device,
+               "--dtype", "bfloat16",
                "--adapter-memory-fraction", f"{adapter_fraction(options.device):.4e}",
                "--max-batch-size", "6", "--max-total-tokens", "160",
-               "--max-batch-prefill-tokens", "64", "--max-batch-total-tokens", "1024",
-               "--port", "0"]
+               "--max-batch-prefill-tokens", str(options.step_tokens),
+               "--max-batch-total-tokens", "1024", "--port", "0"]
     wrong = []
     with tempfile.NamedTemporaryFile() as log:
         process = subprocess.Popen(list(map(str, command)), stdout=log, stderr=subprocess.STDOUT,
-                                   env=gpu_programs.environment(), start_new_session=True)
+                                   cwd=gpu_programs.ROOT, env=gpu_programs.environment(),
+                                   start_new_session=True)
 
         def output():
             return pathlib.Path(log.name).read_text(errors="replace")
 
+        def kill():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+        watchdog = threading.Timer(options.seconds, kill)
+        watchdog.start()
+
         try:
             while not (found := re.search(r"http://127\.0\.0\.1:(\d+)", output())):
-                if process.poll() is not None or time.monotonic() > end:
-                    sys.exit(f"no server:\n{output()}")
+                if process.poll() is not None:
+                    print("no server", flush=True)
+                    return process.returncode or 1
                 time.sleep(0.1)
             start = time.monotonic()
             with concurrent.futures.ThreadPoolExecutor(16) as pool:
-                answers = pool.map(lambda body: ask(found.group(1), body, end),
+                answers = pool.map(lambda body: ask(found.group(1), body, options.seconds),
                                    bodies(options.tokens))
                 faults = list(answers)
             wrong = [fault for fault in faults if fault]
             print(f"{len(faults) - len(wrong)} answers as asked for after "
-                  f"{time.monotonic() - start:.1f} s", *wrong, sep="\n")
-            os.kill(server_below(process.pid), signal.SIGTERM)
-            status = process.wait(max(1.0, end - time.monotonic()))
+                  f"{time.monotonic() - start:.1f} s, {start - begin:.1f} s after the start",
+                  *wrong, sep="\n", flush=True)
+            if server := server_below(process.pid):
+                os.kill(server, signal.SIGTERM)
+            status = process.wait()
         finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            watchdog.cancel()
+            kill()
+            process.wait()
             print(*(line for line in output().splitlines()
-                    if line.startswith("=====") or "lorax: " in line), sep="\n")
+                    if line.startswith("=====") or "lorax: " in line), sep="\n", flush=True)
     return status or (1 if wrong else 0)
 
 
