@@ -26,7 +26,8 @@ struct EngineBenchOptions {
   std::optional<bool> overlap;  // default: as the device is
 };
 
-// Of one case; medians over the steps of one token for each sequence of the batch.
+// Of one case; medians over the steps of one token for each sequence of the batch, 0 if there are
+// none.
 struct EngineMeasurement {
   int64_t batch = 0;
   int64_t prompt = 0;
