@@ -113,7 +113,9 @@ TEST_F(ProgramTest, AResidualGoesToAndFroBetweenTwoPlaces) {
       const ProgramNorm& norm = program.instructions[i].norm;
       EXPECT_NE(norm.from, norm.to);
       EXPECT_EQ(i % 2 == 0 ? norm.from : norm.to, own);
-      if (i > 0) EXPECT_EQ(norm.from, program.instructions[i - 1].norm.to);
+      if (i > 0) {
+        EXPECT_EQ(norm.from, program.instructions[i - 1].norm.to);
+      }
     }
     // In the end it is where its owner looks for it.
     ASSERT_EQ(program.copies.size(), static_cast<size_t>(count % 2));
