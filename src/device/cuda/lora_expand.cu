@@ -7,9 +7,9 @@
 // t and p(2t + 1) = t + 4 a lane then holds twice eight neighbouring columns of the result, and the
 // four lanes of a row 32 neighbours at a time: out is read and written in whole sectors. No shared
 // memory. An element's sum depends on its row of h and its column of B alone.
-//   blockIdx.x  a tile of rows of one segment
-//   blockIdx.y  panels, in steps of gridDim.y
-//   blockIdx.z  a target
+//   blockIdx.x  panels, in steps of gridDim.x
+//   blockIdx.y  a target
+//   blockIdx.z  a tile of rows of one segment; those that exist come first
 #include "device/cuda/launch.cuh"
 #include "device/cuda/lora_tile.cuh"
 #include "device/cuda/mma.cuh"
@@ -99,11 +99,11 @@ __global__ void __launch_bounds__(kWarps * 32, 5)
   const int t = lane % 4;
   const uint4 zero = make_uint4(0, 0, 0, 0);
 
-  const LoraTile tile = find_tile<kRowWarps * 16>(args, static_cast<int>(blockIdx.x));
+  const LoraTile tile = find_tile<kRowWarps * 16>(args, static_cast<int>(blockIdx.z));
   const int first_row = warp % kRowWarps * 16;
-  const int target = static_cast<int>(blockIdx.z);
+  const int target = static_cast<int>(blockIdx.y);
   const int64_t columns = args.targets[target].columns;
-  const int64_t first_panel = blockIdx.y * kColumnWarps + warp / kRowWarps;
+  const int64_t first_panel = blockIdx.x * kColumnWarps + warp / kRowWarps;
   if (tile.count > 0 && lane == 0 && first_panel * kLoraPanel < columns) {
     const LoraEntry& entry = entry_of(args, tile.slot, target);
     const bfloat16* panel =
@@ -127,7 +127,7 @@ __global__ void __launch_bounds__(kWarps * 32, 5)
 
   uint32_t a[3][4];  // h; where 16 ranks are all, for every panel
   for (int64_t panel = first_panel; panel * kLoraPanel < columns;
-       panel += gridDim.y * kColumnWarps) {
+       panel += gridDim.x * kColumnWarps) {
     const bfloat16* panel_b = b + panel * rank * kLoraPanel;
     float c[kGroup][4] = {};
     for (int k = 0; k < rank; k += 16) {
@@ -196,7 +196,7 @@ void expand(Stream stream, const LoraArgs& args) {
   // A block's beginning, a chain of look-ups, is paid once for several panels.
   int64_t steps = int64_t{tiles} * all * args.n_targets / kManyBlocks;
   steps = steps < 1 ? 1 : steps > kMostPanels ? kMostPanels : steps;
-  const dim3 grid(tiles, blocks_for(all, steps), static_cast<unsigned>(args.n_targets));
+  const dim3 grid(blocks_for(all, steps), static_cast<unsigned>(args.n_targets), tiles);
   launch(stream, grid, kWarps * 32, 0, expand_kernel<kRowWarps, Out, kLookUp>, args);
 }
 
