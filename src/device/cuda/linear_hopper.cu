@@ -4,8 +4,8 @@
 // out^T = weight * x^T: a block's tile is 256 rows of the weight by all rows of x, which wgmma
 // reads from shared memory, 64 terms of the sums at a time. The terms are cut into kSplit parts,
 // whose blocks are a cluster: they add up in ascending order through each other's shared memory,
-// and finish a share of the rows of x each. The cut follows from the shape of the weight: a row's
-// bits depend neither on the other rows nor on their number.
+// and finish a share of the rows of x each. The cut follows from the shape of the weight and the
+// GPU: a row's bits depend neither on the other rows nor on their number.
 //
 // Three parts of a block work side by side: a warp that copies tiles, a warpgroup that multiplies
 // them, and one that meanwhile multiplies A x, which lora_shrink left in LoraArgs::h, by the
@@ -400,11 +400,39 @@ __global__ void __launch_bounds__(kThreads, 1)
 #endif
 }
 
+// How many clusters of kSplit blocks a GPU runs at once: its multiprocessors come in groups, which
+// clusters do not cross. Asked once; the GPUs of a process are of one kind.
 template <int kSplit>
-void launch_split(Stream stream, const HopperArgs& args, const Maps& maps) {
+int clusters_at_once() {
+  static const int count = [] {
+    cudaLaunchAttribute cluster{};
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim.x = kSplit;
+    cluster.val.clusterDim.y = 1;
+    cluster.val.clusterDim.z = 1;
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(kSplit);
+    config.blockDim = dim3(kThreads);
+    config.dynamicSmemBytes = Shape<kSplit>::kBytes;
+    config.attrs = &cluster;
+    config.numAttrs = 1;
+    int clusters = 0;
+    const cudaError_t status =
+        cudaOccupancyMaxActiveClusters(&clusters, linear_hopper_kernel<Shape<kSplit>>, &config);
+    return status == cudaSuccess ? clusters : 0;
+  }();
+  return count;
+}
+
+// Launches kSplit blocks for each tile, if all run at once or must.
+template <int kSplit>
+bool launch_split(Stream stream, const HopperArgs& args, const Maps& maps) {
   using S = Shape<kSplit>;
-  launch_clusters(stream, blocks_for(args.m, kTile) * kSplit, kSplit, kThreads, S::kBytes,
-                  linear_hopper_kernel<S>, args, maps);
+  const unsigned tiles = blocks_for(args.m, kTile);
+  if (kSplit > 1 && tiles > static_cast<unsigned>(clusters_at_once<kSplit>())) return false;
+  launch_clusters(stream, tiles * kSplit, kSplit, kThreads, S::kBytes, linear_hopper_kernel<S>,
+                  args, maps);
+  return true;
 }
 
 // Whether every column of the block's belongs to one target.
@@ -438,18 +466,9 @@ bool linear_hopper(Stream stream, const LinearArgs& args, const LoraArgs& lora) 
                           .out = static_cast<bfloat16*>(args.out.data),
                           .out_stride = args.out.stride,
                           .lora = lora};
-  // Blocks enough to fill the GPU, and no more than run at once.
-  const int tiles = static_cast<int>(blocks_for(args.m, kTile));
-  if (tiles * 8 <= stream.multiprocessors) {
-    launch_split<8>(stream, hopper, maps);
-  } else if (tiles * 4 <= stream.multiprocessors) {
-    launch_split<4>(stream, hopper, maps);
-  } else if (tiles * 2 <= stream.multiprocessors) {
-    launch_split<2>(stream, hopper, maps);
-  } else {
-    launch_split<1>(stream, hopper, maps);
-  }
-  return true;
+  // As many blocks as run at once.
+  return launch_split<8>(stream, hopper, maps) || launch_split<4>(stream, hopper, maps) ||
+         launch_split<2>(stream, hopper, maps) || launch_split<1>(stream, hopper, maps);
 }
 
 cudaError_t prepare_linear_hopper() {
