@@ -97,11 +97,15 @@ CudaDevice::CudaDevice(int index, double memory_fraction)
   }
   check(prepare_decode(), "setting the shared memory of decode attention");
   check(prepare_skinny(), "setting the shared memory of products");
+  if (is_hopper()) {
+    check(prepare_linear_hopper(), "setting the shared memory of products (Hopper)");
+  }
   for (cudaStream_t* stream : {&main_stream_, &capture_stream_}) {
     check(cudaStreamCreateWithFlags(stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
   }
   stream_ = {.handle = main_stream_,
-             .overlaps = properties_.major >= 9,
+             .overlaps = is_hopper(),  // others run the code of 8.0, which does not wait
+             .hopper = is_hopper(),
              .multiprocessors = properties_.multiProcessorCount};
   transfers_ = std::make_unique<Transfers>();
   scratch_ = allocate(kScratchBytes);
@@ -397,6 +401,20 @@ void CudaDevice::lora(const Tensor& x, LoraTargets targets, const LoraRows& rows
   args.x = rows_of(x);
   args.n = x.dim(1);
   cuda::lora(stream_, args, rows.rows.dim(0), scratch_, kScratchBytes);
+}
+
+void CudaDevice::linear_lora(const Tensor& x, const Tensor& weight, LoraTargets targets,
+                             const LoraRows& rows, const Tensor& out) {
+  use();
+  const LinearArgs linear = linear_args(x, weight, out);
+  LoraArgs args = lora_args(targets, rows, out);
+  args.x = rows_of(x);
+  args.n = x.dim(1);
+  if (Linear::is_aligned(linear) &&
+      cuda::linear_lora(stream_, linear, args, rows.rows.dim(0), scratch_, kScratchBytes)) {
+    return;
+  }
+  Device::linear_lora(x, weight, targets, rows, out);
 }
 
 void CudaDevice::lora_embedding(const Tensor& ids, float multiplier, int64_t module,

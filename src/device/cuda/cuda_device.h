@@ -59,6 +59,8 @@ class CudaDevice final : public Device {
                          const Tensor& next_weight, float next_eps, const Tensor& out) override;
   void linear(const Tensor& x, const Tensor& weight, const Tensor& out) override;
   void lora(const Tensor& x, LoraTargets targets, const LoraRows& rows, const Tensor& out) override;
+  void linear_lora(const Tensor& x, const Tensor& weight, LoraTargets targets, const LoraRows& rows,
+                   const Tensor& out) override;
   void lora_embedding(const Tensor& ids, float multiplier, int64_t module, const LoraRows& rows,
                       const Tensor& out) override;
   void add_silu(const Tensor& x, const Tensor& h, const Tensor& bias, const Tensor& out) override;
