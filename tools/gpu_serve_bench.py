@@ -4,16 +4,17 @@
     tools/gpu_serve_bench.py                       on a GPU: Gemma 2 9b, as docs/benchmarks.md has it
     tools/gpu_serve_bench.py --shape tiny --device cpu ...   anywhere, to try it out
 
-Makes a model folder without weights (random ones: --load-format dummy) and adapters that share their
-tensors' file and differ in lora_alpha, so that they differ in content. Three parts, --only picks:
+Makes a model folder without weights (random ones: --load-format dummy) and adapters of random
+numbers, which differ. Three parts, --only picks:
 
-    streams   closed-loop clients over all adapters in Zipf order, prompts of random ids; beside it
-              `lorax bench` at the same batch (the model alone, with its prefill)
+    streams   closed-loop clients over all adapters in Zipf order, prompts of random ids
+    engine    the same requests without HTTP, as many at once: `lorax bench --engine`
     cold      one request after the other beside running streams: time to first token with adapters
               on the device and with adapters that are in host memory only; and the streams' gaps
 """
 
 import argparse
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -37,11 +38,11 @@ PROJECTIONS = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self
                "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
 
 
-def make_model(folder, shape):
-    hidden, inner, layers, heads, kv_heads, size, vocab, positions = SHAPES[shape]
+def make_model(folder, shape, layers=None):
+    hidden, inner, all_layers, heads, kv_heads, size, vocab, positions = SHAPES[shape]
     tiny = gpu_programs.ROOT / "models/tiny-gemma2"
     config = json.loads((tiny / "config.json").read_text())
-    config.update(hidden_size=hidden, intermediate_size=inner, num_hidden_layers=layers,
+    config.update(hidden_size=hidden, intermediate_size=inner, num_hidden_layers=layers or all_layers,
                   num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=size,
                   query_pre_attn_scalar=size, vocab_size=vocab, sliding_window=4096,
                   max_position_embeddings=positions)
@@ -63,8 +64,12 @@ def projection_shape(name, shape):
             "down_proj": (hidden, inner)}[last]
 
 
+# The upper byte of a bfloat16 number of either sign, near 0.004 in size.
+UPPER_BYTES = bytes(0x3b | (byte & 0x80) for byte in range(256))
+
+
 def write_tensors(path, shape, rank):
-    """A and B of every projection in bfloat16: numbers of either sign, near 0.004 in size."""
+    """A and B of every projection in bfloat16; random numbers. Returns their bytes."""
     header, at = {}, 0
     for layer in range(SHAPES[shape][2]):
         for name in PROJECTIONS:
@@ -77,7 +82,7 @@ def write_tensors(path, shape, rank):
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     block = bytearray(os.urandom(1 << 20))
-    block[1::2] = bytes(0x3b | (byte & 0x80) for byte in block[1::2])
+    block[1::2] = block[1::2].translate(UPPER_BYTES)
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for begin in range(0, at, len(block)):
@@ -87,19 +92,16 @@ def write_tensors(path, shape, rank):
 
 def make_adapters(folder, count, shape, rank):
     """adapter0, adapter1, ...; returns the bytes of one."""
-    bytes_each = 0
-    for i in range(count):
+    def make(i):
         adapter = folder / f"adapter{i}"
         adapter.mkdir(parents=True)
-        tensors = adapter / "adapter_model.safetensors"
-        if i == 0:
-            bytes_each = write_tensors(tensors, shape, rank)
-        else:
-            os.link(folder / "adapter0/adapter_model.safetensors", tensors)
-        config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": i + 1,
+        config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": rank,
                   "target_modules": [name.rpartition(".")[2] for name in PROJECTIONS]}
         (adapter / "adapter_config.json").write_text(json.dumps(config))
-    return bytes_each
+        return write_tensors(adapter / "adapter_model.safetensors", shape, rank)
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        return max(pool.map(make, range(count)))
 
 
 class Server:
@@ -182,22 +184,15 @@ def streams(options, model, adapters):
             "counts": counts(before, after)}
 
 
-def model_alone(options, model):
-    """`lorax bench` at the same batch: output tokens per second with and without the prefill."""
-    command = [options.lorax, "bench", "--device", options.device, "--dtype", "bfloat16", "--shape",
-               str(model / "config.json"), "--batch", options.concurrency, "--prompt",
-               options.prompt, "--generate", options.generate, "--adapters",
-               options.bench_adapters, "--repeat", 1, "--json"]
+def engine(options, model, adapters):
+    command = [options.lorax, "bench", "--engine", "--device", options.device, "--dtype", "bfloat16",
+               "--shape", model / "config.json", "--batch", options.concurrency, "--requests",
+               options.requests, "--prompt", options.prompt, "--generate", options.generate,
+               "--adapters", options.adapters, "--adapter-dir", adapters, "--zipf", 1, "--repeat", 1,
+               "--json"]
     done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, text=True,
                           env=options.environment, check=True)
-    report = json.loads(done.stdout)
-    steps = {m["phase"]: m["ms_per_step"] * 1e-3 for m in report["results"]}
-    tokens = options.concurrency * options.generate
-    decode = steps["decode"] * (options.generate - 1)
-    return {"prefill_seconds": steps["prefill"], "decode_ms_per_step": steps["decode"] * 1e3,
-            "adapters": options.bench_adapters,
-            "output_tokens_per_second": tokens / (steps["prefill"] + decode),
-            "decode_tokens_per_second": options.concurrency / steps["decode"]}
+    return json.loads(done.stdout)["results"][0]
 
 
 def cold(options, model, adapters, bytes_each):
@@ -253,7 +248,7 @@ def main():
     add = parser.add_argument
     add("--shape", choices=SHAPES, default="9b")
     add("--device", default="cuda")
-    add("--only", default="streams,bench,cold")
+    add("--only", default="streams,engine,cold")
     add("--lorax", help="default: the carried program")
     add("--http-load", help="default: the carried program")
     add("--folder", help="for model and adapters (default: a temporary one in /dev/shm)")
@@ -264,7 +259,6 @@ def main():
     add("--generate", type=int, default=128)
     add("--requests", type=int, default=768)
     add("--adapter-fraction", type=float, default=0.1)
-    add("--bench-adapters", type=int, default=32, help="of `lorax bench`")
     add("--cold-requests", type=int, default=40)
     add("--cold-tokens", type=int, default=600, help="of each stream beside them")
     add("--settle", type=float, default=1.0, help="seconds until those streams run")
@@ -289,9 +283,9 @@ def main():
         if "streams" in only:
             report["streams"] = streams(options, model, adapters)
             print(json.dumps(report), flush=True)
-        if "bench" in only:
-            report["model_alone"] = model_alone(options, model)
-            print(json.dumps(report["model_alone"]), flush=True)
+        if "engine" in only:
+            report["engine"] = engine(options, model, adapters)
+            print(json.dumps(report["engine"]), flush=True)
         if "cold" in only:
             report["cold"] = cold(options, model, adapters, bytes_each)
     print(json.dumps(report))

@@ -45,7 +45,9 @@ struct Options {
   int repeat = 3;
   bool as_json = false;
   bool engine = false;
-  std::string adapter_dir;  // of the engine
+  std::string adapter_dir;  // of the engine, as what follows
+  double zipf = -1.0;
+  int64_t requests = 0;
   std::string overlap = "auto";
   DeviceFlags device;
 };
@@ -335,6 +337,8 @@ EngineBenchOptions engine_options(const Options& options) {
   engine.prompts = options.prompts;
   engine.adapters = options.adapters;
   engine.adapter_dir = options.adapter_dir;
+  engine.zipf = options.zipf;
+  engine.requests = options.requests;
   engine.generate = options.generate;
   engine.repeat = options.repeat;
   if (options.overlap != "auto") engine.overlap = options.overlap == "on";
@@ -434,6 +438,13 @@ void add_bench_command(CLI::App& app) {
                     "Requests to the engine in place of bare steps: what a server is built on");
   command->add_option("--adapter-dir", options->adapter_dir,
                       "With --engine: where the adapters are, in place of random ones");
+  command->add_option("--zipf", options->zipf,
+                      "With --engine: exponent of the adapters' shares of the requests, the first "
+                      "by name most (default: they take turns)");
+  command
+      ->add_option("--requests", options->requests,
+                   "With --engine: requests of a round, --batch at a time (default: --batch)")
+      ->check(CLI::PositiveNumber);
   command
       ->add_option("--overlap", options->overlap,
                    "With --engine: whether the next step is asked for ahead of this one's tokens")

@@ -3,12 +3,15 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
+#include <cmath>
 #include <filesystem>
 #include <latch>
 #include <memory>
 #include <mutex>
 #include <random>
+#include <semaphore>
 #include <string>
 
 #include "base/check.h"
@@ -39,9 +42,13 @@ double mean(const std::vector<double>& values) {
 // Of one round. Texts are not kept.
 class Round {
  public:
-  explicit Round(int64_t requests) : left_(requests) {}
+  Round(int64_t requests, int64_t at_once) : left_(requests), places_(at_once) {}
 
-  std::shared_ptr<GenerationSink> sink() { return std::make_shared<Sink>(*this); }
+  // Of the next request; waits while as many as may run at once have not ended.
+  std::shared_ptr<GenerationSink> next_sink() {
+    places_.acquire();
+    return std::make_shared<Sink>(*this);
+  }
   // Throws Error if a request failed.
   void wait() {
     left_.wait();
@@ -60,6 +67,7 @@ class Round {
         const std::lock_guard lock(round_.mutex_);
         round_.error_ = end.error.empty() ? "it ended early" : end.error;
       }
+      round_.places_.release();
       round_.left_.count_down();
     }
 
@@ -68,6 +76,7 @@ class Round {
   };
 
   std::latch left_;
+  std::counting_semaphore<> places_;
   std::mutex mutex_;
   std::string error_;
 };
@@ -97,7 +106,13 @@ class Case {
         options_(options),
         batch_(batch),
         prompt_(prompt),
-        adapters_(adapters_in(options.adapter_dir, adapters)) {}
+        adapters_(adapters_in(options.adapter_dir, adapters)) {
+    std::vector<double> weights;
+    for (size_t i = 0; i < adapters_.size(); ++i) {
+      weights.push_back(std::pow(static_cast<double>(i + 1), -options.zipf));
+    }
+    shares_ = std::discrete_distribution<size_t>(weights.begin(), weights.end());
+  }
 
   EngineMeasurement run() {
     EngineMeasurement m{.batch = batch_, .prompt = prompt_, .adapters = std::ssize(adapters_)};
@@ -105,23 +120,28 @@ class Case {
     {
       Engine engine(model_, nullptr, engine_options());
       m.overlap = engine.plan().overlap;
-      for (int round = -1; round < options_.repeat; ++round) {  // the first warms up
-        const double seconds = run_round(engine);
-        if (round < 0) continue;
-        rates.push_back(static_cast<double>(batch_ * options_.generate) / seconds);
+      // To warm up, and so that each adapter is in host memory.
+      run_round(engine, std::max(batch_, std::ssize(adapters_)), /*in_turns=*/true);
+      keeps_reports_ = true;
+      const int64_t requests = options_.requests > 0 ? options_.requests : batch_;
+      for (int round = 0; round < options_.repeat; ++round) {
+        const double seconds = run_round(engine, requests, /*in_turns=*/options_.zipf < 0.0);
+        rates.push_back(static_cast<double>(requests * options_.generate) / seconds);
       }
     }  // the last step's report comes after its request's end
-    std::vector<double> seconds, host_seconds, idle_seconds;
-    const size_t warm = reports_.size() / static_cast<size_t>(options_.repeat + 1);
-    for (size_t i = warm; i < reports_.size(); ++i) {
-      const StepReport& report = reports_[i];
+    std::vector<double> seconds, host_seconds, forward_seconds, sampling_seconds, idle_seconds;
+    for (const StepReport& report : reports_) {
       if (report.sequences != batch_ || report.tokens != batch_) continue;
       seconds.push_back(to_seconds(report.time));
       host_seconds.push_back(to_seconds(report.time - report.times.wait));
+      forward_seconds.push_back(to_seconds(report.times.device_forward));
+      sampling_seconds.push_back(to_seconds(report.times.device_sampling));
       idle_seconds.push_back(to_seconds(report.times.device_idle));
     }
     m.seconds = median(seconds);
     m.host_seconds = median(host_seconds);
+    m.forward_seconds = median(forward_seconds);
+    m.sampling_seconds = median(sampling_seconds);
     m.idle_seconds = median(idle_seconds);
     if (!seconds.empty()) m.tokens_per_second = static_cast<double>(batch_) / mean(seconds);
     m.round_tokens_per_second = median(rates);
@@ -138,25 +158,29 @@ class Case {
     engine.kv_blocks = batch_ * pages_for(engine.max_total_tokens, KvCache::kBlockSize);
     if (adapters_.empty()) engine.adapter_bytes = 0;
     engine.overlap = options_.overlap;
-    engine.measures_idle = true;
-    engine.on_step = [this](const StepReport& report) { reports_.push_back(report); };
+    engine.measures_device = true;
+    engine.on_step = [this](const StepReport& report) {
+      if (keeps_reports_) reports_.push_back(report);
+    };
     return engine;
   }
 
-  // Adapters take turns over the requests.
-  double run_round(Engine& engine) {
-    Round round(batch_);
+  // Adapters take turns over the requests, or have their shares of them. Returns its seconds.
+  double run_round(Engine& engine, int64_t requests, bool in_turns) {
+    Round round(requests, batch_);
     std::uniform_int_distribution<int32_t> ids(0,
                                                static_cast<int32_t>(model_.info().vocab_size - 1));
     const Clock::time_point start = Clock::now();
-    for (int64_t i = 0; i < batch_; ++i) {
+    for (int64_t i = 0; i < requests; ++i) {
       GenerationRequest request;
       for (int64_t j = 0; j < prompt_; ++j) request.prompt.push_back(ids(random_));
-      if (!adapters_.empty())
-        request.adapter = adapters_[static_cast<size_t>(i) % adapters_.size()];
+      if (!adapters_.empty()) {
+        request.adapter =
+            adapters_[in_turns ? static_cast<size_t>(i) % adapters_.size() : shares_(random_)];
+      }
       request.sampling.temperature = 0.0f;
       request.max_new_tokens = options_.generate;
-      const auto submitted = engine.submit(std::move(request), round.sink());
+      const auto submitted = engine.submit(std::move(request), round.next_sink());
       LORAX_CHECK(submitted.admission == GenerationService::Admission::kAccepted);
     }
     round.wait();
@@ -168,6 +192,8 @@ class Case {
   const int64_t batch_;
   const int64_t prompt_;
   const std::vector<std::string> adapters_;
+  std::discrete_distribution<size_t> shares_;  // of the adapters
+  std::atomic<bool> keeps_reports_ = false;
   std::vector<StepReport> reports_;  // of the engine's thread while it runs
   std::mt19937 random_{1};
 };
@@ -194,6 +220,8 @@ boost::json::value to_json(const EngineMeasurement& m) {
           {"overlap", m.overlap},
           {"ms_per_step", m.seconds * 1e3},
           {"host_ms_per_step", m.host_seconds * 1e3},
+          {"forward_ms_per_step", m.forward_seconds * 1e3},
+          {"sampling_ms_per_step", m.sampling_seconds * 1e3},
           {"idle_ms_per_step", m.idle_seconds * 1e3},
           {"idle_share", m.seconds > 0.0 ? m.idle_seconds / m.seconds : 0.0},
           {"tokens_per_s", m.tokens_per_second},

@@ -81,6 +81,12 @@ void Device::rms_norm_add_norm(const Tensor& x, const Tensor& weight, float eps,
   rms_norm(residual, next_weight, next_eps, out);
 }
 
+void Device::linear_lora(const Tensor& x, const Tensor& weight, LoraTargets targets,
+                         const LoraRows& rows, const Tensor& out) {
+  linear(x, weight, out);
+  lora(x, targets, rows, out);
+}
+
 void Device::rotary_store_kv(const Tensor& q, const Tensor& k, const Tensor& v,
                              const Tensor& positions, const Tensor& cos, const Tensor& sin,
                              const Tensor& slots, const PagedKv& kv) {

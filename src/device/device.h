@@ -190,7 +190,11 @@ class Device {
   virtual void lora(const Tensor& x, LoraTargets targets, const LoraRows& rows,
                     const Tensor& out) = 0;
 
-  // The same for an embedding, whose A x is A's row of the token: out = gain * (out + multiplier *
+  // linear(x, weight, out), then lora(x, targets, rows, out).
+  virtual void linear_lora(const Tensor& x, const Tensor& weight, LoraTargets targets,
+                           const LoraRows& rows, const Tensor& out);
+
+  // lora for an embedding, whose A x is A's row of the token: out = gain * (out + multiplier *
   // scale * B A[ids[t]]). ids [T] int32; out [T, D] float32, holding table[ids] * multiplier.
   // Adapters of embeddings have no bias.
   virtual void lora_embedding(const Tensor& ids, float multiplier, int64_t module,

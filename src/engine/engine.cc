@@ -82,7 +82,7 @@ Engine::Engine(LoadedModel& model, const Tokenizer* tokenizer, EngineOptions opt
   runner_ = std::make_unique<ModelRunner>(device, model.model(), plan_.runner,
                                           with_adapters ? tables_.get() : nullptr);
   scheduler_ = std::make_unique<Scheduler>(plan_.scheduler, *exchange_);
-  steps_ = std::make_unique<StepRunner>(*runner_, options.measures_idle);
+  steps_ = std::make_unique<StepRunner>(*runner_, options.measures_device);
   const Clock::time_point start = Clock::now();
   warm_up(*runner_, steps_->sampler(), with_adapters);
   warm_up_seconds_ = std::chrono::duration<double>(Clock::now() - start).count();
@@ -257,7 +257,7 @@ void Engine::commit(const StepPlan& plan) {
   ++counts_.steps;
   counts_.step_tokens = plan.tokens;
   const Clock::time_point now = Clock::now();
-  done.time = counts_.step_time = now - std::max(step_ended_, done.times.asked);
+  done.time = counts_.step_time = now - (done.times.follows ? step_ended_ : done.times.asked);
   step_ended_ = now;
   on_step_(done);
 }

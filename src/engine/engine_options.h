@@ -24,7 +24,8 @@ struct StepReport {
   bool succeeded = true;
   int64_t sequences = 0;
   int64_t tokens = 0;
-  std::chrono::nanoseconds time{0};  // from the end of the step before, or its own beginning
+  // From the end of the step before; if the device had nothing to do meanwhile, from its beginning.
+  std::chrono::nanoseconds time{0};
   StepTimes times = {};
 };
 
@@ -52,8 +53,8 @@ struct EngineOptions {
   // Whether a step's forward is asked for before the tokens of the one in front are known: default
   // where the device works beside the host.
   std::optional<bool> overlap;
-  bool measures_idle = false;  // StepTimes::device_idle
-  std::string base_name;       // what adapters may call the model
+  bool measures_device = false;  // StepTimes::device_*
+  std::string base_name;         // what adapters may call the model
   ModelAdapterBackend::Warn on_warning = [](const std::string&) {};
   // Called after every step, from the engine's thread; must not block.
   std::function<void(const StepReport&)> on_step = [](const StepReport&) {};

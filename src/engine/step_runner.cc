@@ -11,10 +11,10 @@ using Clock = std::chrono::steady_clock;
 
 }  // namespace
 
-StepRunner::StepRunner(ModelRunner& runner, bool measures_idle)
+StepRunner::StepRunner(ModelRunner& runner, bool measures_device)
     : runner_(runner),
       device_(runner.device()),
-      measures_idle_(measures_idle),
+      measures_device_(measures_device),
       sampler_(device_),
       next_ids_(device_, static_cast<size_t>(runner.limits().max_tokens) * sizeof(int32_t)) {
   for (Step& step : steps_) {
@@ -41,9 +41,9 @@ void StepRunner::forward(const StepPlan& plan, std::span<EngineRequest* const> r
   for (size_t entry = 0; entry < plan.work.size(); ++entry) {
     inputs_.push_back(plan_entry(step, entry, output_rows));
   }
-  if (measures_idle_) step.begun->record();
+  if (measures_device_) step.begun->record();
   runner_.step(inputs_, Tensor(next_ids_.data(), DType::kInt32, {runner_.limits().max_tokens}));
-  if (measures_idle_) step.computed->record();
+  if (measures_device_) step.computed->record();
 }
 
 SequenceStep StepRunner::plan_entry(Step& step, size_t entry, int64_t& output_rows) {
@@ -81,7 +81,7 @@ SequenceStep StepRunner::plan_entry(Step& step, size_t entry, int64_t& output_ro
 
 void StepRunner::sample() {
   Step& step = newest();
-  if (measures_idle_) step.sampling->record();
+  if (measures_device_) step.sampling->record();
   for (size_t i = 0; i < step.rows.size();) {
     const int64_t first = step.rows[i].row;
     const int64_t most = first + runner_.limits().max_logits_rows;
@@ -140,7 +140,7 @@ StepTimes StepRunner::collect(const OnTokens& on_tokens) {
   Step& step = before.plan != nullptr ? before : newest();
   const Clock::time_point start = Clock::now();
   step.done->wait();
-  StepTimes times{.asked = step.asked_at, .wait = Clock::now() - start};
+  StepTimes times{.asked = step.asked_at, .follows = step.follows, .wait = Clock::now() - start};
   for (const Asked& asked : step.asked) {
     const std::span<const SampledToken> tokens = sampler_.finish();
     for (size_t i = asked.begin; i < asked.end; ++i) {
@@ -152,18 +152,20 @@ StepTimes StepRunner::collect(const OnTokens& on_tokens) {
       on_tokens(row.entry, *step.requests[row.entry], row.samples, of_row);
     }
   }
-  if (measures_idle_) {
-    times.device_idle = std::chrono::duration_cast<std::chrono::nanoseconds>(
-        std::chrono::duration<double>(idle_seconds(step)));
-  }
+  if (measures_device_) measure(step, times);
   step.plan = nullptr;
   return times;
 }
 
-double StepRunner::idle_seconds(Step& step) {
-  double seconds = step.sampling->seconds_since(*step.computed);
-  if (step.follows) seconds += step.begun->seconds_since(*other(step).done);
-  return seconds;
+void StepRunner::measure(Step& step, StepTimes& times) {
+  const auto between = [](DeviceEvent& from, DeviceEvent& to) {
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(
+        std::chrono::duration<double>(to.seconds_since(from)));
+  };
+  times.device_forward = between(*step.begun, *step.computed);
+  times.device_sampling = between(*step.sampling, *step.done);
+  times.device_idle = between(*step.computed, *step.sampling);
+  if (step.follows) times.device_idle += between(*other(step).done, *step.begun);
 }
 
 }  // namespace lorax

@@ -27,9 +27,13 @@ namespace lorax {
 // Of one step.
 struct StepTimes {
   std::chrono::steady_clock::time_point asked;  // when its forward was asked for
+  bool follows = false;                         // the step before was asked for just now
   std::chrono::nanoseconds wait{0};             // of the host for the device
-  // Of the device, without work between this step's parts, and between the step before and this
-  // one if it follows at once. 0 unless it is measured.
+  // By events of the device, 0 unless that is measured: its work of both kinds, a forward's launch
+  // included where the device waits for it; and the time without work between a step's parts, and
+  // between the step before and one that follows.
+  std::chrono::nanoseconds device_forward{0};
+  std::chrono::nanoseconds device_sampling{0};
   std::chrono::nanoseconds device_idle{0};
 };
 
@@ -39,12 +43,11 @@ class StepRunner {
   using OnTokens = std::function<void(size_t entry, EngineRequest& request, bool is_next,
                                       std::span<const SampledToken> tokens)>;
 
-  // The runner must outlive this. `measures_idle`: by events of the device around each step.
-  StepRunner(ModelRunner& runner, bool measures_idle);
+  // The runner must outlive this. `measures_device`: by events around each step's parts.
+  StepRunner(ModelRunner& runner, bool measures_device);
 
   // Asks for the forward of `plan`, which must stay as it is until it is collected. requests[i]
-  // belongs to plan.work[i], and lives as long as that has not ended. `follows`: the step before
-  // was asked for just now.
+  // belongs to plan.work[i], and lives as long as that has not ended. `follows`: as in StepTimes.
   void forward(const StepPlan& plan, std::span<EngineRequest* const> requests, bool follows);
   // Asks for the choice of tokens of the last forward, for those that have not ended. What steps
   // before it gave must have been collected and reported: penalties count those tokens.
@@ -88,11 +91,11 @@ class StepRunner {
   void sample_rows(Step& step, size_t begin, size_t end, int64_t first, const Tensor& logits);
   // Of neighbouring rows of one prompt.
   void score_prompt(Step& step, size_t begin, size_t end, int64_t first, const Tensor& logits);
-  double idle_seconds(Step& step);
+  void measure(Step& step, StepTimes& times);
 
   ModelRunner& runner_;
   Device& device_;
-  const bool measures_idle_;
+  const bool measures_device_;
   Sampler sampler_;
   Buffer next_ids_;  // of each output row, as the last step chose them
   std::array<Step, 2> steps_;

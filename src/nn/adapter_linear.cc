@@ -8,11 +8,20 @@ namespace {
 // out = x * weight^T with each row's own weight where its adapter has one, then the low-rank parts.
 void multiply(Context& context, const Tensor& x, const Tensor& weight, LoraTargets targets,
               const AdapterBatchData* adapters, const Tensor& out) {
-  ops::linear_into(context, x, weight, out);
-  if (adapters == nullptr) return;
   bool has_lora = false;
+  bool has_replacement = false;
+  if (adapters != nullptr) {
+    for (const LoraTarget& target : targets) {
+      has_lora = has_lora || adapters->has_lora(target.module);
+      has_replacement = has_replacement || adapters->has_replacement(target.module);
+    }
+  }
+  if (has_lora && !has_replacement) {
+    return ops::linear_lora_into(context, x, weight, targets, adapters->rows(), out);
+  }
+  ops::linear_into(context, x, weight, out);
+  if (!has_replacement) return;
   for (const LoraTarget& target : targets) {
-    has_lora = has_lora || adapters->has_lora(target.module);
     if (!adapters->has_replacement(target.module)) continue;
     adapters->for_each_run([&](int64_t begin, int64_t end, const AdapterSlot* slot) {
       const Tensor* own = slot != nullptr ? slot->replacement(target.module) : nullptr;

@@ -37,10 +37,30 @@ void check_store(const Tensor& k, const Tensor& v, const Tensor& slots, const Pa
               "{} into {}", k.describe(), kv.key.describe());
 }
 
+void check_linear(const Tensor& x, const Tensor& weight, const Tensor& out) {
+  LORAX_CHECK(x.rank == 2 && weight.rank == 2 && x.dim(1) == weight.dim(1) &&
+                  x.dtype == weight.dtype && is_model_dtype(x.dtype),
+              "{} times {}", x.describe(), weight.describe());
+  LORAX_CHECK(out.has_shape({x.dim(0), weight.dim(0)}) &&
+                  (out.dtype == DType::kFloat32 || out.dtype == x.dtype),
+              "{} times {} into {}", x.describe(), weight.describe(), out.describe());
+  LORAX_CHECK(has_dense_rows(x) && has_dense_rows(out) && weight.is_contiguous());
+}
+
 void check_lora_rows(const LoraRows& rows) {
   LORAX_CHECK(rows.rows.dtype == DType::kInt32 && rows.segments.dtype == DType::kInt32 &&
               rows.slots.dtype == DType::kInt32 &&
               rows.segments.has_shape({rows.slots.dim(0) + 1}));
+}
+
+void check_lora(const Tensor& x, LoraTargets targets, const LoraRows& rows, const Tensor& out) {
+  LORAX_CHECK(x.rank == 2 && out.rank == 2 && x.dim(0) == out.dim(0) && has_dense_rows(x) &&
+                  has_dense_rows(out) && x.dtype == rows.table.dtype,
+              "{} to {}", x.describe(), out.describe());
+  check_lora_rows(rows);
+  for (const LoraTarget& target : targets) {
+    LORAX_CHECK(target.column + target.columns <= out.dim(1) && target.module < rows.table.modules);
+  }
 }
 
 }  // namespace
@@ -97,26 +117,21 @@ Tensor linear(Context& context, const Tensor& x, const Tensor& weight, DType out
 }
 
 void linear_into(Context& context, const Tensor& x, const Tensor& weight, const Tensor& out) {
-  LORAX_CHECK(x.rank == 2 && weight.rank == 2 && x.dim(1) == weight.dim(1) &&
-                  x.dtype == weight.dtype && is_model_dtype(x.dtype),
-              "{} times {}", x.describe(), weight.describe());
-  LORAX_CHECK(out.has_shape({x.dim(0), weight.dim(0)}) &&
-                  (out.dtype == DType::kFloat32 || out.dtype == x.dtype),
-              "{} times {} into {}", x.describe(), weight.describe(), out.describe());
-  LORAX_CHECK(has_dense_rows(x) && has_dense_rows(out) && weight.is_contiguous());
+  check_linear(x, weight, out);
   context.device.linear(x, weight, out);
 }
 
 void lora(Context& context, const Tensor& x, LoraTargets targets, const LoraRows& rows,
           const Tensor& out) {
-  LORAX_CHECK(x.rank == 2 && out.rank == 2 && x.dim(0) == out.dim(0) && has_dense_rows(x) &&
-                  has_dense_rows(out) && x.dtype == rows.table.dtype,
-              "{} to {}", x.describe(), out.describe());
-  check_lora_rows(rows);
-  for (const LoraTarget& target : targets) {
-    LORAX_CHECK(target.column + target.columns <= out.dim(1) && target.module < rows.table.modules);
-  }
+  check_lora(x, targets, rows, out);
   context.device.lora(x, targets, rows, out);
+}
+
+void linear_lora_into(Context& context, const Tensor& x, const Tensor& weight, LoraTargets targets,
+                      const LoraRows& rows, const Tensor& out) {
+  check_linear(x, weight, out);
+  check_lora(x, targets, rows, out);
+  context.device.linear_lora(x, weight, targets, rows, out);
 }
 
 void lora_embedding(Context& context, const Tensor& ids, float multiplier, int64_t module,

@@ -43,6 +43,9 @@ void linear_into(Context& context, const Tensor& x, const Tensor& weight, const 
 // The low-rank parts of the rows' adapters: x [T, n], out [T, m] in place, after linear.
 void lora(Context& context, const Tensor& x, LoraTargets targets, const LoraRows& rows,
           const Tensor& out);
+// linear_into, then lora.
+void linear_lora_into(Context& context, const Tensor& x, const Tensor& weight, LoraTargets targets,
+                      const LoraRows& rows, const Tensor& out);
 // ids [T] int32, out [T, D] float32 in place, after embedding.
 void lora_embedding(Context& context, const Tensor& ids, float multiplier, int64_t module,
                     const LoraRows& rows, const Tensor& out);

@@ -515,6 +515,31 @@ TEST_P(DeviceOpsTest, LinearOfStridedRows) {
   }
 }
 
+// More outputs than blocks can have alone and whole, and no whole tiles of them. Where the kernels
+// for it are, up to 64 rows do not depend on each other.
+TEST_P(DeviceOpsTest, LinearOfManyOutputs) {
+  if (on_cpu()) return;  // minutes in a debug build
+  const bool alone = device_.describe().find("capability 9.0") != std::string::npos;
+  for (int64_t outputs : {4360, 8584, 17000, 34000}) {
+    constexpr int64_t kInputs = 584;
+    const Values weight = random(outputs * kInputs);
+    const DeviceTensor device_weight = upload({outputs, kInputs}, weight);
+    const Values all_x = random(64 * kInputs);
+    Values last;
+    for (int64_t rows : {64, 17}) {
+      const Values x(all_x.begin(), all_x.begin() + rows * kInputs);
+      const DeviceTensor out = poisoned(dtype_, {rows, outputs});
+      device_.linear(upload({rows, kInputs}, x), device_weight, out);
+      const Values got = out.download();
+      expect_close(got, reference::linear(x, weight, kInputs), of_sum(dtype_, kInputs));
+      if (alone && dtype_ == DType::kBFloat16 && rows == 17 && outputs < 30000) {
+        EXPECT_TRUE(std::equal(got.begin(), got.end(), last.begin())) << outputs;
+      }
+      last = got;
+    }
+  }
+}
+
 // Products of Gemma 2 2b and 9b; some columns of the result are compared.
 TEST_P(DeviceOpsTest, LinearOfGemma2) {
   struct Shape {

@@ -21,6 +21,44 @@ class LoraTest : public ::testing::TestWithParam<std::tuple<std::string, DType>>
  protected:
   Values random(DType dtype, int64_t n) { return random_values(random_, dtype, count(n)); }
 
+  // That linear_lora is linear, then lora, for modules of that many columns: rows of one adapter,
+  // of many and of none; ranks from 0 to 512.
+  void expect_linear_lora(const std::vector<int64_t>& columns) {
+    constexpr int64_t kInputs = 584;
+    constexpr int64_t kRanks[] = {16, 0, 3, 130, 17, 8, 64, 1, 512};
+    const int slots = static_cast<int>(std::size(kRanks));
+    std::vector<LoraCase::Module> modules;
+    for (int64_t n : columns) modules.push_back({.columns = n});
+    std::vector<std::vector<int64_t>> ranks(std::size(kRanks));
+    for (size_t slot = 0; slot < ranks.size(); ++slot) {
+      for (size_t i = 0; i < columns.size(); ++i) {
+        ranks[slot].push_back(kRanks[(slot + 2 * i) % ranks.size()]);
+      }
+    }
+    LoraCase adapters(device_, dtype_, kInputs, modules, ranks, 14);
+    const int64_t outputs = std::accumulate(columns.begin(), columns.end(), int64_t{0});
+    const DeviceTensor weight(device_, dtype_, {outputs, kInputs},
+                              random(dtype_, outputs * kInputs));
+    for (int64_t rows : {3, 17, 40, 64, 70}) {
+      const DeviceTensor wide_x(device_, dtype_, {rows, kInputs + 8},
+                                random(dtype_, rows * (kInputs + 8)));
+      const Tensor x = wide_x.tensor().slice(1, 8, kInputs + 8);
+      const std::vector<int> one(count(rows), 3);
+      std::vector<int> many, half(count(rows), -1);
+      for (int row = 0; row < rows; ++row) many.push_back(row * 7 % (slots + 1) - 1);
+      std::fill(half.begin() + rows / 2, half.end(), slots - 1);
+      for (const std::vector<int>& pattern : {one, many, half}) {
+        const LoraRows which = adapters.rows(pattern);
+        const DeviceTensor got(device_, dtype_, {rows, outputs});
+        device_.linear_lora(x, weight, adapters.targets(), which, got);
+        const DeviceTensor want(device_, dtype_, {rows, outputs});
+        device_.linear(x, weight, want);
+        device_.lora(x, adapters.targets(), which, want);
+        EXPECT_EQ(got.bytes(), want.bytes()) << rows << " rows, " << outputs << " outputs";
+      }
+    }
+  }
+
   std::mt19937 random_{17};
   Device& device_ = shared_device(std::get<0>(GetParam()));
   const DType dtype_ = std::get<1>(GetParam());
@@ -271,6 +309,22 @@ TEST_P(LoraTest, RowsDoNotDependOnTheirBatch) {
   EXPECT_EQ(run({0, 1, 0, 1, 1, -1, 1}, 4), alone);
   EXPECT_EQ(run(std::vector<int>(50, 1), 29), alone);
   EXPECT_EQ(run(std::vector<int>(kRows, 1), 333), alone);
+}
+
+TEST_P(LoraTest, LinearLoraIsOneAfterTheOther) {
+  for (const std::vector<int64_t>& columns :
+       std::vector<std::vector<int64_t>>{{512}, {256, 512, 256}, {96, 40}}) {
+    expect_linear_lora(columns);
+  }
+}
+
+// As many as are cut into fewer parts.
+TEST_P(LoraTest, LinearLoraOfManyOutputs) {
+  if (!device_.is_asynchronous()) return;  // minutes in a debug build
+  for (const std::vector<int64_t>& columns :
+       std::vector<std::vector<int64_t>>{{2304, 2560}, {4608, 4608}, {8704, 8448}}) {
+    expect_linear_lora(columns);
+  }
 }
 
 TEST_P(LoraTest, EmbeddingsLookUpTheirRows) {

@@ -109,6 +109,18 @@ class DecodeTest : public DevicesTest {
     for (size_t i = 0; i < sequences; ++i) expect_near(got.logits(i), want.logits(i));
   }
 
+  // Graphs of few rows of bfloat16 may run as programs, which take sums in another order.
+  void expect_like_launches(const Harness& graphs, const Harness& launches,
+                            size_t sequences) const {
+    for (size_t i = 0; i < sequences; ++i) {
+      if (dtype_ == DType::kFloat32) {
+        EXPECT_EQ(graphs.logits(i), launches.logits(i)) << i;
+      } else {
+        expect_near(graphs.logits(i), launches.logits(i));
+      }
+    }
+  }
+
   LoadedModel loaded_ = load_on_device();
   LoadedModel on_cpu_ = load(dtype_, 2);
 };
@@ -129,7 +141,7 @@ TEST_P(DecodeTest, BatchesOfAnySize) {
   }
   EXPECT_GT(graphs.runner().graph_stats().graphs, 0);
   EXPECT_EQ(launches.runner().graph_stats().graphs, 0);
-  for (size_t i = 0; i < lengths.size(); ++i) EXPECT_EQ(graphs.logits(i), launches.logits(i)) << i;
+  expect_like_launches(graphs, launches, lengths.size());
   expect_like_cpu(graphs, cpu, lengths.size());
 }
 
@@ -148,7 +160,7 @@ TEST_P(DecodeTest, SequencesGrowAcrossParts) {
     for (int i = 0; i < 60; ++i) harness->step({{1, 1}, {0, 1}});
   }
   EXPECT_EQ(graphs.runner().graph_stats().graphs, captured);
-  for (size_t i = 0; i < lengths.size(); ++i) EXPECT_EQ(graphs.logits(i), launches.logits(i)) << i;
+  expect_like_launches(graphs, launches, lengths.size());
   expect_like_cpu(graphs, cpu, lengths.size());
 }
 
@@ -183,7 +195,7 @@ TEST_P(DecodeTest, AdaptersComeAndGo) {
   set(0, true, 2);
   steps(4, 6, {3, 0, 2, -1, 1, 3});  // slot 3 is empty
   EXPECT_EQ(graphs.runner().graph_stats().graphs, captured + 1);
-  for (size_t i = 0; i < lengths.size(); ++i) EXPECT_EQ(graphs.logits(i), launches.logits(i)) << i;
+  expect_like_launches(graphs, launches, lengths.size());
   expect_like_cpu(graphs, cpu, lengths.size());
 }
 

@@ -245,6 +245,26 @@ TEST_P(EngineTest, SamplingIsAsAloneInStepsOfManyRows) {
   }
 }
 
+// The times of steps that follow each other add up: what the host does in between is in them.
+TEST_P(EngineTest, AStepsTimeIsFromTheEndOfTheOneBefore) {
+  constexpr std::chrono::milliseconds kPause{20};
+  std::vector<std::chrono::nanoseconds> times;
+  EngineOptions options = small();
+  options.on_step = [&](const StepReport& report) {
+    times.push_back(report.time);
+    std::this_thread::sleep_for(kPause);
+  };
+  Engine engine(loaded_, tokenizer_.get(), options);
+  submit(engine, request("The LORD is my shepherd;", 5)).wait();
+  constexpr std::chrono::seconds kRest{1};  // which is in no step's time
+  std::this_thread::sleep_for(kRest);
+  submit(engine, request("The LORD is my shepherd;", 1)).wait();
+  engine.stop(std::chrono::milliseconds(0));
+  ASSERT_EQ(times.size(), 6u);
+  for (size_t i = 1; i < 5; ++i) EXPECT_GE(times[i], kPause) << i;
+  EXPECT_LT(times[5], kRest);
+}
+
 TEST_P(EngineTest, StopStringsEndTheTextAndAreNotInIt) {
   Engine engine(loaded_, tokenizer_.get(), small());
   GenerationRequest plain = request("And the LORD spake unto Moses,", 40);

@@ -16,6 +16,8 @@ namespace {
 
 // What cuBLASLt's fastest algorithms on Hopper ask for.
 constexpr size_t kScratchBytes = size_t{32} << 20;
+// Of the programs of a graph: some thousand instructions.
+constexpr size_t kTableBytes = size_t{256} << 10;
 
 Rows rows_of(const Tensor& x) { return {x.data, x.dtype, x.stride(0)}; }
 
@@ -30,6 +32,15 @@ LinearArgs linear_args(const Tensor& x, const Tensor& weight, const Tensor& out)
           .rows = x.dim(0),
           .m = weight.dim(0),
           .n = weight.dim(1)};
+}
+
+NormArgs norm_args(const Tensor& x, const Tensor& weight, float eps, const Tensor& out) {
+  return {.x = rows_of(x),
+          .weight = weight.as<float>(),
+          .rows = x.dim(0),
+          .width = x.dim(1),
+          .eps = eps,
+          .out = rows_of(out)};
 }
 
 // The low-rank parts of `targets`, as far as x and embeddings have them in common.
@@ -81,20 +92,28 @@ CudaDevice::CudaDevice(int index, double memory_fraction)
   check(prepare_prefill(), "setting the shared memory of prefill attention");
   if (is_hopper()) {
     check(prepare_prefill_hopper(), "setting the shared memory of prefill attention (Hopper)");
+    check(prepare_programs(properties_.sharedMemPerBlockOptin),
+          "setting the shared memory of programs");
   }
   check(prepare_decode(), "setting the shared memory of decode attention");
   check(prepare_skinny(), "setting the shared memory of products");
+  if (is_hopper()) {
+    check(prepare_linear_hopper(), "setting the shared memory of products (Hopper)");
+  }
   for (cudaStream_t* stream : {&main_stream_, &capture_stream_}) {
     check(cudaStreamCreateWithFlags(stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
   }
   stream_ = {.handle = main_stream_,
-             .overlaps = properties_.major >= 9,
+             .overlaps = is_hopper(),  // others run the code of 8.0, which does not wait
+             .hopper = is_hopper(),
              .multiprocessors = properties_.multiProcessorCount};
   transfers_ = std::make_unique<Transfers>();
   scratch_ = allocate(kScratchBytes);
   const size_t ticket_bytes = kDecodeTickets * sizeof(uint32_t);
   tickets_ = static_cast<uint32_t*>(allocate(ticket_bytes));
   check(cudaMemsetAsync(tickets_, 0, ticket_bytes, main_stream_), "cudaMemsetAsync");
+  program_sync_ = static_cast<ProgramSync*>(allocate(sizeof(ProgramSync)));
+  check(cudaMemsetAsync(program_sync_, 0, sizeof(ProgramSync), main_stream_), "cudaMemsetAsync");
   linear_ = std::make_unique<Linear>(scratch_, kScratchBytes);
 }
 
@@ -104,6 +123,7 @@ CudaDevice::~CudaDevice() {
   cudaStreamSynchronize(main_stream_);
   linear_.reset();
   transfers_.reset();
+  cudaFree(program_sync_);
   cudaFree(tickets_);
   cudaFree(scratch_);
   cudaStreamDestroy(capture_stream_);
@@ -157,26 +177,26 @@ void CudaDevice::deallocate(void* data, size_t) {
 
 void CudaDevice::copy_from_host(void* to, const void* from, size_t bytes) {
   if (bytes == 0) return;
-  use();
+  begin();
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream_), "copy to the GPU");
 }
 
 void CudaDevice::copy_to_host(void* to, const void* from, size_t bytes) {
   if (bytes == 0) return;
-  use();
+  begin();
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_), "copy from the GPU");
   check(cudaStreamSynchronize(stream_), "copy from the GPU");
 }
 
 void CudaDevice::begin_copy_to_host(void* to, const void* from, size_t bytes) {
   if (bytes == 0) return;
-  use();
+  begin();
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_), "copy from the GPU");
 }
 
 void CudaDevice::copy(void* to, const void* from, size_t bytes) {
   if (bytes == 0) return;
-  use();
+  begin();
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_), "copy on the GPU");
 }
 
@@ -221,13 +241,37 @@ std::unique_ptr<DevicePool> CudaDevice::make_pool(size_t bytes) {
 
 std::unique_ptr<DeviceGraph> CudaDevice::capture(const std::function<void()>& work) {
   use();
+  void* table = allocate(kTableBytes);
+  ProgramRecorder recorder({.handle = capture_stream_,
+                            .overlaps = stream_.overlaps,
+                            .multiprocessors = stream_.multiprocessors},
+                           program_limits(), static_cast<std::byte*>(table), kTableBytes,
+                           [this](const Operation& operation) { launch(operation); });
   struct Divert {  // other threads go on with the main stream
-    Stream& stream;
-    cudaStream_t back;
-    ~Divert() { stream.handle = back; }
-  } divert{stream_, main_stream_};
+    CudaDevice& device;
+    ~Divert() {
+      device.stream_.handle = device.main_stream_;
+      device.recorder_ = nullptr;
+    }
+  } divert{*this};
   stream_.handle = capture_stream_;
-  return std::make_unique<CudaGraph>(capture_stream_, work);
+  if (is_hopper()) recorder_ = &recorder;
+  std::unique_ptr<CudaGraph> graph;
+  try {
+    graph = std::make_unique<CudaGraph>(capture_stream_, [&] {
+      work();
+      recorder.flush();
+    });
+  } catch (...) {
+    cudaFree(table);
+    throw;
+  }
+  graph->keep(table);
+  const std::span<const std::byte> image = recorder.image();
+  check(cudaMemcpyAsync(table, image.data(), image.size(), cudaMemcpyHostToDevice, capture_stream_),
+        "copy to the GPU");
+  check(cudaStreamSynchronize(capture_stream_), "copy to the GPU");
+  return graph;
 }
 
 void CudaDevice::replay(DeviceGraph& graph) {
@@ -235,29 +279,103 @@ void CudaDevice::replay(DeviceGraph& graph) {
   static_cast<CudaGraph&>(graph).launch(main_stream_);
 }
 
-void CudaDevice::embedding(const Tensor& ids, const Tensor& table, float scale, const Tensor& out) {
+ProgramLimits CudaDevice::program_limits() const {
+  return {.blocks = properties_.multiProcessorCount,
+          .shared_bytes = properties_.sharedMemPerBlockOptin,
+          .scratch = scratch_,
+          .scratch_bytes = kScratchBytes,
+          .sync = program_sync_};
+}
+
+void CudaDevice::begin() {
   use();
+  if (recorder_ != nullptr) recorder_->flush();
+}
+
+void CudaDevice::perform(const Operation& operation) {
+  use();
+  if (recorder_ != nullptr) {
+    recorder_->add(operation);
+  } else {
+    launch(operation);
+  }
+}
+
+void CudaDevice::launch(const Operation& operation) {
+  std::visit([this](const auto& args) { launch(args); }, operation);
+}
+
+void CudaDevice::launch(const LinearArgs& args) { (*linear_)(stream_, args); }
+
+void CudaDevice::launch(const GatedLinearArgs& args) {
+  const LinearArgs& linear = args.linear;
+  if (linear.rows == 0 || linear.m == 0) return;
+  if (linear.rows <= kGatedRows && Linear::is_skinny(linear)) {
+    skinny_linear_gelu_tanh_mul(stream_, linear);
+    check_launch("linear_gelu_tanh_mul");
+    return;
+  }
+  LinearArgs gate_up = linear;
+  gate_up.out = args.gate_up;
+  (*linear_)(stream_, gate_up);
+  cuda::gelu_tanh_mul(stream_, args.gate_up, linear.out, linear.rows, linear.m / 2);
+  check_launch("gelu_tanh_mul");
+}
+
+void CudaDevice::launch(const NormArgs& args) {
+  cuda::rms_norm(stream_, args.x, args.weight, args.rows, args.width, args.eps, args.out, false);
+  check_launch("rms_norm");
+}
+
+void CudaDevice::launch(const AddNormArgs& args) {
+  const NormArgs& norm = args.norm;
+  cuda::rms_norm_add_norm(stream_, norm.x, norm.weight, norm.rows, norm.width, norm.eps,
+                          args.residual, args.next_weight, args.next_eps, norm.out);
+  check_launch("rms_norm_add_norm");
+}
+
+void CudaDevice::launch(const RotaryStoreArgs& args) {
+  rotary_store(stream_, args);
+  check_launch("rotary_store_kv");
+}
+
+void CudaDevice::launch(const AttentionArgs& args) {
+  if (args.dtype == DType::kFloat32) {
+    attention_float32(stream_, args);
+    check_launch("attention_float32");
+    return;
+  }
+  if (args.max_q > 1) {
+    if (!is_hopper() || !attention_prefill_hopper(stream_, args)) attention_prefill(stream_, args);
+    check_launch("attention_prefill");
+  }
+  // A step of several sequences may hold some of one row, whatever its longest is.
+  if (args.max_q == 1 || args.sequences > 1) {
+    attention_decode(stream_, args, scratch_, kScratchBytes, tickets_);
+    check_launch("attention_decode");
+  }
+}
+
+void CudaDevice::embedding(const Tensor& ids, const Tensor& table, float scale, const Tensor& out) {
+  begin();
   cuda::embedding(stream_, ids.as<int32_t>(), rows_of(table), out.dim(0), out.dim(1), scale,
                   rows_of(out));
   check_launch("embedding");
 }
 
 void CudaDevice::fill_in_ids(const Tensor& ids, const Tensor& from) {
-  use();
+  begin();
   cuda::fill_in_ids(stream_, ids.as<int32_t>(), ids.numel(), from.as<int32_t>());
   check_launch("fill_in_ids");
 }
 
 void CudaDevice::rms_norm(const Tensor& x, const Tensor& weight, float eps, const Tensor& out) {
-  use();
-  cuda::rms_norm(stream_, rows_of(x), weight.as<float>(), x.dim(0), x.dim(1), eps, rows_of(out),
-                 false);
-  check_launch("rms_norm");
+  perform(norm_args(x, weight, eps, out));
 }
 
 void CudaDevice::rms_norm_add(const Tensor& x, const Tensor& weight, float eps,
                               const Tensor& residual) {
-  use();
+  begin();
   cuda::rms_norm(stream_, rows_of(x), weight.as<float>(), x.dim(0), x.dim(1), eps,
                  rows_of(residual), true);
   check_launch("rms_norm_add");
@@ -266,29 +384,42 @@ void CudaDevice::rms_norm_add(const Tensor& x, const Tensor& weight, float eps,
 void CudaDevice::rms_norm_add_norm(const Tensor& x, const Tensor& weight, float eps,
                                    const Tensor& residual, const Tensor& next_weight,
                                    float next_eps, const Tensor& out) {
-  use();
-  cuda::rms_norm_add_norm(stream_, rows_of(x), weight.as<float>(), x.dim(0), x.dim(1), eps,
-                          rows_of(residual), next_weight.as<float>(), next_eps, rows_of(out));
-  check_launch("rms_norm_add_norm");
+  perform(AddNormArgs{.norm = norm_args(x, weight, eps, out),
+                      .residual = rows_of(residual),
+                      .next_weight = next_weight.as<float>(),
+                      .next_eps = next_eps});
 }
 
 void CudaDevice::linear(const Tensor& x, const Tensor& weight, const Tensor& out) {
-  use();
-  (*linear_)(stream_, linear_args(x, weight, out));
+  perform(linear_args(x, weight, out));
 }
 
 void CudaDevice::lora(const Tensor& x, LoraTargets targets, const LoraRows& rows,
                       const Tensor& out) {
-  use();
+  begin();
   LoraArgs args = lora_args(targets, rows, out);
   args.x = rows_of(x);
   args.n = x.dim(1);
   cuda::lora(stream_, args, rows.rows.dim(0), scratch_, kScratchBytes);
 }
 
+void CudaDevice::linear_lora(const Tensor& x, const Tensor& weight, LoraTargets targets,
+                             const LoraRows& rows, const Tensor& out) {
+  use();
+  const LinearArgs linear = linear_args(x, weight, out);
+  LoraArgs args = lora_args(targets, rows, out);
+  args.x = rows_of(x);
+  args.n = x.dim(1);
+  if (Linear::is_aligned(linear) &&
+      cuda::linear_lora(stream_, linear, args, rows.rows.dim(0), scratch_, kScratchBytes)) {
+    return;
+  }
+  Device::linear_lora(x, weight, targets, rows, out);
+}
+
 void CudaDevice::lora_embedding(const Tensor& ids, float multiplier, int64_t module,
                                 const LoraRows& rows, const Tensor& out) {
-  use();
+  begin();
   const LoraTarget target = {module, 0, out.dim(1)};
   LoraArgs args = lora_args({&target, 1}, rows, out);
   args.ids = ids.as<int32_t>();
@@ -297,14 +428,14 @@ void CudaDevice::lora_embedding(const Tensor& ids, float multiplier, int64_t mod
 }
 
 void CudaDevice::add_silu(const Tensor& x, const Tensor& h, const Tensor& bias, const Tensor& out) {
-  use();
+  begin();
   cuda::add_silu(stream_, rows_of(x), rows_of(h), bias.data, rows_of(out), out.dim(0), out.dim(1));
   check_launch("add_silu");
 }
 
 void CudaDevice::rotary(const Tensor& x, const Tensor& positions, const Tensor& cos,
                         const Tensor& sin) {
-  use();
+  begin();
   cuda::rotary(stream_, rows_of(x), x.dim(0), x.dim(1), x.dim(2), positions.as<int32_t>(),
                cos.as<float>(), sin.as<float>());
   check_launch("rotary");
@@ -312,7 +443,7 @@ void CudaDevice::rotary(const Tensor& x, const Tensor& positions, const Tensor& 
 
 void CudaDevice::store_kv(const Tensor& k, const Tensor& v, const Tensor& slots,
                           const PagedKv& kv) {
-  use();
+  begin();
   const int64_t size = static_cast<int64_t>(size_of(k.dtype));
   const int64_t row_bytes = k.dim(1) * k.dim(2) * size;
   cuda::scatter_rows(stream_, k.data, k.stride(0) * size, slots.as<int64_t>(), k.dim(0), row_bytes,
@@ -326,89 +457,66 @@ void CudaDevice::store_kv(const Tensor& k, const Tensor& v, const Tensor& slots,
 void CudaDevice::rotary_store_kv(const Tensor& q, const Tensor& k, const Tensor& v,
                                  const Tensor& positions, const Tensor& cos, const Tensor& sin,
                                  const Tensor& slots, const PagedKv& kv) {
-  use();
-  cuda::rotary_store(stream_, {.q = rows_of(q),
-                               .k = rows_of(k),
-                               .v = rows_of(v),
-                               .rows = q.dim(0),
-                               .heads = q.dim(1),
-                               .kv_heads = k.dim(1),
-                               .head_size = q.dim(2),
-                               .positions = positions.as<int32_t>(),
-                               .cos = cos.as<float>(),
-                               .sin = sin.as<float>(),
-                               .slots = slots.as<int64_t>(),
-                               .key = kv.key.data,
-                               .value = kv.value.data});
-  check_launch("rotary_store_kv");
+  perform(RotaryStoreArgs{.q = rows_of(q),
+                          .k = rows_of(k),
+                          .v = rows_of(v),
+                          .rows = q.dim(0),
+                          .heads = q.dim(1),
+                          .kv_heads = k.dim(1),
+                          .head_size = q.dim(2),
+                          .positions = positions.as<int32_t>(),
+                          .cos = cos.as<float>(),
+                          .sin = sin.as<float>(),
+                          .slots = slots.as<int64_t>(),
+                          .key = kv.key.data,
+                          .value = kv.value.data});
 }
 
 void CudaDevice::attention(const Tensor& q, const PagedKv& kv, const AttentionBatch& batch,
                            const AttentionOptions& options, const Tensor& out) {
-  use();
-  const AttentionArgs args{.q = q.data,
-                           .q_stride = q.stride(0),
-                           .key = kv.key.data,
-                           .value = kv.value.data,
-                           .out = out.data,
-                           .cu_seqlens_q = batch.cu_seqlens_q.as<int32_t>(),
-                           .kv_lengths = batch.kv_lengths.as<int32_t>(),
-                           .block_tables = batch.block_tables.as<int32_t>(),
-                           .max_blocks = static_cast<int>(batch.block_tables.dim(1)),
-                           .block_size = static_cast<int>(kv.key.dim(1)),
-                           .blocks = kv.key.dim(0),
-                           .sequences = static_cast<int>(batch.block_tables.dim(0)),
-                           .tokens = q.dim(0),
-                           .heads = static_cast<int>(q.dim(1)),
-                           .kv_heads = static_cast<int>(kv.key.dim(2)),
-                           .head_size = static_cast<int>(q.dim(2)),
-                           .max_q = batch.max_q,
-                           .max_kv = batch.max_kv,
-                           .scale = options.scale,
-                           .softcap = options.softcap,
-                           .window = options.window,
-                           .dtype = q.dtype};
-  if (q.dtype == DType::kFloat32) {
-    attention_float32(stream_, args);
-    check_launch("attention_float32");
-    return;
-  }
-  if (batch.max_q > 1) {
-    if (!is_hopper() || !attention_prefill_hopper(stream_, args)) attention_prefill(stream_, args);
-    check_launch("attention_prefill");
-  }
-  // A step of several sequences may hold some of one row, whatever its longest is.
-  if (batch.max_q == 1 || args.sequences > 1) {
-    attention_decode(stream_, args, scratch_, kScratchBytes, tickets_);
-    check_launch("attention_decode");
-  }
+  perform(AttentionArgs{.dtype = q.dtype,
+                        .q = q.data,
+                        .q_stride = q.stride(0),
+                        .key = kv.key.data,
+                        .value = kv.value.data,
+                        .out = out.data,
+                        .cu_seqlens_q = batch.cu_seqlens_q.as<int32_t>(),
+                        .kv_lengths = batch.kv_lengths.as<int32_t>(),
+                        .block_tables = batch.block_tables.as<int32_t>(),
+                        .max_blocks = static_cast<int>(batch.block_tables.dim(1)),
+                        .block_size = static_cast<int>(kv.key.dim(1)),
+                        .blocks = kv.key.dim(0),
+                        .sequences = static_cast<int>(batch.block_tables.dim(0)),
+                        .tokens = q.dim(0),
+                        .heads = static_cast<int>(q.dim(1)),
+                        .kv_heads = static_cast<int>(kv.key.dim(2)),
+                        .head_size = static_cast<int>(q.dim(2)),
+                        .max_q = batch.max_q,
+                        .max_kv = batch.max_kv,
+                        .scale = options.scale,
+                        .softcap = options.softcap,
+                        .window = options.window});
 }
 
 void CudaDevice::gelu_tanh_mul(const Tensor& gate_up, const Tensor& out) {
-  use();
+  begin();
   cuda::gelu_tanh_mul(stream_, rows_of(gate_up), rows_of(out), out.dim(0), out.dim(1));
   check_launch("gelu_tanh_mul");
 }
 
 void CudaDevice::linear_gelu_tanh_mul(const Tensor& x, const Tensor& weight, const Tensor& gate_up,
                                       const Tensor& out) {
-  const LinearArgs args = linear_args(x, weight, out);
-  if (args.rows == 0 || args.m == 0 || args.rows > kGatedRows || !Linear::is_skinny(args)) {
-    return Device::linear_gelu_tanh_mul(x, weight, gate_up, out);
-  }
-  use();
-  skinny_linear_gelu_tanh_mul(stream_, args);
-  check_launch("linear_gelu_tanh_mul");
+  perform(GatedLinearArgs{.linear = linear_args(x, weight, out), .gate_up = rows_of(gate_up)});
 }
 
 void CudaDevice::softcap(const Tensor& x, float cap) {
-  use();
+  begin();
   cuda::softcap(stream_, x.as<float>(), x.numel(), cap);
   check_launch("softcap");
 }
 
 void CudaDevice::gather_rows(const Tensor& x, const Tensor& indices, const Tensor& out) {
-  use();
+  begin();
   const int64_t size = static_cast<int64_t>(size_of(x.dtype));
   cuda::gather_rows(stream_, x.data, x.stride(0) * size, indices.as<int32_t>(), out.dim(0),
                     x.dim(1) * size, out.data, out.stride(0) * size);
@@ -416,7 +524,7 @@ void CudaDevice::gather_rows(const Tensor& x, const Tensor& indices, const Tenso
 }
 
 void CudaDevice::row_statistics(const Tensor& logits, const Tensor& ids, RowStatistics* out) {
-  use();
+  begin();
   LORAX_CHECK(statistics_scratch_bytes(logits.dim(0), logits.dim(1)) <= kScratchBytes);
   cuda::row_statistics(stream_, logit_rows(logits), scratch_, ids.as<int32_t>(), out);
   check_launch("row_statistics");
@@ -424,33 +532,33 @@ void CudaDevice::row_statistics(const Tensor& logits, const Tensor& ids, RowStat
 
 void CudaDevice::edit_logits(const Tensor& logits, DeviceList<const EditedRow> rows,
                              const LogitEdit* edits, float* saved) {
-  use();
+  begin();
   cuda::edit_logits(stream_, logit_rows(logits), rows, edits, saved);
   check_launch("edit_logits");
 }
 
 void CudaDevice::restore_logits(const Tensor& logits, DeviceList<const EditedRow> rows,
                                 const LogitEdit* edits, const float* saved) {
-  use();
+  begin();
   cuda::restore_logits(stream_, logit_rows(logits), rows, edits, saved);
   check_launch("restore_logits");
 }
 
 void CudaDevice::sample(const Tensor& logits, DeviceList<const SampledRow> rows,
                         const Tensor& ids) {
-  use();
+  begin();
   cuda::sample(stream_, logit_rows(logits), rows, ids.as<int32_t>());
   check_launch("sample");
 }
 
 void CudaDevice::top_logits(const Tensor& logits, DeviceList<const TopRow> rows, TopLogit* out) {
-  use();
+  begin();
   cuda::top_logits(stream_, logit_rows(logits), rows, out);
   check_launch("top_logits");
 }
 
 void CudaDevice::gather_logits(const Tensor& logits, const Tensor& ids, const Tensor& out) {
-  use();
+  begin();
   cuda::gather_logits(stream_, logit_rows(logits), ids.as<int32_t>(), out.as<float>());
   check_launch("gather_logits");
 }

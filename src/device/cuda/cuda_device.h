@@ -8,6 +8,7 @@
 
 #include "device/cuda/kernels.h"
 #include "device/cuda/linear.h"
+#include "device/cuda/program_recorder.h"
 #include "device/cuda/transfers.h"
 #include "device/device.h"
 
@@ -58,6 +59,8 @@ class CudaDevice final : public Device {
                          const Tensor& next_weight, float next_eps, const Tensor& out) override;
   void linear(const Tensor& x, const Tensor& weight, const Tensor& out) override;
   void lora(const Tensor& x, LoraTargets targets, const LoraRows& rows, const Tensor& out) override;
+  void linear_lora(const Tensor& x, const Tensor& weight, LoraTargets targets, const LoraRows& rows,
+                   const Tensor& out) override;
   void lora_embedding(const Tensor& ids, float multiplier, int64_t module, const LoraRows& rows,
                       const Tensor& out) override;
   void add_silu(const Tensor& x, const Tensor& h, const Tensor& bias, const Tensor& out) override;
@@ -87,6 +90,18 @@ class CudaDevice final : public Device {
  private:
   // CUDA's current device belongs to the thread.
   void use() const;
+  // Before anything that no program takes in: what was recorded comes first.
+  void begin();
+  ProgramLimits program_limits() const;
+  // Records the operation, or launches it.
+  void perform(const Operation& operation);
+  void launch(const Operation& operation);
+  void launch(const LinearArgs& args);
+  void launch(const GatedLinearArgs& args);
+  void launch(const NormArgs& args);
+  void launch(const AddNormArgs& args);
+  void launch(const RotaryStoreArgs& args);
+  void launch(const AttentionArgs& args);
   // Whether it runs the machine code built for Hopper's own instructions (sm_90a).
   bool is_hopper() const { return properties_.major == 9; }
 
@@ -101,6 +116,8 @@ class CudaDevice final : public Device {
   // of adapters): never in use by two calls, as the stream runs one kernel after the other.
   void* scratch_ = nullptr;
   uint32_t* tickets_ = nullptr;  // of decode attention
+  ProgramSync* program_sync_ = nullptr;
+  ProgramRecorder* recorder_ = nullptr;  // while a graph is captured
   std::unique_ptr<Linear> linear_;
 };
 

@@ -16,10 +16,14 @@ class CudaGraph final : public DeviceGraph {
   CudaGraph(cudaStream_t stream, const std::function<void()>& work);
   ~CudaGraph() override;
 
+  // Memory of cudaMalloc that the work uses; it is freed with the graph.
+  void keep(void* memory) { memory_ = memory; }
+
   void launch(cudaStream_t stream) const;
 
  private:
   cudaGraphExec_t executable_ = nullptr;
+  void* memory_ = nullptr;
 };
 
 class CudaEvent final : public DeviceEvent {

@@ -1,4 +1,4 @@
-// Hopper's own instructions (sm_90a) as attention_prefill_hopper.cu uses them: warpgroup products,
+// Hopper's own instructions (sm_90a) as the kernels for it use them: warpgroup products,
 // barriers in shared memory that count bytes, and copies by the tensor memory accelerator.
 //
 // A tile in shared memory is made of panels of 64 columns: rows of 128 bytes, whose chunk of 16
@@ -60,6 +60,29 @@ __device__ inline void fence_stores() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
+// ---- clusters ---------------------------------------------------------------------------------
+
+// All threads of a cluster's blocks: what they stored before is seen after.
+__device__ inline void sync_cluster() {
+  asm volatile(
+      "barrier.cluster.arrive.release.aligned;\n"
+      "barrier.cluster.wait.acquire.aligned;" ::
+          : "memory");
+}
+
+// Four floats that lie at `address` in the shared memory of the cluster's block `rank`.
+__device__ inline float4 load_of_cluster(uint32_t address, int rank) {
+  float4 values;
+  asm volatile(
+      "{\n.reg .b32 there;\n"
+      "mapa.shared::cluster.u32 there, %4, %5;\n"
+      "ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [there];\n}\n"
+      : "=f"(values.x), "=f"(values.y), "=f"(values.z), "=f"(values.w)
+      : "r"(address), "r"(rank)
+      : "memory");
+  return values;
+}
+
 // ---- copies -----------------------------------------------------------------------------------
 
 // Starts copying the map's box at (column, head, slot) to `to` and tells `barrier` its bytes. What
@@ -70,6 +93,25 @@ __device__ inline void copy_box(uint32_t to, const CUtensorMap& map, int column,
       "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
       "[%0], [%1, {%2, %3, %4}], [%5];" ::"r"(to),
       "l"(&map), "r"(column), "r"(head), "r"(slot), "r"(barrier)
+      : "memory");
+}
+
+// The same for `bytes` in a row, a multiple of 16; both addresses are.
+__device__ inline void copy_bytes(uint32_t to, const void* from, int bytes, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(to),
+      "l"(from), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+
+// The same of a map of two dimensions, at (column, row).
+__device__ inline void copy_box(uint32_t to, const CUtensorMap& map, int column, int row,
+                                uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%2, %3}], [%4];" ::"r"(to),
+      "l"(&map), "r"(column), "r"(row), "r"(barrier)
       : "memory");
 }
 
@@ -185,8 +227,10 @@ __device__ void pin(uint32_t (&registers)[kSize]) {
 // columns as in mma().
 template <typename T, int kColumns>
 __device__ void multiply_shared(float (&d)[kColumns / 2], uint32_t a, uint32_t b, bool add) {
-  static_assert(kColumns == 80 || kColumns == 128);
-  if constexpr (kColumns == 80) {
+  static_assert(kColumns == 64 || kColumns == 80 || kColumns == 128);
+  if constexpr (kColumns == 64) {
+    LORAX_PRODUCT_SHARED("64", 32, "%32", "%33", "%34")
+  } else if constexpr (kColumns == 80) {
     LORAX_PRODUCT_SHARED("80", 40, "%40", "%41", "%42")
   } else {
     LORAX_PRODUCT_SHARED("128", 64, "%64", "%65", "%66")

@@ -93,7 +93,8 @@ void general_linear(cudaStream_t stream, const LinearArgs& args);
 // ---- attention_*.cu ---------------------------------------------------------------------------
 
 struct AttentionArgs {
-  const void* q = nullptr;  // [T, heads, d], rows q_stride apart
+  DType dtype = DType::kFloat32;  // of q, pages and out
+  const void* q = nullptr;        // [T, heads, d], rows q_stride apart
   int64_t q_stride = 0;
   const void* key = nullptr;  // pages [blocks, block_size, kv_heads, d]
   const void* value = nullptr;
@@ -114,7 +115,6 @@ struct AttentionArgs {
   float scale = 1.0f;
   float softcap = 0.0f;
   int window = 0;
-  DType dtype = DType::kFloat32;  // of queries, pages and output
 };
 
 // float32, any shape.
@@ -175,6 +175,17 @@ void lora_shrink_general(cudaStream_t stream, const LoraArgs& args);
 void lora_expand(Stream stream, const LoraArgs& args);                // B bfloat16 or float16
 void lora_expand_float32(cudaStream_t stream, const LoraArgs& args);  // all float32
 
+// ---- linear_hopper.cu -------------------------------------------------------------------------
+
+// A product that streams the weights once, on compute capability 9.0: bfloat16, more than
+// kSkinnyRows and at most kHopperRows rows, all rows and pointers aligned to 16 bytes. With targets
+// in `lora`, whose A x lora_shrink has left in its h, followed by what lora_expand does, to the
+// same bits. A row's result does not depend on the other rows. False, and nothing is done, for
+// other shapes, GPUs or drivers.
+inline constexpr int64_t kHopperRows = 64;
+bool takes_linear_hopper(const Stream& stream, const LinearArgs& args, const LoraArgs& lora);
+bool linear_hopper(Stream stream, const LinearArgs& args, const LoraArgs& lora);
+
 // ---- row_statistics.cu, sampling.cu -----------------------------------------------------------
 
 struct LogitRows {
@@ -202,5 +213,6 @@ cudaError_t prepare_prefill();
 cudaError_t prepare_prefill_hopper();  // only on compute capability 9.0
 cudaError_t prepare_decode();
 cudaError_t prepare_skinny();
+cudaError_t prepare_linear_hopper();  // only on compute capability 9.0
 
 }  // namespace lorax::cuda

@@ -21,21 +21,38 @@
 
 namespace lorax::cuda {
 
-// Arguments are converted to the kernel's parameters. Reports nothing; ask cudaGetLastError().
+// Neighbours along blockIdx.x form clusters of `cluster` blocks, if it is more than 1, which needs
+// compute capability 9.0. Arguments are converted to the kernel's parameters. Reports nothing; ask
+// cudaGetLastError().
 template <typename... Parameters, typename... Arguments>
-void launch(Stream stream, dim3 grid, unsigned threads, size_t shared_bytes,
-            void (*kernel)(Parameters...), Arguments&&... arguments) {
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
+void launch_clusters(Stream stream, dim3 grid, unsigned cluster, unsigned threads,
+                     size_t shared_bytes, void (*kernel)(Parameters...), Arguments&&... arguments) {
+  cudaLaunchAttribute attributes[2] = {};
+  unsigned count = 0;
+  if (stream.overlaps) {
+    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[count++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (cluster > 1) {
+    attributes[count].id = cudaLaunchAttributeClusterDimension;
+    attributes[count].val.clusterDim.x = cluster;
+    attributes[count].val.clusterDim.y = 1;
+    attributes[count++].val.clusterDim.z = 1;
+  }
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = dim3(threads);
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream.handle;
-  config.attrs = &overlap;
-  config.numAttrs = stream.overlaps ? 1 : 0;
+  config.attrs = attributes;
+  config.numAttrs = count;
   cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
+}
+
+template <typename... Parameters, typename... Arguments>
+void launch(Stream stream, dim3 grid, unsigned threads, size_t shared_bytes,
+            void (*kernel)(Parameters...), Arguments&&... arguments) {
+  launch_clusters(stream, grid, 1, threads, shared_bytes, kernel, arguments...);
 }
 
 __device__ inline void start_next() {

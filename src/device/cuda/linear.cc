@@ -98,6 +98,10 @@ Linear::Plan Linear::make_plan(const Shape& shape) const {
   return plan;
 }
 
+bool Linear::is_aligned(const LinearArgs& args) {
+  return are_aligned(args) && aligned(args.out.data, args.out.stride, args.out.dtype);
+}
+
 bool Linear::is_skinny(const LinearArgs& args) {
   return are_aligned(args) && args.x.dtype != DType::kFloat32 && args.rows <= kSkinnyRows;
 }
@@ -109,7 +113,11 @@ void Linear::operator()(Stream stream, const LinearArgs& args) {
     check(cudaGetLastError(), "skinny_linear");
     return;
   }
-  if (are_aligned(args) && aligned(args.out.data, args.out.stride, args.out.dtype)) {
+  if (is_aligned(args)) {
+    if (linear_hopper(stream, args, {})) {
+      check(cudaGetLastError(), "linear_hopper");
+      return;
+    }
     const Shape shape{args.rows,       args.m,       args.n,        args.x.stride,
                       args.out.stride, args.x.dtype, args.out.dtype};
     auto at = plans_.find(shape);

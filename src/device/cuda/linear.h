@@ -25,6 +25,8 @@ class Linear {
   // (some ten microseconds) and remembers it.
   void operator()(Stream stream, const LinearArgs& args);
 
+  // Whether all rows and pointers are aligned to 16 bytes.
+  static bool is_aligned(const LinearArgs& args);
   // Whether skinny_linear takes the product.
   static bool is_skinny(const LinearArgs& args);
 

@@ -28,6 +28,18 @@ void expand(Stream stream, const LoraArgs& args, DType dtype) {
   check(cudaGetLastError(), "lora_expand");
 }
 
+// Sets how A x is summed and where it goes. Returns the number of rows that there is room for.
+int64_t lay_out(LoraArgs& args, int64_t n_rows, void* scratch, size_t scratch_bytes) {
+  args.h = static_cast<float*>(scratch);
+  args.chunk = chunk_of(args.n);
+  const int64_t room = static_cast<int64_t>(scratch_bytes / sizeof(float)) /
+                       (int64_t{args.n_targets} * kMaxLoraRank);
+  const int64_t chunks = (args.n + args.chunk - 1) / args.chunk;
+  // Chunks stay apart, for other blocks to take, where that fits.
+  args.parts = takes_tensor_cores(args) && n_rows * chunks <= room ? static_cast<int>(chunks) : 1;
+  return room;
+}
+
 }  // namespace
 
 void lora(Stream stream, LoraArgs args, int64_t n_rows, void* scratch, size_t scratch_bytes) {
@@ -38,14 +50,8 @@ void lora(Stream stream, LoraArgs args, int64_t n_rows, void* scratch, size_t sc
     args.last = static_cast<int>(n_rows);
     return expand(stream, args, dtype);
   }
-  args.h = static_cast<float*>(scratch);
-  args.chunk = chunk_of(args.n);
   const bool tensor_cores = takes_tensor_cores(args);
-  const int64_t room = static_cast<int64_t>(scratch_bytes / sizeof(float)) /
-                       (int64_t{args.n_targets} * kMaxLoraRank);
-  const int64_t chunks = (args.n + args.chunk - 1) / args.chunk;
-  // Chunks stay apart, for other blocks to take, where that fits.
-  args.parts = tensor_cores && n_rows * chunks <= room ? static_cast<int>(chunks) : 1;
+  const int64_t room = lay_out(args, n_rows, scratch, scratch_bytes);
   for (int64_t first = 0; first < n_rows; first += room) {
     args.first = static_cast<int>(first);
     args.last = static_cast<int>(std::min(n_rows, first + room));
@@ -57,6 +63,22 @@ void lora(Stream stream, LoraArgs args, int64_t n_rows, void* scratch, size_t sc
     check(cudaGetLastError(), "lora_shrink");
     expand(stream, args, dtype);
   }
+}
+
+bool linear_lora(Stream stream, const LinearArgs& linear, LoraArgs args, int64_t n_rows,
+                 void* scratch, size_t scratch_bytes) {
+  if (n_rows == 0 || n_rows > linear.rows || args.n_segments == 0 || args.n_targets == 0 ||
+      !takes_tensor_cores(args) || !takes_linear_hopper(stream, linear, args) ||
+      n_rows > lay_out(args, n_rows, scratch, scratch_bytes)) {
+    return false;
+  }
+  args.first = 0;
+  args.last = static_cast<int>(n_rows);
+  lora_shrink(stream, args);
+  check(cudaGetLastError(), "lora_shrink");
+  const bool taken = linear_hopper(stream, linear, args);
+  check(cudaGetLastError(), "linear_hopper");
+  return taken;
 }
 
 }  // namespace lorax::cuda

@@ -14,4 +14,9 @@ namespace lorax::cuda {
 // of: hundreds at least, thousands where they must be. What is launched follows from shapes alone.
 void lora(Stream stream, LoraArgs args, int64_t n_rows, void* scratch, size_t scratch_bytes);
 
+// linear, then lora, in two launches for a few rows: A x, and the product with the low-rank parts.
+// False, and nothing is done, where linear_hopper does not take it.
+bool linear_lora(Stream stream, const LinearArgs& linear, LoraArgs args, int64_t n_rows,
+                 void* scratch, size_t scratch_bytes);
+
 }  // namespace lorax::cuda

@@ -1,16 +1,12 @@
 // out = gain * (out + h B + bias) of 16-bit factors: the second half of a low-rank product.
 //
-// Products of 16 rows of h by 16 ranks of a panel of B on tensor cores. h stays float32: it is cut
-// into numbers of few bits, of B's type or one that holds B's (HOperand). A panel's rows are read
-// as they lie in memory, 16 bytes per lane: lane (g, t) takes the columns [8 p(g), 8 p(g) + 8) of
-// the rows 2t, 2t + 1, 2t + 8, 2t + 9, and instruction j multiplies column j of each lane's eight.
-// With p(2t) = t and p(2t + 1) = t + 4 a lane then holds twice eight neighbouring columns of the
-// result, and the four lanes of a row 32 neighbours at a time: out is read and written in whole
-// sectors. No shared memory. An element's sum depends on its row of h and its column of B alone.
-//   blockIdx.x  a tile of rows of one segment
-//   blockIdx.y  panels, in steps of gridDim.y
-//   blockIdx.z  a target
+// Products on tensor cores as in lora_panel.cuh: out is read and written in whole sectors. No
+// shared memory.
+//   blockIdx.x  panels, in steps of gridDim.x
+//   blockIdx.y  a target
+//   blockIdx.z  a tile of rows of one segment; those that exist come first
 #include "device/cuda/launch.cuh"
+#include "device/cuda/lora_panel.cuh"
 #include "device/cuda/lora_tile.cuh"
 #include "device/cuda/mma.cuh"
 
@@ -18,85 +14,9 @@ namespace lorax::cuda {
 namespace {
 
 constexpr int kWarps = 4;
-constexpr int kGroup = 8;  // columns of 16 bytes
+constexpr int kGroup = kPanelGroup;
 constexpr int64_t kManyBlocks = 2048;
 constexpr int64_t kMostPanels = 4;  // of a warp, if there are blocks enough
-
-// The eight leading bits of the significand, and the rest, exactly.
-__device__ float cut(float value, float& rest) {
-  const float top = __uint_as_float(__float_as_uint(value) & 0xffff0000u);
-  rest = value - top;
-  return top;
-}
-
-// Neighbours in one register; both are bfloat16 numbers already.
-__device__ uint32_t pair(float low, float high) {
-  return __byte_perm(__float_as_uint(low), __float_as_uint(high), 0x7632);
-}
-
-// Sixteen rows of h and sixteen ranks, as a lane holds them.
-template <typename T>
-struct HOperand;
-
-// Three bfloat16 numbers whose sum is h.
-template <>
-struct HOperand<bfloat16> {
-  uint32_t parts[3][4];
-
-  // The ranks 2t and 2t + 1 of row g (i = 0) or g + 8 (1), or the ranks 8 further on (2, 3).
-  __device__ void set(int i, float2 h) {
-    float2 rest, last;
-    const float x = cut(h.x, rest.x);
-    const float y = cut(h.y, rest.y);
-    parts[0][i] = pair(x, y);
-    const float next_x = cut(rest.x, last.x);
-    const float next_y = cut(rest.y, last.y);
-    parts[1][i] = pair(next_x, next_y);
-    parts[2][i] = pair(last.x, last.y);
-  }
-
-  // c += h * B: `low` holds the ranks 2t and 2t + 1 of a column of B, `high` those 8 further on.
-  __device__ void multiply(float (&c)[4], uint32_t low, uint32_t high) const {
-#pragma unroll
-    for (int part = 2; part >= 0; --part) mma<bfloat16>(c, parts[part], low, high);
-  }
-};
-
-// Float16 numbers would not reach as far as h does. Tensor cores take tf32, which has float16's
-// bits of significand and float32's exponents: it holds B exactly, and two of it hold h to 2^-23 of
-// itself, less than float32 lost on the way to it. An instruction takes eight ranks: the lane's
-// even one in the place of its t-th, its odd one in that of the (t + 4)-th.
-template <>
-struct HOperand<float16> {
-  uint32_t parts[2][2][4];  // the number, its rest; ranks below 8, the others
-
-  __device__ static uint32_t to_tf32(float value) {
-    uint32_t rounded;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(value));
-    return rounded;
-  }
-
-  __device__ void set(int i, float2 h) {
-    const auto place = [&](int at, float value) {
-      const uint32_t top = to_tf32(value);
-      parts[0][i / 2][at] = top;
-      parts[1][i / 2][at] = to_tf32(value - __uint_as_float(top));
-    };
-    place(i % 2, h.x);
-    place(i % 2 + 2, h.y);
-  }
-
-  __device__ void multiply(float (&c)[4], uint32_t low, uint32_t high) const {
-    const float2 b[2] = {unpack<float16>(low), unpack<float16>(high)};
-#pragma unroll
-    for (int part = 1; part >= 0; --part) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        mma_tf32(c, parts[part][half], __float_as_uint(b[half].x), __float_as_uint(b[half].y));
-      }
-    }
-  }
-};
 
 // One row and eight columns, `inside` of which belong to the module.
 template <typename Out>
@@ -149,13 +69,12 @@ __global__ void __launch_bounds__(kWarps * 32, 5)
   const int lane = threadIdx.x % 32;
   const int g = lane / 4;
   const int t = lane % 4;
-  const uint4 zero = make_uint4(0, 0, 0, 0);
 
-  const LoraTile tile = find_tile<kRowWarps * 16>(args, static_cast<int>(blockIdx.x));
+  const LoraTile tile = find_tile<kRowWarps * 16>(args, static_cast<int>(blockIdx.z));
   const int first_row = warp % kRowWarps * 16;
-  const int target = static_cast<int>(blockIdx.z);
+  const int target = static_cast<int>(blockIdx.y);
   const int64_t columns = args.targets[target].columns;
-  const int64_t first_panel = blockIdx.y * kColumnWarps + warp / kRowWarps;
+  const int64_t first_panel = blockIdx.x * kColumnWarps + warp / kRowWarps;
   if (tile.count > 0 && lane == 0 && first_panel * kLoraPanel < columns) {
     const LoraEntry& entry = entry_of(args, tile.slot, target);
     const T* panel = static_cast<const T*>(entry.b) + first_panel * entry.rank * kLoraPanel;
@@ -174,21 +93,16 @@ __global__ void __launch_bounds__(kWarps * 32, 5)
     rows[half] = row < tile.count ? tile.begin + row : -1;
   }
   // This lane's eight columns of a panel's row.
-  const T* b = static_cast<const T*>(entry.b) + (g / 2 + g % 2 * 4) * kGroup;
+  const T* b = static_cast<const T*>(entry.b) + panel_column(g);
 
   HOperand<T> operand;  // where 16 ranks are all, for every panel
   for (int64_t panel = first_panel; panel * kLoraPanel < columns;
-       panel += gridDim.y * kColumnWarps) {
+       panel += gridDim.x * kColumnWarps) {
     const T* panel_b = b + panel * rank * kLoraPanel;
     float c[kGroup][4] = {};
     for (int k = 0; k < rank; k += 16) {
-      uint4 factors[4];  // rows 2t, 2t + 1, 2t + 8, 2t + 9
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int row = k + i / 2 * 8 + 2 * t + i % 2;
-        factors[i] =
-            row < rank ? __ldg(reinterpret_cast<const uint4*>(panel_b + row * kLoraPanel)) : zero;
-      }
+      uint4 factors[4];
+      load_panel(panel_b, k, rank, factors);
       if (rank > 16 || panel == first_panel) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
@@ -200,16 +114,7 @@ __global__ void __launch_bounds__(kWarps * 32, 5)
         }
       }
       __syncwarp();  // lanes part above where some have no rows or ranks
-#pragma unroll
-      for (int j = 0; j < kGroup; ++j) {
-        // Column j of two rows each.
-        const auto both = [&](int i) {
-          const uint32_t low = (&factors[i].x)[j / 2];
-          const uint32_t high = (&factors[i + 1].x)[j / 2];
-          return __byte_perm(low, high, j % 2 == 0 ? 0x5410 : 0x7632);
-        };
-        operand.multiply(c[j], both(0), both(2));
-      }
+      multiply_panel(c, operand, factors);
     }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -240,7 +145,7 @@ void expand(Stream stream, const LoraArgs& args) {
   // A block's beginning, a chain of look-ups, is paid once for several panels.
   int64_t steps = int64_t{tiles} * all * args.n_targets / kManyBlocks;
   steps = steps < 1 ? 1 : steps > kMostPanels ? kMostPanels : steps;
-  const dim3 grid(tiles, blocks_for(all, steps), static_cast<unsigned>(args.n_targets));
+  const dim3 grid(blocks_for(all, steps), static_cast<unsigned>(args.n_targets), tiles);
   launch(stream, grid, kWarps * 32, 0, expand_kernel<kRowWarps, T, Out, kLookUp>, args);
 }
 

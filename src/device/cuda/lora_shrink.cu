@@ -7,9 +7,9 @@
 // memory, and chunks are added in ascending order, by this kernel or by the one that reads h. So
 // a row's sums are the same bits whatever rows and adapters stand beside it, and however the work
 // is laid out:
-//   blockIdx.x  a tile of rows of one segment
-//   blockIdx.y  a chunk; all of them in turn if gridDim.y is 1
-//   blockIdx.z  one of several blocks that share the ranks of all targets, 16 at a time
+//   blockIdx.x  a chunk; all of them in turn if gridDim.x is 1
+//   blockIdx.y  one of several blocks that share the ranks of all targets, 16 at a time
+//   blockIdx.z  a tile of rows of one segment; those that exist come first
 #include "device/cuda/launch.cuh"
 #include "device/cuda/lora_tile.cuh"
 #include "device/cuda/mma.cuh"
@@ -29,7 +29,7 @@ constexpr int64_t kMostRankGroups = 8;  // blocks for one target's ranks
 // The part of A that this block takes first, on its way into the L2 cache.
 template <typename T>
 __device__ void prefetch_a(const LoraArgs& args, int slot) {
-  int item = static_cast<int>(blockIdx.z);
+  int item = static_cast<int>(blockIdx.y);
   for (int target = 0; target < args.n_targets; ++target) {
     const LoraEntry& entry = entry_of(args, slot, target);
     const int items = (entry.rank + 15) / 16;
@@ -38,7 +38,7 @@ __device__ void prefetch_a(const LoraArgs& args, int slot) {
       continue;
     }
     const int k = item * 16 + static_cast<int>(threadIdx.x);
-    const int64_t begin = blockIdx.y * args.chunk;
+    const int64_t begin = blockIdx.x * args.chunk;
     if (threadIdx.x < 16 && k < entry.rank && begin < args.n) {
       prefetch_to_l2(static_cast<const T*>(entry.a) + k * args.n + begin,
                      static_cast<uint32_t>(min(args.chunk, args.n - begin) * 2));
@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(kWarps * 32, kColumnTiles == 1 ? 4 : 2)
   const int t = lane % 4;
   const uint4 zero = make_uint4(0, 0, 0, 0);
 
-  const LoraTile tile = find_tile<kRows>(args, static_cast<int>(blockIdx.x));
+  const LoraTile tile = find_tile<kRows>(args, static_cast<int>(blockIdx.z));
   if (tile.count > 0) prefetch_a<T>(args, tile.slot);
   wait_for_previous();
   if (tile.count == 0) return;
@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(kWarps * 32, kColumnTiles == 1 ? 4 : 2)
       a_rows[half] = k < rank ? a + k * args.n + t * 8 : nullptr;
     }
     float total[kSumsEach] = {};
-    for (int64_t begin = blockIdx.y * args.chunk; begin < args.n; begin += gridDim.y * args.chunk) {
+    for (int64_t begin = blockIdx.x * args.chunk; begin < args.n; begin += gridDim.x * args.chunk) {
       const int64_t end = min(args.n, begin + args.chunk);
       float c[kColumnTiles][4] = {};
       for (int64_t i = begin + warp * kUnit; i < end; i += kWarps * kUnit) {
@@ -148,19 +148,19 @@ __global__ void __launch_bounds__(kWarps * 32, kColumnTiles == 1 ? 4 : 2)
       const int k = first_rank + i % 16;
       const int row = i / 16;
       if (i < kSums && row < tile.count && k < rank + rank % 2) {
-        h_row(args, static_cast<int>(blockIdx.y), target, tile.begin + row)[k] = total[j];
+        h_row(args, static_cast<int>(blockIdx.x), target, tile.begin + row)[k] = total[j];
       }
     }
   };
 
   // This block's share of the targets' ranks, counted through.
-  int item = static_cast<int>(blockIdx.z);
+  int item = static_cast<int>(blockIdx.y);
   for (int target = 0; target < args.n_targets; ++target) {
     const LoraEntry& entry = entry_of(args, tile.slot, target);
     const int rank = entry.rank;
     const T* a = static_cast<const T*>(entry.a);
     const int items = (rank + 15) / 16;
-    for (; item < items; item += static_cast<int>(gridDim.z)) multiply(a, rank, item * 16, target);
+    for (; item < items; item += static_cast<int>(gridDim.y)) multiply(a, rank, item * 16, target);
     item -= items;
   }
 }
@@ -177,7 +177,7 @@ void shrink(Stream stream, const LoraArgs& args) {
                                : groups > kMostRankGroups ? kMostRankGroups
                                                           : groups);
   }
-  const dim3 grid(tiles, static_cast<unsigned>(args.parts), static_cast<unsigned>(shares));
+  const dim3 grid(static_cast<unsigned>(args.parts), static_cast<unsigned>(shares), tiles);
   visit_16_bit_dtype(args.x.dtype, [&]<typename T>(std::type_identity<T>) {
     launch(stream, grid, kWarps * 32, 0, shrink_kernel<T, kColumnTiles>, args);
   });

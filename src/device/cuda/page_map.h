@@ -1,4 +1,4 @@
-// Tensor maps of pages, which Hopper's copy engine reads them through.
+// Tensor maps of pages and matrices, which Hopper's copy engine reads them through.
 #pragma once
 
 #include <cuda.h>
@@ -12,5 +12,10 @@ namespace lorax::cuda {
 // 16 bytes. Lives on the host and holds no resource. False if the driver has no such maps.
 bool make_page_map(CUtensorMap& map, const void* pages, int64_t slots, int kv_heads, int d,
                    int tokens);
+
+// A map of a matrix [rows, columns] of bfloat16, rows `stride` elements apart, whose boxes are 64
+// columns of `box_rows` rows (at most 256), likewise. stride is a multiple of 8.
+bool make_matrix_map(CUtensorMap& map, const void* data, int64_t rows, int64_t columns,
+                     int64_t stride, int box_rows);
 
 }  // namespace lorax::cuda

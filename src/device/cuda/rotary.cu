@@ -2,27 +2,13 @@
 // their pages.
 #include "device/cuda/kernels.h"
 #include "device/cuda/launch.cuh"
+#include "device/cuda/rotate.cuh"
 #include "device/cuda/vector.cuh"
 
 namespace lorax::cuda {
 namespace {
 
 constexpr int kThreads = 128;
-
-template <int kWidth>
-using Elements = float[kWidth];
-
-// The rotated x1 and x2, the same bits in every kernel.
-template <int kWidth>
-__device__ void rotate(const Elements<kWidth>& x1, const Elements<kWidth>& x2,
-                       const Elements<kWidth>& c, const Elements<kWidth>& s, Elements<kWidth>& y1,
-                       Elements<kWidth>& y2) {
-#pragma unroll
-  for (int j = 0; j < kWidth; ++j) {
-    y1[j] = __fmaf_rn(x1[j], c[j], -__fmul_rn(x2[j], s[j]));
-    y2[j] = __fmaf_rn(x2[j], c[j], __fmul_rn(x1[j], s[j]));
-  }
-}
 
 template <typename T, int kWidth>
 __global__ void rotary_kernel(T* x, int64_t stride, int64_t n_vectors, int64_t heads, int64_t half,

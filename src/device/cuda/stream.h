@@ -9,6 +9,7 @@ struct Stream {
   cudaStream_t handle = nullptr;
   // Whether a kernel may start while the one before it still runs (compute capability 9.0).
   bool overlaps = false;
+  bool hopper = false;  // whether it runs Hopper's own instructions (compute capability 9.0 alone)
   int multiprocessors = 1;
 
   operator cudaStream_t() const { return handle; }

@@ -1,0 +1,301 @@
+#include "device/cuda/program.h"
+
+#include <algorithm>
+#include <map>
+
+#include "base/check.h"
+
+namespace lorax::cuda {
+namespace {
+
+constexpr int64_t kRowsEverywhere = 2;  // norms of so few rows are done by every block
+constexpr int64_t kMinSplitKeys = 32;
+constexpr size_t kMaxStageBytes = size_t{96} << 10;
+
+bool is_aligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; }
+
+// Rows that can be read 16 bytes at a time.
+bool is_aligned(const Rows& rows) {
+  return is_aligned(rows.data) && rows.stride * static_cast<int64_t>(size_of(rows.dtype)) % 16 == 0;
+}
+
+bool is_bfloat16(const Rows& rows) { return rows.dtype == DType::kBFloat16 && is_aligned(rows); }
+
+int stage_bytes(int64_t rows, int64_t n) {
+  return static_cast<int>(rows * (n + kProgramXPad) * static_cast<int64_t>(sizeof(uint16_t)));
+}
+
+bool fits(const LinearArgs& args) {
+  return args.rows >= 1 && args.rows <= kProgramRows && args.m >= 1 && args.n % 8 == 0 &&
+         is_bfloat16(args.x) && is_aligned(args.weight) &&
+         static_cast<size_t>(stage_bytes(args.rows, args.n)) <= kMaxStageBytes;
+}
+
+bool fits(const GatedLinearArgs& args) {
+  return fits(args.linear) && args.linear.out.dtype == DType::kBFloat16;
+}
+
+bool fits(const NormArgs& args) {
+  return args.rows >= 1 && args.rows <= kProgramRows && args.width % 8 == 0 &&
+         args.width <= kProgramNormWidth && args.x.dtype == DType::kFloat32 && is_aligned(args.x) &&
+         is_bfloat16(args.out) && is_aligned(args.weight);
+}
+
+bool fits(const AddNormArgs& args) {
+  return args.norm.rows >= 1 && args.norm.rows <= kProgramRows && args.norm.width % 8 == 0 &&
+         args.norm.width <= kProgramNormWidth && is_bfloat16(args.norm.x) &&
+         is_bfloat16(args.norm.out) && is_aligned(args.residual) && is_aligned(args.norm.weight) &&
+         is_aligned(args.next_weight);
+}
+
+bool fits(const RotaryStoreArgs& args) {
+  return args.rows >= 1 && args.rows <= kProgramRows && args.head_size % 16 == 0 &&
+         is_bfloat16(args.q) && is_bfloat16(args.k) && is_bfloat16(args.v) &&
+         is_aligned(args.key) && is_aligned(args.value);
+}
+
+bool fits(const AttentionArgs& args) {
+  return args.dtype == DType::kBFloat16 && args.max_q == 1 && args.sequences >= 1 &&
+         args.sequences <= kProgramRows && args.head_size % 8 == 0 && args.head_size <= 256 &&
+         is_aligned(args.q) && args.q_stride % 8 == 0 && is_aligned(args.key) &&
+         is_aligned(args.value);
+}
+
+// A range of device memory.
+struct Range {
+  const char* begin;
+  const char* end;
+  bool meets(const Range& other) const { return begin < other.end && other.begin < end; }
+};
+
+Range range_of(const void* data, int64_t rows, int64_t stride, int64_t width, size_t size) {
+  const char* begin = static_cast<const char*>(data);
+  return {begin, begin + ((rows - 1) * stride + width) * static_cast<int64_t>(size)};
+}
+
+class Compiler {
+ public:
+  explicit Compiler(const ProgramLimits& limits) : limits_(limits) {
+    float* scratch = static_cast<float*>(limits.scratch);
+    // The pieces of products lie first.
+    scratch_ = scratch + int64_t{limits.blocks} * kProgramTile * kProgramRows;
+    scratch_end_ = scratch + limits.scratch_bytes / sizeof(float);
+    program_.stage_bytes = kProgramStageBytes;
+  }
+
+  void operator()(const LinearArgs& args) { product(args, false); }
+  void operator()(const GatedLinearArgs& args) { product(args.linear, true); }
+
+  void operator()(const NormArgs& args) {
+    ProgramNorm norm{};
+    norm.from = current(static_cast<float*>(args.x.data));
+    norm.from_stride = norm.from == args.x.data ? args.x.stride : args.width;
+    norm.next_weight = args.weight;
+    norm.next_eps = args.eps;
+    add_norm(norm, args);
+  }
+
+  void operator()(const AddNormArgs& args) {
+    ProgramNorm norm{};
+    norm.x = args.norm.x.data;
+    norm.x_stride = args.norm.x.stride;
+    norm.weight = args.norm.weight;
+    norm.eps = args.norm.eps;
+    norm.next_weight = args.next_weight;
+    norm.next_eps = args.next_eps;
+    float* own = static_cast<float*>(args.residual.data);
+    norm.from = current(own);
+    norm.from_stride = norm.from == own ? args.residual.stride : args.norm.width;
+    if (args.norm.rows <= kRowsEverywhere) {
+      // Others may still read where it was: it goes to and fro between two places.
+      Residual& residual = residuals_[own];
+      if (residual.copy == nullptr) residual = {take(args.norm.rows * args.norm.width), false};
+      residual.is_copied = !residual.is_copied;
+      residual.rows = args.norm.rows;
+      residual.width = args.norm.width;
+      residual.stride = args.residual.stride;
+    }
+    norm.to = current(own);
+    norm.to_stride = norm.to == own ? args.residual.stride : args.norm.width;
+    add_norm(norm, args.norm);
+  }
+
+  void operator()(const RotaryStoreArgs& args) {
+    Instruction instruction;
+    instruction.kind = Instruction::kRotaryStore;
+    instruction.rotary_store = args;
+    add(instruction);
+  }
+
+  void operator()(const AttentionArgs& args) {
+    ProgramAttention attention{};
+    attention.args = args;
+    if (is_rotated_by_last(args)) {
+      attention.rotary_store = program_.instructions.back().rotary_store;
+      attention.rotates = 1;
+      program_.instructions.pop_back();
+    }
+    const int64_t keys = args.window > 0 ? std::min(args.window, args.max_kv) : args.max_kv;
+    const int64_t group = args.heads / args.kv_heads;
+    const int64_t units = int64_t{args.sequences} * args.kv_heads * ((group + 1) / 2);
+    int64_t splits = std::min(limits_.blocks / units, (keys + kMinSplitKeys - 1) / kMinSplitKeys);
+    splits = std::max<int64_t>(splits, 1);
+    const int64_t parts = int64_t{args.sequences} * args.heads * splits;
+    const int64_t floats = parts * (args.head_size + 2);
+    if (floats > attention_floats_) {
+      attention_values_ = take(floats);
+      attention_floats_ = floats;
+    }
+    attention.splits = static_cast<int>(splits);
+    attention.values = attention_values_;
+    attention.tops = attention.values + parts * args.head_size;
+    attention.sums = attention.tops + parts;
+    Instruction instruction;
+    instruction.kind = Instruction::kAttention;
+    instruction.attention = attention;
+    add(instruction);
+    instruction.kind = Instruction::kMerge;
+    add(instruction);
+  }
+
+  Program finish() {
+    LORAX_CHECK(scratch_ <= scratch_end_);
+    if (!program_.instructions.empty()) program_.instructions.front().waits = 0;
+    for (const auto& [own, residual] : residuals_) {
+      if (!residual.is_copied) continue;
+      for (int64_t row = 0; row < residual.rows; ++row) {
+        program_.copies.push_back({own + row * residual.stride,
+                                   residual.copy + row * residual.width,
+                                   static_cast<size_t>(residual.width) * sizeof(float)});
+      }
+    }
+    return std::move(program_);
+  }
+
+ private:
+  struct Residual {
+    float* copy = nullptr;
+    bool is_copied = false;  // where it is now
+    int64_t rows = 0;
+    int64_t width = 0;
+    int64_t stride = 0;
+  };
+
+  // Where the residual is at this point of the program.
+  float* current(float* own) const {
+    const auto at = residuals_.find(own);
+    return at != residuals_.end() && at->second.is_copied ? at->second.copy : own;
+  }
+
+  float* take(int64_t floats) {
+    float* taken = scratch_;
+    scratch_ += (floats + 3) / 4 * 4;
+    return taken;
+  }
+
+  void add(const Instruction& instruction) { program_.instructions.push_back(instruction); }
+
+  void add_norm(ProgramNorm& norm, const NormArgs& args) {
+    norm.out = args.out.data;
+    norm.out_stride = args.out.stride;
+    norm.rows = static_cast<int>(args.rows);
+    norm.width = static_cast<int>(args.width);
+    norm.part = static_cast<int>((args.width / 4 + limits_.blocks - 1) / limits_.blocks * 4);
+    norm.everywhere = args.rows <= kRowsEverywhere ? 1 : 0;
+    if (norm.everywhere != 0) reserve_stage(args.rows, args.width);
+    Instruction instruction;
+    instruction.kind = Instruction::kNorm;
+    instruction.norm = norm;
+    add(instruction);
+  }
+
+  void reserve_stage(int64_t rows, int64_t n) {
+    program_.stage_bytes = std::max(program_.stage_bytes, stage_bytes(rows, n));
+  }
+
+  // Whether the instruction before has left x of this product in shared memory.
+  bool is_in_place(const LinearArgs& args) const {
+    if (program_.instructions.empty()) return false;
+    const Instruction& last = program_.instructions.back();
+    return last.kind == Instruction::kNorm && last.norm.everywhere != 0 &&
+           last.norm.out == args.x.data && last.norm.out_stride == args.x.stride &&
+           last.norm.rows == args.rows && last.norm.width == args.n;
+  }
+
+  // Whether blocks that are done with that norm may write `out` while others still read for it.
+  bool may_overlap(const Range& out) const {
+    const ProgramNorm& norm = program_.instructions.back().norm;
+    const bool meets_from =
+        out.meets(range_of(norm.from, norm.rows, norm.from_stride, norm.width, sizeof(float)));
+    const bool meets_x = norm.x != nullptr && out.meets(range_of(norm.x, norm.rows, norm.x_stride,
+                                                                 norm.width, sizeof(uint16_t)));
+    return !meets_from && !meets_x;
+  }
+
+  // Whether the instruction before rotates the queries, keys and values of just this attention.
+  bool is_rotated_by_last(const AttentionArgs& args) const {
+    if (program_.instructions.empty()) return false;
+    const Instruction& last = program_.instructions.back();
+    const RotaryStoreArgs& rotary = last.rotary_store;
+    return last.kind == Instruction::kRotaryStore && rotary.q.data == args.q &&
+           rotary.q.stride == args.q_stride && rotary.key == args.key &&
+           rotary.value == args.value && rotary.rows == args.tokens && rotary.heads == args.heads &&
+           rotary.kv_heads == args.kv_heads && rotary.head_size == args.head_size;
+  }
+
+  void product(const LinearArgs& args, bool is_gated) {
+    ProgramProduct product{};
+    product.x = args.x.data;
+    product.x_stride = args.x.stride;
+    product.weight = args.weight;
+    product.out = args.out.data;
+    product.out_stride = args.out.stride;
+    product.rows = static_cast<int>(args.rows);
+    product.m = static_cast<int>(args.m);
+    product.n = static_cast<int>(args.n);
+    product.is_gated = is_gated ? 1 : 0;
+    product.is_float32 = args.out.dtype == DType::kFloat32 ? 1 : 0;
+    product.in_place = is_in_place(args) ? 1 : 0;
+    product.steps = (product.n + kProgramRound - 1) / kProgramRound;
+    const int tiles = (product.m + kProgramTile - 1) / kProgramTile;
+    product.rounds_each = tiles * product.steps / limits_.blocks;
+    product.rounds_left = tiles * product.steps % limits_.blocks;
+    // Blocks with a round more than others are not always the same.
+    product.rotation = static_cast<int>(program_.products.size() * 37) % limits_.blocks;
+    reserve_stage(args.rows, args.n);
+    Instruction instruction;
+    instruction.kind = Instruction::kProduct;
+    const Range out = range_of(args.out.data, args.rows, args.out.stride,
+                               is_gated ? args.m / 2 : args.m, size_of(args.out.dtype));
+    instruction.waits = product.in_place != 0 && may_overlap(out) ? 0 : 1;
+    instruction.product = product;
+    program_.products.push_back(product);
+    add(instruction);
+  }
+
+  ProgramLimits limits_;
+  Program program_;
+  std::map<float*, Residual> residuals_;
+  float* scratch_ = nullptr;
+  float* scratch_end_ = nullptr;
+  float* attention_values_ = nullptr;
+  int64_t attention_floats_ = 0;
+};
+
+}  // namespace
+
+size_t Program::table_bytes() const {
+  return instructions.size() * sizeof(Instruction) + products.size() * sizeof(ProgramProduct);
+}
+
+bool is_programmable(const Operation& operation) {
+  return std::visit([](const auto& args) { return fits(args); }, operation);
+}
+
+Program compile(std::span<const Operation> operations, const ProgramLimits& limits) {
+  Compiler compiler(limits);
+  for (const Operation& operation : operations) std::visit(compiler, operation);
+  return compiler.finish();
+}
+
+}  // namespace lorax::cuda

@@ -1,0 +1,191 @@
+// A step of few rows as one launch, on Hopper.
+//
+// Decode of few rows is bound by reading the weights. Launched one by one, its operations leave the
+// memory idle between them: each waits until the one before has ended on every multiprocessor, and
+// only then are its first weights on their way. So the operations that a graph keeps (see
+// CudaDevice::capture) are compiled into a program of instructions, which one kernel carries out
+// with one block on each multiprocessor. Which weights come next does not depend on any result: one
+// warp of each block has them copied to shared memory up to some 180 KB ahead, through the ends of
+// instructions, where the blocks wait for each other.
+//
+// What an operation of a graph writes for the next one alone may stay unwritten: queries are not
+// rotated in place where attention follows, but on their way into it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <variant>
+#include <vector>
+
+#include "device/cuda/kernels.h"
+
+namespace lorax::cuda {
+
+// linear_gelu_tanh_mul; `gate_up` is its room.
+struct GatedLinearArgs {
+  LinearArgs linear;
+  Rows gate_up;
+};
+
+// out = norm(x).
+struct NormArgs {
+  Rows x;
+  const float* weight = nullptr;
+  int64_t rows = 0;
+  int64_t width = 0;
+  float eps = 0.0f;
+  Rows out;
+};
+
+// residual (float32) += norm(x), out = norm(residual) with the next weight.
+struct AddNormArgs {
+  NormArgs norm;
+  Rows residual;
+  const float* next_weight = nullptr;
+  float next_eps = 0.0f;
+};
+
+// What a graph keeps to be compiled; each can be launched alone as well.
+using Operation = std::variant<LinearArgs, GatedLinearArgs, NormArgs, AddNormArgs, RotaryStoreArgs,
+                               AttentionArgs>;
+
+// ---- What the kernel reads ----------------------------------------------------------------------
+
+// A product is cut into rounds of 16 rows of the weight by 512 elements (64 of each warp), in
+// ascending order of elements, then rows. Each block takes its share of them; the first of the
+// blocks that share 16 rows adds up the others' sums.
+inline constexpr int kProgramTile = 16;
+inline constexpr int kProgramRound = 512;
+inline constexpr int64_t kProgramRows = 8;           // of x
+inline constexpr int kProgramNormWidth = 5120;       // at most
+inline constexpr int kProgramXPad = 32;              // elements between rows of x in shared memory
+inline constexpr int kProgramStageBytes = 17 << 10;  // of shared memory that attention needs there
+
+struct ProgramProduct {
+  const void* x;
+  int64_t x_stride;
+  const void* weight;
+  void* out;
+  int64_t out_stride;
+  int rows;
+  int m;
+  int n;
+  int steps;        // rounds of a tile
+  int rounds_each;  // of a place; the first `rounds_left` places have one more
+  int rounds_left;
+  int rotation;    // block b takes the share of the place (b + rotation) % blocks
+  int in_place;    // 1: x is in shared memory already
+  int is_gated;    // out [rows, m / 2] = gelu_tanh(first half) * second half
+  int is_float32;  // out
+};
+
+// to = from + norm(x), out = norm(to); without x: to = from. Every block does all rows, leaves
+// `out` in its shared memory for the product that follows, and writes a part of it; or each block
+// does some rows alone.
+struct ProgramNorm {
+  const void* x;
+  int64_t x_stride;
+  const float* weight;
+  const float* from;
+  int64_t from_stride;
+  float* to;
+  int64_t to_stride;
+  const float* next_weight;
+  void* out;
+  int64_t out_stride;
+  int rows;
+  int width;
+  int part;  // elements that a block writes of a shared row, a multiple of 4
+  float eps;
+  float next_eps;
+  int everywhere;
+};
+
+// Keys of a sequence are cut into at most `splits` parts, whose sums lie in scratch until they are
+// merged: of part s of query head h of sequence b at [(b * heads + h) * splits + s].
+struct ProgramAttention {
+  AttentionArgs args;
+  RotaryStoreArgs rotary_store;  // of the same rows, if `rotates`
+  int rotates;
+  int splits;
+  float* values;  // [.., d]
+  float* tops;
+  float* sums;
+};
+
+struct Instruction {
+  enum Kind : int { kProduct, kNorm, kRotaryStore, kAttention, kMerge };
+  int kind;
+  int waits;  // for all blocks to have done what comes before
+  union {
+    ProgramProduct product;
+    ProgramNorm norm;
+    RotaryStoreArgs rotary_store;
+    ProgramAttention attention;
+  };
+
+  Instruction() : kind(kProduct), waits(1), product{} {}
+};
+
+// Zeros before and after each launch.
+struct ProgramSync {
+  static constexpr int kMaxBlocks = 256;
+  uint32_t arrivals;
+  uint32_t exits;
+  uint32_t pieces[kMaxBlocks];  // of block b: 1 + the number of the product it has left sums of
+};
+
+// Handed to the kernel. Tables and scratch are on the device.
+struct ProgramArgs {
+  const Instruction* instructions;
+  const ProgramProduct* products;
+  int n_instructions;
+  int n_products;
+  int stage_bytes;  // of shared memory for x, or for attention
+  int ring_depth;
+  float* pieces;  // [blocks, 16 * kProgramRows]
+  ProgramSync* sync;
+};
+
+// ---- Making one ---------------------------------------------------------------------------------
+
+struct ProgramLimits {
+  int blocks = 0;           // multiprocessors
+  size_t shared_bytes = 0;  // of a block at most
+  void* scratch = nullptr;  // on the device, 16-byte aligned
+  size_t scratch_bytes = 0;
+  ProgramSync* sync = nullptr;
+};
+
+struct Program {
+  std::vector<Instruction> instructions;
+  std::vector<ProgramProduct> products;
+  int stage_bytes = 0;
+  // A residual that ended up in scratch: to be copied back behind the launch.
+  struct CopyBack {
+    float* to = nullptr;
+    const float* from = nullptr;
+    size_t bytes = 0;
+  };
+  std::vector<CopyBack> copies;
+
+  size_t table_bytes() const;
+};
+
+// Whether an operation can be part of a program.
+bool is_programmable(const Operation& operation);
+
+// Of operations that are all programmable.
+Program compile(std::span<const Operation> operations, const ProgramLimits& limits);
+
+// Whether a block's shared memory has room for it.
+bool can_launch(const Program& program, const ProgramLimits& limits);
+
+// Launches a program whose tables will lie at `table` when it starts.
+void launch_program(Stream stream, const Program& program, const void* table,
+                    const ProgramLimits& limits);
+
+cudaError_t prepare_programs(size_t shared_bytes);
+
+}  // namespace lorax::cuda

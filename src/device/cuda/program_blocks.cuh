@@ -1,0 +1,95 @@
+// What the instructions of a program share: its threads, and how blocks wait for each other.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "device/cuda/program.h"
+#include "device/cuda/vector.cuh"
+
+namespace lorax::cuda {
+
+constexpr int kProgramWarps = 8;
+constexpr int kProgramThreads = kProgramWarps * 32;
+
+// Among the threads that carry out instructions: all but those of the feeding warp.
+__device__ inline void sync_block() {
+  asm volatile("bar.sync 1, %0;" ::"n"(kProgramThreads) : "memory");
+}
+
+__device__ inline void add_released(uint32_t* to, uint32_t value) {
+  asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
+}
+
+__device__ inline void store_released(uint32_t* to, uint32_t value) {
+  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
+}
+
+__device__ inline uint32_t load_acquired(const uint32_t* from) {
+  uint32_t value;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
+  return value;
+}
+
+// The end of what comes before an instruction. Called once by every thread, where the instruction
+// first needs it: what all blocks have written before that can be read after it, past the L1 cache
+// (__ldcg).
+class BlockWait {
+ public:
+  // `passed`: how often the blocks have waited in this launch.
+  __device__ BlockWait(ProgramSync* sync, bool waits, uint32_t& passed)
+      : sync_(sync), waits_(waits), passed_(passed) {}
+
+  // Inlined, as a call would spill what its caller has loaded ahead.
+  __device__ __forceinline__ void operator()() const {
+    if (!waits_) return;
+    ++passed_;
+    sync_block();
+    if (threadIdx.x == 0) {
+      add_released(&sync_->arrivals, 1);
+      const uint32_t all = passed_ * gridDim.x;
+      while (load_acquired(&sync_->arrivals) < all) {
+      }
+    }
+    sync_block();
+  }
+
+ private:
+  ProgramSync* sync_;
+  bool waits_;
+  uint32_t& passed_;
+};
+
+// Four elements past the L1 cache: other blocks may have written them.
+__device__ inline void load_fresh(const float* from, float (&to)[4]) {
+  const float4 value = __ldcg(reinterpret_cast<const float4*>(from));
+  to[0] = value.x;
+  to[1] = value.y;
+  to[2] = value.z;
+  to[3] = value.w;
+}
+
+__device__ inline void load_fresh(const bfloat16* from, float (&to)[4]) {
+  const uint2 packed = __ldcg(reinterpret_cast<const uint2*>(from));
+  to[0] = __uint_as_float(packed.x << 16);
+  to[1] = __uint_as_float(packed.x & 0xffff0000u);
+  to[2] = __uint_as_float(packed.y << 16);
+  to[3] = __uint_as_float(packed.y & 0xffff0000u);
+}
+
+// The sum over all threads of the block, in each of them. `warp_sums` is this call's own.
+__device__ inline float program_sum(float value, float (&warp_sums)[kProgramWarps]) {
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) {
+    value += __shfl_xor_sync(0xffffffffu, value, offset);
+  }
+  if (threadIdx.x % 32 == 0) warp_sums[threadIdx.x / 32] = value;
+  sync_block();
+  float sum = 0.0f;
+#pragma unroll
+  for (int warp = 0; warp < kProgramWarps; ++warp) sum += warp_sums[warp];
+  return sum;
+}
+
+}  // namespace lorax::cuda

@@ -1,0 +1,187 @@
+#include "device/cuda/program.h"
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+namespace lorax::cuda {
+namespace {
+
+// Addresses that nobody reads: a program is made on the host, of numbers alone.
+class Memory {
+ public:
+  void* take(int64_t bytes) {
+    next_ += (bytes + 255) / 256 * 256;
+    return reinterpret_cast<void*>(next_ - (bytes + 255) / 256 * 256);
+  }
+  Rows rows(DType dtype, int64_t rows, int64_t width) {
+    return {take(rows * width * static_cast<int64_t>(size_of(dtype))), dtype, width};
+  }
+  Rows rows(int64_t n_rows, int64_t width) { return rows(DType::kBFloat16, n_rows, width); }
+  float* floats(int64_t n) { return static_cast<float*>(take(n * 4)); }
+
+ private:
+  intptr_t next_ = 4096;
+};
+
+class ProgramTest : public ::testing::Test {
+ protected:
+  static constexpr int64_t kHidden = 2304;
+
+  LinearArgs linear(const Rows& x, int64_t rows, int64_t m, const Rows& out) {
+    return {.x = x,
+            .weight = memory_.take(m * x.stride * 2),
+            .out = out,
+            .rows = rows,
+            .m = m,
+            .n = x.stride};
+  }
+
+  AddNormArgs add_norm(const Rows& x, int64_t rows, const Rows& residual, const Rows& out) {
+    return {.norm = {.x = x,
+                     .weight = memory_.floats(kHidden),
+                     .rows = rows,
+                     .width = kHidden,
+                     .eps = 1e-6f,
+                     .out = out},
+            .residual = residual,
+            .next_weight = memory_.floats(kHidden),
+            .next_eps = 1e-6f};
+  }
+
+  Program compiled(const std::vector<Operation>& operations) {
+    for (const Operation& operation : operations) EXPECT_TRUE(is_programmable(operation));
+    return compile(operations, limits_);
+  }
+
+  Memory memory_;
+  ProgramLimits limits_{.blocks = 132,
+                        .shared_bytes = 227 << 10,
+                        .scratch = memory_.take(32 << 20),
+                        .scratch_bytes = 32 << 20,
+                        .sync = nullptr};
+};
+
+TEST_F(ProgramTest, SharesOfAProductAreEven) {
+  for (int64_t m : {1, 16, 17, 2304, 256000}) {
+    const Rows x = memory_.rows(1, kHidden);
+    const Program program = compiled({linear(x, 1, m, memory_.rows(1, m))});
+    ASSERT_EQ(program.products.size(), 1u);
+    const ProgramProduct& product = program.products[0];
+    EXPECT_EQ(product.steps, 5);  // of 512 elements
+    EXPECT_EQ(product.rounds_each * 132 + product.rounds_left, (m + 15) / 16 * 5);
+    EXPECT_LT(product.rounds_left, 132);
+    EXPECT_EQ(product.in_place, 0);
+    EXPECT_EQ(program.instructions[0].waits, 0) << "nothing comes before";
+  }
+}
+
+TEST_F(ProgramTest, AProductFindsTheNormOfFewRowsInPlace) {
+  for (int64_t rows : {1, 2, 3, 8}) {
+    const Rows residual = memory_.rows(DType::kFloat32, rows, kHidden);
+    const Rows hidden = memory_.rows(rows, kHidden);
+    const Program program = compiled({add_norm(memory_.rows(rows, kHidden), rows, residual, hidden),
+                                      linear(hidden, rows, 4096, memory_.rows(rows, 4096))});
+    const bool everywhere = rows <= 2;
+    EXPECT_EQ(program.instructions[0].norm.everywhere, everywhere ? 1 : 0);
+    EXPECT_EQ(program.instructions[1].product.in_place, everywhere ? 1 : 0);
+    EXPECT_EQ(program.instructions[1].waits, everywhere ? 0 : 1);
+  }
+}
+
+TEST_F(ProgramTest, AProductWaitsBeforeItWritesWhatTheNormReads) {
+  const Rows residual = memory_.rows(DType::kFloat32, 1, kHidden);
+  const Rows hidden = memory_.rows(1, kHidden);
+  const Rows x = memory_.rows(1, kHidden);
+  const Program program =
+      compiled({add_norm(x, 1, residual, hidden), linear(hidden, 1, kHidden, x)});
+  EXPECT_EQ(program.instructions[1].product.in_place, 1);
+  EXPECT_EQ(program.instructions[1].waits, 1);
+}
+
+// Blocks may still read the residual where it was when others write it.
+TEST_F(ProgramTest, AResidualGoesToAndFroBetweenTwoPlaces) {
+  const Rows residual = memory_.rows(DType::kFloat32, 1, kHidden);
+  float* own = static_cast<float*>(residual.data);
+  const Rows x = memory_.rows(1, kHidden);
+  const Rows hidden = memory_.rows(1, kHidden);
+  std::vector<Operation> operations;
+  for (int count = 1; count <= 4; ++count) {
+    operations.emplace_back(add_norm(x, 1, residual, hidden));
+    const Program program = compiled(operations);
+    for (size_t i = 0; i < program.instructions.size(); ++i) {
+      const ProgramNorm& norm = program.instructions[i].norm;
+      EXPECT_NE(norm.from, norm.to);
+      EXPECT_EQ(i % 2 == 0 ? norm.from : norm.to, own);
+      if (i > 0) {
+        EXPECT_EQ(norm.from, program.instructions[i - 1].norm.to);
+      }
+    }
+    // In the end it is where its owner looks for it.
+    ASSERT_EQ(program.copies.size(), static_cast<size_t>(count % 2));
+    if (count % 2 == 1) {
+      EXPECT_EQ(program.copies[0].to, own);
+      EXPECT_EQ(program.copies[0].from, program.instructions.back().norm.to);
+      EXPECT_EQ(program.copies[0].bytes, kHidden * sizeof(float));
+    }
+  }
+}
+
+TEST_F(ProgramTest, AttentionRotatesWhatWasToBeRotatedBeforeIt) {
+  constexpr int64_t kHeads = 8, kKvHeads = 4, kSize = 256;
+  const Rows qkv = memory_.rows(1, (kHeads + 2 * kKvHeads) * kSize);
+  const RotaryStoreArgs rotary{.q = qkv,
+                               .k = memory_.rows(1, kKvHeads * kSize),
+                               .v = memory_.rows(1, kKvHeads * kSize),
+                               .rows = 1,
+                               .heads = kHeads,
+                               .kv_heads = kKvHeads,
+                               .head_size = kSize,
+                               .key = memory_.take(1 << 20),
+                               .value = memory_.take(1 << 20)};
+  AttentionArgs attention;
+  attention.dtype = DType::kBFloat16;
+  attention.q = qkv.data;
+  attention.q_stride = qkv.stride;
+  attention.key = rotary.key;
+  attention.value = rotary.value;
+  attention.sequences = 1;
+  attention.tokens = 1;
+  attention.heads = kHeads;
+  attention.kv_heads = kKvHeads;
+  attention.head_size = kSize;
+  attention.max_q = 1;
+  attention.max_kv = 1000;
+  const Program fused = compiled({rotary, attention});
+  ASSERT_EQ(fused.instructions.size(), 2u);
+  EXPECT_EQ(fused.instructions[0].kind, Instruction::kAttention);
+  EXPECT_EQ(fused.instructions[0].attention.rotates, 1);
+  EXPECT_EQ(fused.instructions[0].attention.splits, 32);  // parts of 32 keys
+  EXPECT_EQ(fused.instructions[1].kind, Instruction::kMerge);
+
+  attention.key = memory_.take(1 << 20);  // of another layer
+  const Program apart = compiled({rotary, attention});
+  ASSERT_EQ(apart.instructions.size(), 3u);
+  EXPECT_EQ(apart.instructions[0].kind, Instruction::kRotaryStore);
+  EXPECT_EQ(apart.instructions[1].attention.rotates, 0);
+}
+
+TEST_F(ProgramTest, TakesWhatItCanRunOnly) {
+  const auto product = [&](int64_t rows, int64_t n, DType dtype) {
+    return is_programmable(
+        linear(memory_.rows(dtype, rows, n), rows, 64, memory_.rows(dtype, rows, 64)));
+  };
+  EXPECT_TRUE(product(8, 64, DType::kBFloat16));
+  EXPECT_FALSE(product(9, 64, DType::kBFloat16));
+  EXPECT_FALSE(product(1, 64, DType::kFloat32));
+  EXPECT_FALSE(product(1, 63, DType::kBFloat16));
+  EXPECT_TRUE(product(1, 36864, DType::kBFloat16));
+  EXPECT_FALSE(product(8, 36864, DType::kBFloat16)) << "more than shared memory holds";
+  AttentionArgs prefill;
+  prefill.dtype = DType::kBFloat16;
+  prefill.max_q = 2;
+  EXPECT_FALSE(is_programmable(prefill));
+}
+
+}  // namespace
+}  // namespace lorax::cuda
