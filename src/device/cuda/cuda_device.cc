@@ -405,7 +405,7 @@ void CudaDevice::lora(const Tensor& x, LoraTargets targets, const LoraRows& rows
 
 void CudaDevice::linear_lora(const Tensor& x, const Tensor& weight, LoraTargets targets,
                              const LoraRows& rows, const Tensor& out) {
-  use();
+  begin();
   const LinearArgs linear = linear_args(x, weight, out);
   LoraArgs args = lora_args(targets, rows, out);
   args.x = rows_of(x);
