@@ -87,11 +87,11 @@ __device__ inline void norm_row(const ProgramNorm& norm, int row, bfloat16* stag
 __device__ inline void run_norm(const ProgramNorm& norm, bfloat16* staged, NormSums& sums,
                                 const BlockWait& wait) {
   const bool is_shared = norm.everywhere != 0;
-  if (!is_shared && static_cast<int>(blockIdx.x) >= norm.rows) return wait();
   const int begin = is_shared ? 0 : static_cast<int>(blockIdx.x);
-  const int end = is_shared ? norm.rows : begin + 1;
+  const int step = is_shared ? 1 : static_cast<int>(gridDim.x);
+  if (begin >= norm.rows) return wait();
 #pragma unroll 1
-  for (int row = begin; row < end; ++row) {
+  for (int row = begin; row < norm.rows; row += step) {
     bfloat16* to = is_shared ? staged + row * (norm.width + kProgramXPad) : nullptr;
     norm_row(norm, row, to, sums, wait, row == begin);
   }
