@@ -50,10 +50,12 @@ __device__ inline void wait(uint32_t barrier, uint32_t parity) {
       : "memory");
 }
 
-// Among the 128 threads of a warpgroup; id 0 is __syncthreads().
-__device__ inline void sync_warpgroup(int id) {
-  asm volatile("bar.sync %0, 128;" ::"r"(id) : "memory");
+// Among kThreads threads of a block; id 0 is __syncthreads().
+template <int kThreads>
+__device__ void sync_threads(int id) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(kThreads) : "memory");
 }
+__device__ inline void sync_warpgroup(int id) { sync_threads<128>(id); }
 
 // What this thread stored to shared memory becomes visible to products and to the copy engine.
 __device__ inline void fence_stores() {

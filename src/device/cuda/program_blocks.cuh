@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "device/cuda/hopper.cuh"
+#include "device/cuda/memory_order.cuh"
 #include "device/cuda/program.h"
 #include "device/cuda/vector.cuh"
 
@@ -14,23 +16,7 @@ constexpr int kProgramWarps = 8;
 constexpr int kProgramThreads = kProgramWarps * 32;
 
 // Among the threads that carry out instructions: all but those of the feeding warp.
-__device__ inline void sync_block() {
-  asm volatile("bar.sync 1, %0;" ::"n"(kProgramThreads) : "memory");
-}
-
-__device__ inline void add_released(uint32_t* to, uint32_t value) {
-  asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
-}
-
-__device__ inline void store_released(uint32_t* to, uint32_t value) {
-  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
-}
-
-__device__ inline uint32_t load_acquired(const uint32_t* from) {
-  uint32_t value;
-  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
-  return value;
-}
+__device__ inline void sync_block() { sync_threads<kProgramThreads>(1); }
 
 // The end of what comes before an instruction. Called once by every thread, where the instruction
 // first needs it: what all blocks have written before that can be read after it, past the L1 cache

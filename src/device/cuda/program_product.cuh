@@ -135,11 +135,7 @@ __device__ inline void take(const Ring& ring, RingPlace& place, uint4 (&weights)
   for (int s = 0; s < 2; ++s) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      uint4& to = weights[s][half];
-      asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-                   : "=r"(to.x), "=r"(to.y), "=r"(to.z), "=r"(to.w)
-                   : "r"(from + half * 8 * kSlotRowBytes + s * 64)
-                   : "memory");
+      weights[s][half] = load_shared(from + half * 8 * kSlotRowBytes + s * 64);
     }
   }
   __syncwarp();

@@ -1,0 +1,149 @@
+// device/cuda/hopper.cuh, emulated: copies and products are done when they are asked for.
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+
+#include "device/cuda/mma.cuh"
+#include "device/cuda/vector.cuh"
+#include "emulator.h"
+
+namespace lorax::cuda {
+
+// ---- barriers ---------------------------------------------------------------------------------
+
+inline emulator::Barrier& barrier_at(uint32_t address) {
+  return emulator::Block::current().barrier(address);
+}
+
+inline void init_barrier(uint32_t barrier, int arrivals) {
+  barrier_at(barrier) = {.count = arrivals, .arrivals_left = arrivals};
+}
+
+inline void publish_barriers() {}
+
+inline void arrive(uint32_t barrier) {
+  --barrier_at(barrier).arrivals_left;
+  barrier_at(barrier).update();
+}
+
+inline void arrive_expecting(uint32_t barrier, int bytes) {
+  barrier_at(barrier).bytes_left += bytes;
+  arrive(barrier);
+}
+
+inline void bring(uint32_t barrier, int bytes) {
+  barrier_at(barrier).bytes_left -= bytes;
+  barrier_at(barrier).update();
+}
+
+inline void wait(uint32_t barrier, uint32_t parity) {
+  while (barrier_at(barrier).phase % 2 == parity) emulator::Block::current().yield();
+}
+
+template <int kThreads>
+void sync_threads(int id) {
+  emulator::Block::current().synchronize(id, kThreads);
+}
+inline void sync_warpgroup(int id) { sync_threads<128>(id); }
+
+inline void fence_stores() {}
+
+// ---- clusters ---------------------------------------------------------------------------------
+
+inline void sync_cluster() { emulator::Block::current().synchronize_cluster(); }
+
+inline float4 load_of_cluster(uint32_t address, int rank) {
+  float4 values;
+  std::memcpy(&values, emulator::Block::current().pointer_in_cluster(address, rank),
+              sizeof(values));
+  return values;
+}
+
+// ---- copies -----------------------------------------------------------------------------------
+
+inline void demand(bool condition, const char* what) {
+  if (condition) return;
+  std::fprintf(stderr, "emulator: %s\n", what);
+  std::abort();
+}
+
+inline void copy_bytes(uint32_t to, const void* from, int bytes, uint32_t barrier) {
+  demand(to % 16 == 0 && reinterpret_cast<uintptr_t>(from) % 16 == 0 && bytes % 16 == 0,
+         "a copy that is not aligned");
+  std::memcpy(emulator::Block::current().pointer_to(to), from, static_cast<size_t>(bytes));
+  bring(barrier, bytes);
+}
+
+// What a CUtensorMap of a matrix holds here: boxes of 64 columns.
+struct MatrixMap {
+  const uint16_t* data;
+  int64_t rows, columns, stride;
+  int box_rows;
+};
+
+// The place of an element in a tile, with the 128-byte swizzle.
+inline uint32_t swizzled(uint32_t address) { return address ^ (address >> 7 & 7) << 4; }
+
+inline void copy_box(uint32_t to, const CUtensorMap& map, int column, int row, uint32_t barrier) {
+  demand(to % 1024 == 0, "a box that is not aligned");
+  MatrixMap matrix;
+  std::memcpy(&matrix, &map, sizeof(matrix));
+  for (int i = 0; i < matrix.box_rows; ++i) {
+    for (int j = 0; j < 64; ++j) {
+      const bool inside = row + i < matrix.rows && column + j < matrix.columns;
+      const uint16_t value =
+          inside ? matrix.data[(row + i) * matrix.stride + column + j] : uint16_t{0};
+      const uint32_t place = swizzled(to + static_cast<uint32_t>(i * 128 + j * 2));
+      std::memcpy(emulator::Block::current().pointer_to(place), &value, sizeof(value));
+    }
+  }
+  bring(barrier, matrix.box_rows * 128);
+}
+
+inline void prefetch_map(const CUtensorMap&) {}
+
+// ---- products ---------------------------------------------------------------------------------
+
+template <int kRegisters>
+void shrink_registers() {}
+template <int kRegisters>
+void grow_registers() {}
+
+// Of operands whose rows are not summed over, which have no other panels.
+inline uint32_t matrix_at(uint32_t address) { return address / 16; }
+inline uint32_t behind(uint32_t matrix, int bytes) {
+  return matrix + static_cast<uint32_t>(bytes) / 16;
+}
+
+inline void begin_products() {}
+inline void commit_products() {}
+template <int kPending>
+void wait_products() {}
+template <typename T, int kSize>
+void pin(T (&)[kSize]) {}
+
+template <typename T, int kColumns>
+void multiply_shared(float (&d)[kColumns / 2], uint32_t a, uint32_t b, bool add) {
+  const auto value = [](uint32_t matrix, uint32_t row, uint32_t k) {
+    const uint32_t begin = matrix * 16;
+    T element;
+    std::memcpy(&element,
+                emulator::Block::current().pointer_to(
+                    swizzled(begin + row / 8 * 1024 + row % 8 * 128 + k * 2)),
+                sizeof(element));
+    return double{to_float(element)};
+  };
+  const uint32_t lane = threadIdx.x % 32;
+  const uint32_t warp = threadIdx.x / 32 % 4;
+  for (uint32_t i = 0; i < kColumns / 2; ++i) {
+    const uint32_t row = warp * 16 + lane / 4 + i / 2 % 2 * 8;
+    const uint32_t column = i / 4 * 8 + lane % 4 * 2 + i % 2;
+    double sum = add ? double{d[i]} : 0.0;
+    for (uint32_t k = 0; k < 16; ++k) sum += value(a, row, k) * value(b, column, k);
+    d[i] = static_cast<float>(sum);
+  }
+}
+
+}  // namespace lorax::cuda
