@@ -12,21 +12,22 @@
 
 #include "emulator.h"
 
-namespace lorax::emulator {
-
-struct Index {
-  unsigned x;
-};
-
-inline Index thread_index() { return {Block::current().thread()}; }
-inline Index block_index() { return {Block::current().index()}; }
-inline Index grid_size() { return {Block::current().grid()}; }
-
-}  // namespace lorax::emulator
-
-#define threadIdx lorax::emulator::thread_index()
-#define blockIdx lorax::emulator::block_index()
-#define gridDim lorax::emulator::grid_size()
+// Objects, as a launch's configuration has a member of that name.
+inline const struct {
+  struct {
+    operator unsigned() const { return lorax::emulator::Block::current().thread(); }
+  } x;
+} threadIdx{};
+inline const struct {
+  struct {
+    operator unsigned() const { return lorax::emulator::Block::current().index(); }
+  } x;
+} blockIdx{};
+inline const struct {
+  struct {
+    operator unsigned() const { return lorax::emulator::Block::current().grid(); }
+  } x;
+} gridDim{};
 
 #undef __shared__
 #define __shared__ thread_local
@@ -101,7 +102,8 @@ inline unsigned atomicAdd(unsigned* to, unsigned value) {
   return __atomic_fetch_add(to, value, __ATOMIC_SEQ_CST);
 }
 
-// ---- of the host ----------------------------------------------------------------------------------
+// ---- of the host
+// ----------------------------------------------------------------------------------
 
 template <typename... Parameters>
 cudaError_t cudaFuncSetAttribute(void (*)(Parameters...), cudaFuncAttribute, int) {

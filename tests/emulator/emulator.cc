@@ -10,11 +10,13 @@ namespace lorax::emulator {
 namespace {
 
 constexpr size_t kStackBytes = size_t{64} << 10;
-// Addresses begin at a multiple of this below the block's thread-local memory.
-constexpr uintptr_t kAddressUnit = uintptr_t{1} << 20;
+// Address 0 lies so far before `anchor`, of which all thread-local memory is nearer than that.
+constexpr uintptr_t kBeforeAnchor = uintptr_t{1} << 20;
 
 thread_local Block* current_block = nullptr;
-thread_local char anchor = 0;
+// At the same distance from all other thread-local memory in every thread, and aligned as a kernel
+// may want its own.
+alignas(1024) thread_local char anchor[1024];
 
 }  // namespace
 
@@ -101,7 +103,7 @@ Block& Block::current() { return *current_block; }
 
 void Block::run(const std::function<void()>& kernel) {
   current_block = this;
-  base_ = &anchor - reinterpret_cast<uintptr_t>(&anchor) % kAddressUnit - kAddressUnit;
+  base_ = reinterpret_cast<uintptr_t>(anchor) - kBeforeAnchor;
   // Those of a cluster look into each other.
   ++cluster_.arrivals;
   const unsigned blocks = static_cast<unsigned>(cluster_.blocks.size());
@@ -137,10 +139,10 @@ void Block::synchronize_cluster() {
 }
 
 uint32_t Block::address_of(const void* pointer) const {
-  return static_cast<uint32_t>(static_cast<const char*>(pointer) - base_);
+  return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(pointer) - base_);
 }
 
-void* Block::pointer_to(uint32_t address) const { return base_ + address; }
+void* Block::pointer_to(uint32_t address) const { return reinterpret_cast<void*>(base_ + address); }
 
 void* Block::pointer_in_cluster(uint32_t address, int rank) const {
   return cluster_.blocks[static_cast<size_t>(rank)]->pointer_to(address);

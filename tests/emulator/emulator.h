@@ -97,7 +97,7 @@ class Block {
   unsigned grid_;
   unsigned threads_;
   Cluster& cluster_;
-  char* base_ = nullptr;  // of addresses
+  uintptr_t base_ = 0;  // where address 0 lies
   std::map<int, Named> named_;
   std::vector<Warp> warps_;
   std::vector<unsigned> cluster_waits_;  // of each thread

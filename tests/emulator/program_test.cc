@@ -35,6 +35,8 @@ struct LayersShape {
   int layers;
 };
 
+std::ostream& operator<<(std::ostream& out, const LayersShape& s) { return out << s.name; }
+
 // Tensors of one run.
 struct Activations {
   Tensor residual, hidden, product, qkv, attention, gate_up, gated, key, value, logits;
