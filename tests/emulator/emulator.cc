@@ -48,16 +48,28 @@ class Fibers {
   unsigned current() const { return current_; }
 
   void yield() {
-    const unsigned me = current_;
-    const unsigned next = next_after(me);
-    if (next <= me) std::this_thread::yield();
-    if (next == me) return;
-    current_ = next;
-    swapcontext(&contexts_[me], &contexts_[next]);
+    const unsigned next = next_after(current_);
+    if (next <= current_) std::this_thread::yield();
+    go_on_with(next);
+  }
+
+  void yield_to_warp() {
+    const unsigned first = current_ / Block::kWarp * Block::kWarp;
+    for (unsigned i = 1; i < Block::kWarp; ++i) {
+      const unsigned next = first + (current_ + i) % Block::kWarp;
+      if (next < contexts_.size() && !has_ended_[next]) return go_on_with(next);
+    }
   }
 
  private:
   static void enter() { running->body(); }
+
+  void go_on_with(unsigned next) {
+    if (next == current_) return;
+    const unsigned me = current_;
+    current_ = next;
+    swapcontext(&contexts_[me], &contexts_[next]);
+  }
 
   void body() {
     body_();
@@ -120,6 +132,8 @@ void Block::run(const std::function<void()>& kernel) {
 unsigned Block::thread() const { return fibers_->current(); }
 
 void Block::yield() { fibers_->yield(); }
+
+void Block::yield_to_warp() { fibers_->yield_to_warp(); }
 
 void Block::synchronize(int id, unsigned count) {
   Named& named = named_[id];

@@ -54,6 +54,7 @@ class Block {
 
   // Lets the other fibers run, and other blocks if all have run.
   void yield();
+  void yield_to_warp();  // the others of the thread's warp alone
   // Until `count` of the block's threads have called this with `id`.
   void synchronize(int id, unsigned count);
   void synchronize_cluster();
@@ -70,7 +71,10 @@ class Block {
       warp.arrived = 0;
       ++warp.generation;
     }
-    while (warp.generation == generation) yield();
+    // The others of the warp mostly come here next; those who wait elsewhere need other warps.
+    for (unsigned turn = 1; warp.generation == generation; ++turn) {
+      turn % (2 * kWarp) == 0 ? yield() : yield_to_warp();
+    }
     for (int lane = 0; lane < kWarp; ++lane) std::memcpy(&all[lane], data[lane], sizeof(T));
   }
 
