@@ -66,11 +66,9 @@ class DeviceOpsTest : public ::testing::TestWithParam<std::tuple<std::string, DT
     return DeviceTensor(device_, dtype, shape);
   }
 
-  // Of a sum of n products of size 1 that may cancel. A GPU adds many of them one after the other,
-  // and its tensor cores cut off what is below the last place of a partial sum.
+  // Of a sum of n products of size 1.
   Tolerance of_sum(DType out_dtype, int64_t n) const {
-    const double terms = on_cpu() ? 32.0 : std::max(32.0, static_cast<double>(n) / 12.0);
-    return rounding(out_dtype, 0.0, terms * std::sqrt(static_cast<double>(n)) * kUnit);
+    return rounding_of_sum(device_, out_dtype, n);
   }
   bool on_cpu() const { return std::get<0>(GetParam()) == "cpu"; }
 

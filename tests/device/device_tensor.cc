@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <map>
@@ -108,6 +109,27 @@ DeviceTensor::DeviceTensor(Device& device, DType dtype, std::initializer_list<in
   upload(bytes);
 }
 
+DeviceTensor DeviceTensor::of_random(Device& device, DType dtype,
+                                     std::initializer_list<int64_t> shape, std::mt19937& random,
+                                     double scale) {
+  constexpr size_t kBlock = 65521;  // prime
+  DeviceTensor made(device, dtype, shape);
+  const size_t bytes = made.tensor_.bytes();
+  const size_t n = std::min(kBlock, static_cast<size_t>(made.tensor_.numel()));
+  const DeviceTensor block(device, dtype, {static_cast<int64_t>(n)},
+                           random_values(random, dtype, n, scale));
+  char* to = static_cast<char*>(made.buffer_.data());
+  size_t filled = block.tensor_.bytes();
+  device.copy(to, block.buffer_.data(), filled);
+  while (filled < bytes) {  // whole blocks until the last copy
+    const size_t more = std::min(filled, bytes - filled);
+    device.copy(to + filled, to, more);
+    filled += more;
+  }
+  device.synchronize();
+  return made;
+}
+
 void DeviceTensor::upload(const std::vector<char>& bytes) {
   buffer_ = Buffer(*device_, bytes.size());
   tensor_.data = buffer_.data();
@@ -162,6 +184,12 @@ Tolerance rounding(DType dtype, double relative, double absolute) {
     absolute += 0x1p-25;  // of subnormal numbers
   }
   return {relative, absolute};
+}
+
+Tolerance rounding_of_sum(const Device& device, DType dtype, int64_t n, double size) {
+  const double products = static_cast<double>(n);
+  const double terms = device.is_asynchronous() ? std::max(64.0, products / 12.0) : 32.0;
+  return rounding(dtype, 0.0, terms * std::sqrt(products) * 0x1p-23 * size);
 }
 
 }  // namespace lorax::testing

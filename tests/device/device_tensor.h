@@ -35,6 +35,10 @@ class DeviceTensor {
   // Filled with values.
   DeviceTensor(Device& device, DType dtype, std::initializer_list<int64_t> shape,
                const Values& values);
+  // Filled with random_values. A large one repeats a block of a prime number of them, longer than
+  // any row, so that no two of its first thousands of rows are alike.
+  static DeviceTensor of_random(Device& device, DType dtype, std::initializer_list<int64_t> shape,
+                                std::mt19937& random, double scale = 1.0);
 
   const Tensor& tensor() const { return tensor_; }
   operator const Tensor&() const { return tensor_; }
@@ -61,5 +65,10 @@ void expect_close(const Values& got, const Values& want, Tolerance tolerance);
 // The tolerance of a result that is computed in float32 to about `relative` and then rounded once
 // to dtype.
 Tolerance rounding(DType dtype, double relative, double absolute = 0.0);
+
+// The tolerance of a sum in float32 of n products of about `size` that may cancel, rounded to
+// dtype. A GPU adds many of them one after the other, and its tensor cores cut off what is below
+// the last place of a partial sum.
+Tolerance rounding_of_sum(const Device& device, DType dtype, int64_t n, double size = 1.0);
 
 }  // namespace lorax::testing

@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "device/cuda/cuda_error.h"
 #include "device/cuda/graph.h"
+#include "device/cuda/kernel_args.h"
 #include "device/cuda/lora.h"
 #include "device/cuda/memory_pool.h"
 #include "device/factories.h"
@@ -18,51 +19,6 @@ namespace {
 constexpr size_t kScratchBytes = size_t{32} << 20;
 // Of the programs of a graph: some thousand instructions.
 constexpr size_t kTableBytes = size_t{256} << 10;
-
-Rows rows_of(const Tensor& x) { return {x.data, x.dtype, x.stride(0)}; }
-
-LogitRows logit_rows(const Tensor& logits) {
-  return {logits.as<float>(), logits.dim(0), logits.dim(1), logits.stride(0)};
-}
-
-LinearArgs linear_args(const Tensor& x, const Tensor& weight, const Tensor& out) {
-  return {.x = rows_of(x),
-          .weight = weight.data,
-          .out = rows_of(out),
-          .rows = x.dim(0),
-          .m = weight.dim(0),
-          .n = weight.dim(1)};
-}
-
-NormArgs norm_args(const Tensor& x, const Tensor& weight, float eps, const Tensor& out) {
-  return {.x = rows_of(x),
-          .weight = weight.as<float>(),
-          .rows = x.dim(0),
-          .width = x.dim(1),
-          .eps = eps,
-          .out = rows_of(out)};
-}
-
-// The low-rank parts of `targets`, as far as x and embeddings have them in common.
-LoraArgs lora_args(LoraTargets targets, const LoraRows& rows, const Tensor& out) {
-  LORAX_CHECK(targets.size() <= kMaxLoraTargets);
-  LoraArgs args;
-  args.x.dtype = rows.table.dtype;
-  args.out = rows_of(out);
-  args.n_targets = static_cast<int>(targets.size());
-  std::ranges::copy(targets, args.targets);
-  args.rows = rows.rows.as<int32_t>();
-  args.segments = rows.segments.as<int32_t>();
-  args.slots = rows.slots.as<int32_t>();
-  args.n_segments = static_cast<int>(rows.slots.dim(0));
-  args.entries = rows.table.entries;
-  args.modules = rows.table.modules;
-  return args;
-}
-
-// After a launch: whether it was accepted. What goes wrong while the kernel runs is reported by a
-// later call.
-void check_launch(const char* kernel) { check(cudaGetLastError(), kernel); }
 
 int count_of_gpus(int index) {
   int count = 0;
@@ -114,14 +70,14 @@ CudaDevice::CudaDevice(int index, double memory_fraction)
   check(cudaMemsetAsync(tickets_, 0, ticket_bytes, main_stream_), "cudaMemsetAsync");
   program_sync_ = static_cast<ProgramSync*>(allocate(sizeof(ProgramSync)));
   check(cudaMemsetAsync(program_sync_, 0, sizeof(ProgramSync), main_stream_), "cudaMemsetAsync");
-  linear_ = std::make_unique<Linear>(scratch_, kScratchBytes);
+  launcher_ = std::make_unique<Launcher>(Launcher::Room{scratch_, kScratchBytes, tickets_});
 }
 
 CudaDevice::~CudaDevice() {
   // Nothing to report to: after a failure of the GPU these calls fail as well.
   cudaSetDevice(index_);
   cudaStreamSynchronize(main_stream_);
-  linear_.reset();
+  launcher_.reset();
   transfers_.reset();
   cudaFree(program_sync_);
   cudaFree(tickets_);
@@ -242,11 +198,12 @@ std::unique_ptr<DevicePool> CudaDevice::make_pool(size_t bytes) {
 std::unique_ptr<DeviceGraph> CudaDevice::capture(const std::function<void()>& work) {
   use();
   void* table = allocate(kTableBytes);
-  ProgramRecorder recorder({.handle = capture_stream_,
-                            .overlaps = stream_.overlaps,
-                            .multiprocessors = stream_.multiprocessors},
-                           program_limits(), static_cast<std::byte*>(table), kTableBytes,
-                           [this](const Operation& operation) { launch(operation); });
+  ProgramRecorder recorder(
+      {.handle = capture_stream_,
+       .overlaps = stream_.overlaps,
+       .multiprocessors = stream_.multiprocessors},
+      program_limits(), static_cast<std::byte*>(table), kTableBytes,
+      [this](const Operation& operation) { (*launcher_)(stream_, operation); });
   struct Divert {  // other threads go on with the main stream
     CudaDevice& device;
     ~Divert() {
@@ -297,62 +254,7 @@ void CudaDevice::perform(const Operation& operation) {
   if (recorder_ != nullptr) {
     recorder_->add(operation);
   } else {
-    launch(operation);
-  }
-}
-
-void CudaDevice::launch(const Operation& operation) {
-  std::visit([this](const auto& args) { launch(args); }, operation);
-}
-
-void CudaDevice::launch(const LinearArgs& args) { (*linear_)(stream_, args); }
-
-void CudaDevice::launch(const GatedLinearArgs& args) {
-  const LinearArgs& linear = args.linear;
-  if (linear.rows == 0 || linear.m == 0) return;
-  if (linear.rows <= kGatedRows && Linear::is_skinny(linear)) {
-    skinny_linear_gelu_tanh_mul(stream_, linear);
-    check_launch("linear_gelu_tanh_mul");
-    return;
-  }
-  LinearArgs gate_up = linear;
-  gate_up.out = args.gate_up;
-  (*linear_)(stream_, gate_up);
-  cuda::gelu_tanh_mul(stream_, args.gate_up, linear.out, linear.rows, linear.m / 2);
-  check_launch("gelu_tanh_mul");
-}
-
-void CudaDevice::launch(const NormArgs& args) {
-  cuda::rms_norm(stream_, args.x, args.weight, args.rows, args.width, args.eps, args.out, false);
-  check_launch("rms_norm");
-}
-
-void CudaDevice::launch(const AddNormArgs& args) {
-  const NormArgs& norm = args.norm;
-  cuda::rms_norm_add_norm(stream_, norm.x, norm.weight, norm.rows, norm.width, norm.eps,
-                          args.residual, args.next_weight, args.next_eps, norm.out);
-  check_launch("rms_norm_add_norm");
-}
-
-void CudaDevice::launch(const RotaryStoreArgs& args) {
-  rotary_store(stream_, args);
-  check_launch("rotary_store_kv");
-}
-
-void CudaDevice::launch(const AttentionArgs& args) {
-  if (args.dtype == DType::kFloat32) {
-    attention_float32(stream_, args);
-    check_launch("attention_float32");
-    return;
-  }
-  if (args.max_q > 1) {
-    if (!is_hopper() || !attention_prefill_hopper(stream_, args)) attention_prefill(stream_, args);
-    check_launch("attention_prefill");
-  }
-  // A step of several sequences may hold some of one row, whatever its longest is.
-  if (args.max_q == 1 || args.sequences > 1) {
-    attention_decode(stream_, args, scratch_, kScratchBytes, tickets_);
-    check_launch("attention_decode");
+    (*launcher_)(stream_, operation);
   }
 }
 
@@ -397,21 +299,16 @@ void CudaDevice::linear(const Tensor& x, const Tensor& weight, const Tensor& out
 void CudaDevice::lora(const Tensor& x, LoraTargets targets, const LoraRows& rows,
                       const Tensor& out) {
   begin();
-  LoraArgs args = lora_args(targets, rows, out);
-  args.x = rows_of(x);
-  args.n = x.dim(1);
-  cuda::lora(stream_, args, rows.rows.dim(0), scratch_, kScratchBytes);
+  cuda::lora(stream_, lora_args(x, targets, rows, out), rows.rows.dim(0), scratch_, kScratchBytes);
 }
 
 void CudaDevice::linear_lora(const Tensor& x, const Tensor& weight, LoraTargets targets,
                              const LoraRows& rows, const Tensor& out) {
   begin();
   const LinearArgs linear = linear_args(x, weight, out);
-  LoraArgs args = lora_args(targets, rows, out);
-  args.x = rows_of(x);
-  args.n = x.dim(1);
   if (Linear::is_aligned(linear) &&
-      cuda::linear_lora(stream_, linear, args, rows.rows.dim(0), scratch_, kScratchBytes)) {
+      cuda::linear_lora(stream_, linear, lora_args(x, targets, rows, out), rows.rows.dim(0),
+                        scratch_, kScratchBytes)) {
     return;
   }
   Device::linear_lora(x, weight, targets, rows, out);
@@ -457,45 +354,12 @@ void CudaDevice::store_kv(const Tensor& k, const Tensor& v, const Tensor& slots,
 void CudaDevice::rotary_store_kv(const Tensor& q, const Tensor& k, const Tensor& v,
                                  const Tensor& positions, const Tensor& cos, const Tensor& sin,
                                  const Tensor& slots, const PagedKv& kv) {
-  perform(RotaryStoreArgs{.q = rows_of(q),
-                          .k = rows_of(k),
-                          .v = rows_of(v),
-                          .rows = q.dim(0),
-                          .heads = q.dim(1),
-                          .kv_heads = k.dim(1),
-                          .head_size = q.dim(2),
-                          .positions = positions.as<int32_t>(),
-                          .cos = cos.as<float>(),
-                          .sin = sin.as<float>(),
-                          .slots = slots.as<int64_t>(),
-                          .key = kv.key.data,
-                          .value = kv.value.data});
+  perform(rotary_store_args(q, k, v, positions, cos, sin, slots, kv));
 }
 
 void CudaDevice::attention(const Tensor& q, const PagedKv& kv, const AttentionBatch& batch,
                            const AttentionOptions& options, const Tensor& out) {
-  perform(AttentionArgs{.dtype = q.dtype,
-                        .q = q.data,
-                        .q_stride = q.stride(0),
-                        .key = kv.key.data,
-                        .value = kv.value.data,
-                        .out = out.data,
-                        .cu_seqlens_q = batch.cu_seqlens_q.as<int32_t>(),
-                        .kv_lengths = batch.kv_lengths.as<int32_t>(),
-                        .block_tables = batch.block_tables.as<int32_t>(),
-                        .max_blocks = static_cast<int>(batch.block_tables.dim(1)),
-                        .block_size = static_cast<int>(kv.key.dim(1)),
-                        .blocks = kv.key.dim(0),
-                        .sequences = static_cast<int>(batch.block_tables.dim(0)),
-                        .tokens = q.dim(0),
-                        .heads = static_cast<int>(q.dim(1)),
-                        .kv_heads = static_cast<int>(kv.key.dim(2)),
-                        .head_size = static_cast<int>(q.dim(2)),
-                        .max_q = batch.max_q,
-                        .max_kv = batch.max_kv,
-                        .scale = options.scale,
-                        .softcap = options.softcap,
-                        .window = options.window});
+  perform(attention_args(q, kv, batch, options, out));
 }
 
 void CudaDevice::gelu_tanh_mul(const Tensor& gate_up, const Tensor& out) {

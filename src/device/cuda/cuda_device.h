@@ -7,7 +7,7 @@
 #include <string>
 
 #include "device/cuda/kernels.h"
-#include "device/cuda/linear.h"
+#include "device/cuda/launcher.h"
 #include "device/cuda/program_recorder.h"
 #include "device/cuda/transfers.h"
 #include "device/device.h"
@@ -95,13 +95,6 @@ class CudaDevice final : public Device {
   ProgramLimits program_limits() const;
   // Records the operation, or launches it.
   void perform(const Operation& operation);
-  void launch(const Operation& operation);
-  void launch(const LinearArgs& args);
-  void launch(const GatedLinearArgs& args);
-  void launch(const NormArgs& args);
-  void launch(const AddNormArgs& args);
-  void launch(const RotaryStoreArgs& args);
-  void launch(const AttentionArgs& args);
   // Whether it runs the machine code built for Hopper's own instructions (sm_90a).
   bool is_hopper() const { return properties_.major == 9; }
 
@@ -118,7 +111,7 @@ class CudaDevice final : public Device {
   uint32_t* tickets_ = nullptr;  // of decode attention
   ProgramSync* program_sync_ = nullptr;
   ProgramRecorder* recorder_ = nullptr;  // while a graph is captured
-  std::unique_ptr<Linear> linear_;
+  std::unique_ptr<Launcher> launcher_;
 };
 
 }  // namespace lorax::cuda

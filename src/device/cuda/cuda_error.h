@@ -22,4 +22,8 @@ inline void check(cublasStatus_t status, const char* call) {
   }
 }
 
+// After a launch: whether it was accepted. What goes wrong while the kernel runs is reported by a
+// later call.
+inline void check_launch(const char* kernel) { check(cudaGetLastError(), kernel); }
+
 }  // namespace lorax::cuda
