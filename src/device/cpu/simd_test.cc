@@ -85,7 +85,8 @@ TEST(SimdTest, NarrowsAsFloat16Does) {
     }
   }
   std::mt19937 random(1);
-  for (int i = 0; i < 100001; ++i) values.push_back(std::bit_cast<float>(uint32_t{random()}));
+  for (int i = 0; i < 100001; ++i)
+    values.push_back(std::bit_cast<float>(static_cast<uint32_t>(random())));
   for_each_target([&] {
     std::vector<Float16> narrowed(values.size());
     HWY_DYNAMIC_DISPATCH(narrow)
