@@ -19,6 +19,7 @@ namespace {
 alignas(128) thread_local unsigned char shared[227 << 10];
 }  // namespace
 }  // namespace lorax::cuda
+#include "device/cuda/kernel_args.cc"
 #include "device/cuda/program.cc"
 #include "device/cuda/program.cu"
 #undef cuda
@@ -177,82 +178,30 @@ class EmulatedProgramTest : public ::testing::TestWithParam<LayersShape> {
     device_.linear(a.hidden, head_weight_, a.logits);
   }
 
-  static emulated::Rows rows_of(const Tensor& x) { return {x.data, x.dtype, x.stride(0)}; }
-  static emulated::LinearArgs linear(const Tensor& x, const Tensor& weight, const Tensor& out) {
-    return {.x = rows_of(x),
-            .weight = weight.data,
-            .out = rows_of(out),
-            .rows = x.dim(0),
-            .m = weight.dim(0),
-            .n = weight.dim(1)};
-  }
-  static emulated::NormArgs norm(const Tensor& x, const Tensor& weight, float eps,
-                                 const Tensor& out) {
-    return {.x = rows_of(x),
-            .weight = weight.as<float>(),
-            .rows = x.dim(0),
-            .width = x.dim(1),
-            .eps = eps,
-            .out = rows_of(out)};
-  }
-
-  // The same as CudaDevice makes them.
   std::vector<emulated::Operation> operations(const Activations& a) const {
-    const LayersShape& s = GetParam();
     const auto [query, key, value] = parts(a);
-    const emulated::RotaryStoreArgs rotary{.q = rows_of(query),
-                                           .k = rows_of(key),
-                                           .v = rows_of(value),
-                                           .rows = s.rows,
-                                           .heads = s.heads,
-                                           .kv_heads = s.kv_heads,
-                                           .head_size = s.head_size,
-                                           .positions = positions_.as<int32_t>(),
-                                           .cos = cos_.as<float>(),
-                                           .sin = sin_.as<float>(),
-                                           .slots = store_slots_.as<int64_t>(),
-                                           .key = a.key.data,
-                                           .value = a.value.data};
-    emulated::AttentionArgs attention;
-    attention.dtype = DType::kBFloat16;
-    attention.q = query.data;
-    attention.q_stride = query.stride(0);
-    attention.key = a.key.data;
-    attention.value = a.value.data;
-    attention.out = a.attention.data;
-    attention.cu_seqlens_q = batch_.cu_seqlens_q.as<int32_t>();
-    attention.kv_lengths = batch_.kv_lengths.as<int32_t>();
-    attention.block_tables = batch_.block_tables.as<int32_t>();
-    attention.max_blocks = static_cast<int>(batch_.block_tables.dim(1));
-    attention.block_size = kBlockSize;
-    attention.blocks = a.key.dim(0);
-    attention.sequences = static_cast<int>(s.rows);
-    attention.tokens = s.rows;
-    attention.heads = static_cast<int>(s.heads);
-    attention.kv_heads = static_cast<int>(s.kv_heads);
-    attention.head_size = static_cast<int>(s.head_size);
-    attention.max_q = batch_.max_q;
-    attention.max_kv = batch_.max_kv;
-    attention.scale = options_.scale;
-    attention.softcap = options_.softcap;
-    attention.window = options_.window;
+    const PagedKv kv{a.key, a.value};
     const auto add_norm = [&](const Tensor& first, const Tensor& next) {
-      return emulated::AddNormArgs{.norm = norm(a.product, first, 1e-6f, a.hidden),
-                                   .residual = rows_of(a.residual),
+      return emulated::AddNormArgs{.norm = emulated::norm_args(a.product, first, 1e-6f, a.hidden),
+                                   .residual = emulated::rows_of(a.residual),
                                    .next_weight = next.as<float>(),
                                    .next_eps = 1e-5f};
     };
-    std::vector<emulated::Operation> operations = {norm(a.residual, norm_, 1e-6f, a.hidden)};
-    for (int layer = 0; layer < s.layers; ++layer) {
+    std::vector<emulated::Operation> operations = {
+        emulated::norm_args(a.residual, norm_, 1e-6f, a.hidden)};
+    for (int layer = 0; layer < GetParam().layers; ++layer) {
       operations.insert(
           operations.end(),
-          {linear(a.hidden, qkv_weight_, a.qkv), rotary, attention,
-           linear(attended(a), o_weight_, a.product), add_norm(norm_, next_norm_),
-           emulated::GatedLinearArgs{.linear = linear(a.hidden, gate_up_weight_, a.gated),
-                                     .gate_up = rows_of(a.gate_up)},
-           linear(a.gated, down_weight_, a.product), add_norm(next_norm_, norm_)});
+          {emulated::linear_args(a.hidden, qkv_weight_, a.qkv),
+           emulated::rotary_store_args(query, key, value, positions_, cos_, sin_, store_slots_, kv),
+           emulated::attention_args(query, kv, batch_, options_, a.attention),
+           emulated::linear_args(attended(a), o_weight_, a.product), add_norm(norm_, next_norm_),
+           emulated::GatedLinearArgs{
+               .linear = emulated::linear_args(a.hidden, gate_up_weight_, a.gated),
+               .gate_up = emulated::rows_of(a.gate_up)},
+           emulated::linear_args(a.gated, down_weight_, a.product), add_norm(next_norm_, norm_)});
     }
-    operations.emplace_back(linear(a.hidden, head_weight_, a.logits));
+    operations.emplace_back(emulated::linear_args(a.hidden, head_weight_, a.logits));
     return operations;
   }
 
