@@ -9,7 +9,9 @@
 // instructions, where the blocks wait for each other.
 //
 // What an operation of a graph writes for the next one alone may stay unwritten: queries are not
-// rotated in place where attention follows, but on their way into it.
+// rotated in place where attention follows, but on their way into it. Rotation and the store of
+// keys and values then belong to attention: each row is that of its sequence's last token, and the
+// slot is that token's, or negative if the sequence has none.
 #pragma once
 
 #include <cstddef>
