@@ -197,12 +197,12 @@ std::unique_ptr<DevicePool> CudaDevice::make_pool(size_t bytes) {
 
 std::unique_ptr<DeviceGraph> CudaDevice::capture(const std::function<void()>& work) {
   use();
-  void* table = allocate(kTableBytes);
+  Buffer table;
+  if (is_hopper()) table = Buffer(*this, kTableBytes);
+  Stream capture_stream = stream_;
+  capture_stream.handle = capture_stream_;
   ProgramRecorder recorder(
-      {.handle = capture_stream_,
-       .overlaps = stream_.overlaps,
-       .multiprocessors = stream_.multiprocessors},
-      program_limits(), static_cast<std::byte*>(table), kTableBytes,
+      capture_stream, program_limits(), static_cast<std::byte*>(table.data()), table.bytes(),
       [this](const Operation& operation) { (*launcher_)(stream_, operation); });
   struct Divert {  // other threads go on with the main stream
     CudaDevice& device;
@@ -213,21 +213,17 @@ std::unique_ptr<DeviceGraph> CudaDevice::capture(const std::function<void()>& wo
   } divert{*this};
   stream_.handle = capture_stream_;
   if (is_hopper()) recorder_ = &recorder;
-  std::unique_ptr<CudaGraph> graph;
-  try {
-    graph = std::make_unique<CudaGraph>(capture_stream_, [&] {
-      work();
-      recorder.flush();
-    });
-  } catch (...) {
-    cudaFree(table);
-    throw;
+  auto graph = std::make_unique<CudaGraph>(capture_stream_, [&] {
+    work();
+    recorder.flush();
+  });
+  if (const std::span<const std::byte> image = recorder.image(); !image.empty()) {
+    check(cudaMemcpyAsync(table.data(), image.data(), image.size(), cudaMemcpyHostToDevice,
+                          capture_stream_),
+          "copy to the GPU");
+    check(cudaStreamSynchronize(capture_stream_), "copy to the GPU");
+    graph->keep(std::move(table));
   }
-  graph->keep(table);
-  const std::span<const std::byte> image = recorder.image();
-  check(cudaMemcpyAsync(table, image.data(), image.size(), cudaMemcpyHostToDevice, capture_stream_),
-        "copy to the GPU");
-  check(cudaStreamSynchronize(capture_stream_), "copy to the GPU");
   return graph;
 }
 

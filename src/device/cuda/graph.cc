@@ -34,7 +34,6 @@ CudaGraph::CudaGraph(cudaStream_t stream, const std::function<void()>& work) {
 
 CudaGraph::~CudaGraph() {
   if (executable_ != nullptr) cudaGraphExecDestroy(executable_);
-  cudaFree(memory_);
 }
 
 void CudaGraph::launch(cudaStream_t stream) const {

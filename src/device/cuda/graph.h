@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include <functional>
+#include <utility>
 
 #include "device/device.h"
 
@@ -16,14 +17,14 @@ class CudaGraph final : public DeviceGraph {
   CudaGraph(cudaStream_t stream, const std::function<void()>& work);
   ~CudaGraph() override;
 
-  // Memory of cudaMalloc that the work uses; it is freed with the graph.
-  void keep(void* memory) { memory_ = memory; }
+  // Memory that the work uses; it is freed with the graph.
+  void keep(Buffer memory) { memory_ = std::move(memory); }
 
   void launch(cudaStream_t stream) const;
 
  private:
   cudaGraphExec_t executable_ = nullptr;
-  void* memory_ = nullptr;
+  Buffer memory_;
 };
 
 class CudaEvent final : public DeviceEvent {
