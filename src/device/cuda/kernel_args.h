@@ -1,7 +1,7 @@
 // Tensors as the kernels take them: the arguments of kernels.h from those of device/device.h.
 #pragma once
 
-#include "device/cuda/program.h"
+#include "device/cuda/operation.h"
 #include "device/device.h"
 
 namespace lorax::cuda {

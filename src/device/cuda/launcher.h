@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "device/cuda/linear.h"
-#include "device/cuda/program.h"
+#include "device/cuda/operation.h"
 
 namespace lorax::cuda {
 
