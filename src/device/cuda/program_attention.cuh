@@ -40,12 +40,13 @@ __device__ inline Keys keys_of(const ProgramAttention& attention, int sequence) 
 }
 
 // Eight neighbouring elements.
-__device__ inline void unpack(const uint4& packed, float (&to)[8]) {
+__device__ inline void unpack_eight(const uint4& packed, float (&to)[8]) {
   const uint32_t words[4] = {packed.x, packed.y, packed.z, packed.w};
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    to[2 * i] = __uint_as_float(words[i] << 16);
-    to[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
+    const float2 pair = unpack<bfloat16>(words[i]);
+    to[2 * i] = pair.x;
+    to[2 * i + 1] = pair.y;
   }
 }
 
@@ -146,7 +147,7 @@ __device__ inline NewKey load_new_key(const RotaryStoreArgs& rotary, const Angle
     made.value = load_eight(rotary.v, token, kv_head * head_size + element);
   }
   float rotated[8];
-  unpack(made.key, rotated);
+  unpack_eight(made.key, rotated);
   rotate_rounded(rotated, angles, head_size, element);
   made.key = pack(rotated);
   return made;
@@ -169,7 +170,7 @@ __device__ inline void attend_four(PairSums& sums, const float (&q)[kPairHeads][
 #pragma unroll
   for (int j = 0; j < kKeysAtOnce; ++j) {
     float key[8];
-    unpack(four.keys[j], key);
+    unpack_eight(four.keys[j], key);
 #pragma unroll
     for (int h = 0; h < kPairHeads; ++h) {
       float product = 0.0f;
@@ -211,7 +212,7 @@ __device__ inline void attend_four(PairSums& sums, const float (&q)[kPairHeads][
 #pragma unroll
   for (int j = 0; j < kKeysAtOnce; ++j) {
     float value[8];
-    unpack(four.values[j], value);
+    unpack_eight(four.values[j], value);
 #pragma unroll
     for (int h = 0; h < kPairHeads; ++h) {
 #pragma unroll
@@ -315,7 +316,7 @@ __device__ inline void run_attention(const ProgramAttention& attention, Attentio
     for (int h = 0; h < kPairHeads; ++h) {
       if (h < heads && is_inside) {
         const Rows queries{const_cast<void*>(args.q), args.dtype, args.q_stride};
-        unpack(load_eight(queries, token, (head + h) * args.head_size + element), q[h]);
+        unpack_eight(load_eight(queries, token, (head + h) * args.head_size + element), q[h]);
       }
       if (rotates) rotate_rounded(q[h], angles, args.head_size, element);
     }

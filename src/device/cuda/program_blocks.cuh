@@ -7,6 +7,7 @@
 
 #include "device/cuda/hopper.cuh"
 #include "device/cuda/memory_order.cuh"
+#include "device/cuda/mma.cuh"
 #include "device/cuda/program.h"
 #include "device/cuda/vector.cuh"
 
@@ -58,10 +59,12 @@ __device__ inline void load_fresh(const float* from, float (&to)[4]) {
 
 __device__ inline void load_fresh(const bfloat16* from, float (&to)[4]) {
   const uint2 packed = __ldcg(reinterpret_cast<const uint2*>(from));
-  to[0] = __uint_as_float(packed.x << 16);
-  to[1] = __uint_as_float(packed.x & 0xffff0000u);
-  to[2] = __uint_as_float(packed.y << 16);
-  to[3] = __uint_as_float(packed.y & 0xffff0000u);
+  const float2 low = unpack<bfloat16>(packed.x);
+  const float2 high = unpack<bfloat16>(packed.y);
+  to[0] = low.x;
+  to[1] = low.y;
+  to[2] = high.x;
+  to[3] = high.y;
 }
 
 // The sum over all threads of the block, in each of them. `warp_sums` is this call's own.
