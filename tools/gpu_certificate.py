@@ -3,14 +3,16 @@
 
     python3 tools/gpu_certificate.py [--shape 2b] [--prompts 1,100,4097,8000] [--adapters 2]
                                      [--dtype float16]
+                                     [--batches 0,4,1]
 
 Writes a checkpoint of the real shape with random weights (activations and scores of realistic
 size), runs eager Hugging Face in float32 and in --dtype and `lorax logits` in --dtype on the same
 prompts, and prints ||x - float32|| / ||float32|| of the last positions' logits for both. Ours come
 one by one, as decode steps, behind the prefill of what is in front of them. With --adapters,
 every prompt runs without adapter and with one of that many of PEFT's, of rank 16 on all seven
-projections; ours run as one mixed batch. Passes if ours is at most 1.05 times Hugging Face's for
-every prompt. Needs torch, transformers 5 and peft, a GPU that holds the model in float32 (2b 10 GB,
+projections. Ours run as one mixed batch, or in the order of the table as many at a time as --batches
+says, once for each of its numbers. Passes if ours is at most 1.05 times Hugging Face's for
+every prompt and batch. Needs torch, transformers 5 and peft, a GPU that holds the model in float32 (2b 10 GB,
 9b 37 GB) beside the scores of the longest prompt, and room for the checkpoint (2b 5 GB, 9b 19 GB).
 """
 
@@ -157,6 +159,8 @@ def main():
     parser.add_argument("--prompts", default="1,100,4097,8000", help="their lengths")
     parser.add_argument("--adapters", type=int, default=0, help="distinct adapters")
     parser.add_argument("--rows", type=int, default=64, help="last positions that are compared")
+    parser.add_argument("--batches", default="0",
+                        help="requests of a step of ours; 0: all of them")
     parser.add_argument("--chunk", type=int, help="tokens of a prompt per step of ours")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--lorax", default=gpu_programs.program("lorax"))
@@ -212,19 +216,27 @@ def main():
                    "--decode", str(options.rows - 1)]
         if options.chunk:
             command += ["--chunk", str(options.chunk)]
-        subprocess.run(command, check=True, env=gpu_programs.environment())
-        ours = load_file(folder / "logits.safetensors")
-        step(f"lorax, {options.dtype}")
+        batches = [int(batch) for batch in options.batches.split(",")]
+        ours = {}
+        for batch in batches:
+            subprocess.run([*command, *(["--batch", str(batch)] if batch else [])], check=True,
+                           env=gpu_programs.environment())
+            ours[batch] = load_file(folder / "logits.safetensors")
+            step(f"lorax, {options.dtype}, {batch or 'all'} at a time")
 
         passed = True
-        say(f"{'tokens':>8} {'adapter':>8} {'ours':>12} {'Hugging Face':>14} {'ratio':>7}")
+        say(f"{'tokens':>8} {'adapter':>8} {'Hugging Face':>13}  ours, and its ratio, by batch: " +
+            ", ".join(str(batch or "all") for batch in batches))
         for i, (prompt, adapter) in enumerate(requests):
-            our_error = relative(ours[str(i)], reference[i])
             their_error = relative(theirs[i], reference[i])
-            ratio = our_error / their_error
-            passed = passed and ratio <= 1.05  # also false for NaN
-            say(f"{len(prompt):8} {'-' if adapter is None else adapter:>8} {our_error:12.3e} "
-                f"{their_error:14.3e} {ratio:7.3f}")
+            columns = []
+            for batch in batches:
+                our_error = relative(ours[batch][str(i)], reference[i])
+                ratio = our_error / their_error
+                passed = passed and ratio <= 1.05  # also false for NaN
+                columns.append(f"{our_error:11.3e} {ratio:6.3f}")
+            say(f"{len(prompt):8} {'-' if adapter is None else adapter:>8} {their_error:13.3e}  " +
+                "  ".join(columns))
         say("certificate: " + ("passed" if passed else "FAILED"))
         return 0 if passed else 1
     finally:

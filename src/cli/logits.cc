@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include <boost/json/serialize.hpp>
@@ -31,6 +32,7 @@ struct Options {
   int64_t chunk = 0;
   int64_t decode = 0;
   int64_t last = 0;
+  int64_t batch = 0;
   DeviceFlags device;
 };
 
@@ -166,9 +168,10 @@ int64_t next_tokens(const Sequence& sequence, int64_t chunk, int64_t decode) {
 }
 
 // Logits come step by step, each with rows of every sequence; the file wants them sequence by
-// sequence. They are written straight to their places.
-void run_steps(ModelRunner& runner, std::vector<Sequence>& sequences, int64_t chunk, int64_t decode,
-               int64_t last, Output& output) {
+// sequence. They are written straight to their places. Of the sequences, of which the first is
+// request `first_request`.
+void run_steps(ModelRunner& runner, std::span<Sequence> sequences, size_t first_request,
+               int64_t chunk, const Options& options, Output& output) {
   std::vector<SequenceStep> steps;
   std::vector<size_t> members;
   while (true) {
@@ -176,7 +179,7 @@ void run_steps(ModelRunner& runner, std::vector<Sequence>& sequences, int64_t ch
     members.clear();
     for (size_t i = 0; i < sequences.size(); ++i) {
       if (sequences[i].pending() == 0) continue;
-      steps.push_back(next_step(sequences[i], next_tokens(sequences[i], chunk, decode),
+      steps.push_back(next_step(sequences[i], next_tokens(sequences[i], chunk, options.decode),
                                 SequenceStep::Output::kAllRows));
       members.push_back(i);
     }
@@ -185,11 +188,12 @@ void run_steps(ModelRunner& runner, std::vector<Sequence>& sequences, int64_t ch
     int64_t row = 0;
     for (size_t s = 0; s < steps.size(); ++s) {
       Sequence& sequence = sequences[members[s]];
-      const int64_t first = sequence.length() - rows_to_write(sequence, last);
+      const int64_t first = sequence.length() - rows_to_write(sequence, options.last);
       const int64_t rows = static_cast<int64_t>(steps[s].tokens.size());
       for (int64_t done = std::clamp(first - sequence.cached, int64_t{0}, rows); done < rows;) {
         const int64_t count = std::min(runner.limits().max_logits_rows, rows - done);
-        output.write(members[s], sequence.cached + done - first, runner, row + done, count);
+        output.write(first_request + members[s], sequence.cached + done - first, runner, row + done,
+                     count);
         done += count;
       }
       row += rows;
@@ -214,7 +218,13 @@ void run(const Options& options) {
       limits_for_logits(requests.sequences, chunk, info.vocab_size, std::ranges::max(heads)),
       &adapters.tables());
   Output output(options.out, requests.sequences, heads, options.last, info.vocab_size);
-  run_steps(runner, requests.sequences, chunk, options.decode, options.last, output);
+  const std::span<Sequence> sequences = requests.sequences;
+  const size_t batch =
+      options.batch > 0 ? static_cast<size_t>(options.batch) : requests.sequences.size();
+  for (size_t first = 0; first < sequences.size(); first += batch) {
+    const size_t count = std::min(batch, sequences.size() - first);
+    run_steps(runner, sequences.subspan(first, count), first, chunk, options, output);
+  }
   output.finish();
 }
 
@@ -228,8 +238,7 @@ void add_logits_command(CLI::App& app) {
   command
       ->add_option("--requests", options->requests,
                    "JSON file: [{\"input_ids\": [..], \"adapter_id\": null}, ..]; adapter_id is a "
-                   "directory or null, merged_adapters an object as in the REST API; all run as "
-                   "one packed batch")
+                   "directory or null, merged_adapters an object as in the REST API")
       ->required();
   command
       ->add_option("--out", options->out,
@@ -246,6 +255,11 @@ void add_logits_command(CLI::App& app) {
   command
       ->add_option("--last", options->last,
                    "Write only this many last positions of each request (default: all)")
+      ->check(CLI::PositiveNumber);
+  command
+      ->add_option("--batch", options->batch,
+                   "Requests that run as one packed batch; so many at a time, in their order "
+                   "(default: all at once)")
       ->check(CLI::PositiveNumber);
   options->device.add_to(*command);
   command->callback([options] { run(*options); });
