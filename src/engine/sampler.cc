@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <iterator>
 #include <limits>
 
@@ -168,6 +169,9 @@ void Sampler::begin(Call& call, const Tensor& logits, const Tensor& ids_out) {
     const size_t bytes = std::max(2 * measure.bytes(), kLeastBytes);
     call.from_device = HostBuffer(device_, bytes);
     call.outputs = Buffer(device_, bytes);
+    // Between its arrays lie bytes that nothing else writes.
+    std::memset(call.from_device.data(), 0, bytes);
+    device_.copy_from_host(call.outputs.data(), call.from_device.data(), bytes);
   }
   Layout layout(static_cast<char*>(call.outputs.data()));
   const Results results(layout, call);
