@@ -218,16 +218,23 @@ class EmulatedProgramTest : public ::testing::TestWithParam<LayersShape> {
     const emulated::Program program = emulated::compile(steps, limits);
     ASSERT_TRUE(emulated::can_launch(program, limits));
     EXPECT_TRUE(program.copies.empty()) << "two norms a layer";
-    std::vector<char> table(program.table_bytes());
-    const size_t instruction_bytes = program.instructions.size() * sizeof(emulated::Instruction);
-    std::memcpy(table.data(), program.instructions.data(), instruction_bytes);
-    std::memcpy(table.data() + instruction_bytes, program.products.data(),
-                program.products.size() * sizeof(emulated::ProgramProduct));
+    std::vector<CUtensorMap> maps(program.products.size());
+    for (size_t i = 0; i < maps.size(); ++i) {
+      const emulated::ProgramProduct& product = program.products[i];
+      const emulated::MatrixMap map{.data = static_cast<const uint16_t*>(product.weight),
+                                    .rows = product.m,
+                                    .columns = product.n,
+                                    .stride = product.n,
+                                    .box_rows = emulated::kProgramBoxRows};
+      std::memcpy(&maps[i], &map, sizeof(map));
+    }
+    const std::vector<std::byte> table = program.table(maps);
     emulated::launch_program({}, program, table.data(), limits);
     // As the next launch must find it.
     EXPECT_EQ(sync.arrivals, 0u);
     EXPECT_EQ(sync.exits, 0u);
     EXPECT_TRUE(std::ranges::all_of(sync.pieces, [](uint32_t piece) { return piece == 0; }));
+    EXPECT_TRUE(std::ranges::all_of(sync.claims, [](uint32_t claims) { return claims == 0; }));
   }
 
   // ||got - want|| / ||want|| of rows whose results have a meaning.
@@ -296,12 +303,14 @@ TEST_P(EmulatedProgramTest, LayersAreLikeOnTheCpu) {
 INSTANTIATE_TEST_SUITE_P(
     Shapes, EmulatedProgramTest,
     ::testing::Values(LayersShape{"Tiny", 1, 64, 128, 4, 2, 16, 0, 40, 4, 3},
-                      LayersShape{"WindowAndThreeRows", 3, 96, 200, 6, 2, 32, 20, 100, 5, 2},
-                      LayersShape{"MoreRowsThanBlocks", 8, 520, 1048, 5, 1, 64, 0, 200, 3, 1},
+                      LayersShape{"WindowAndThreeRows", 3, 128, 192, 6, 2, 32, 20, 100, 5, 2},
+                      LayersShape{"MoreRowsThanBlocks", 8, 576, 1088, 5, 1, 64, 0, 200, 3, 1},
                       LayersShape{"OddHeadSize", 8, 1024, 512, 4, 4, 80, 0, 33, 7, 1},
                       LayersShape{"TwoRowsOf2b", 2, 2304, 256, 8, 4, 256, 100, 200, 5, 1},
                       LayersShape{"Of2b", 1, 2304, 512, 8, 4, 256, 0, 500, 6, 1},
                       LayersShape{"Of9b", 1, 3584, 256, 16, 8, 256, 4096, 300, 9, 1},
+                      LayersShape{"TilesOfTwoBlocks", 1, 192, 1536, 4, 2, 256, 0, 70, 9, 2},
+                      LayersShape{"TilesOfTwoBlocksFourRows", 4, 192, 1536, 4, 2, 256, 0, 70, 9, 2},
                       LayersShape{"Wide", 1, 4608, 128, 4, 2, 128, 0, 70, 4, 1},
                       LayersShape{"ManyBlocks", 4, 512, 512, 8, 4, 128, 0, 150, 40, 2}),
     [](const auto& param_info) { return param_info.param.name; });

@@ -117,6 +117,15 @@ __device__ inline void copy_box(uint32_t to, const CUtensorMap& map, int column,
       : "memory");
 }
 
+// Stores 16 bytes to this block's shared memory, whose arrival `barrier` counts like a copy's.
+__device__ inline void send(uint32_t to, const uint4& value, uint32_t barrier) {
+  asm volatile(
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.u32 [%0], {%1, %2, %3, %4}, "
+      "[%5];" ::"r"(to),
+      "r"(value.x), "r"(value.y), "r"(value.z), "r"(value.w), "r"(barrier)
+      : "memory");
+}
+
 __device__ inline void prefetch_map(const CUtensorMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }

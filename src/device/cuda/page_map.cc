@@ -55,4 +55,13 @@ bool make_matrix_map(CUtensorMap& map, const void* data, int64_t rows, int64_t c
   return make_map(map, data, sizes, strides, box);
 }
 
+bool make_panel_map(CUtensorMap& map, const void* data, int64_t rows, int64_t columns,
+                    int box_rows) {
+  const cuuint64_t sizes[3] = {64, static_cast<cuuint64_t>(rows),
+                               static_cast<cuuint64_t>(columns / 64)};
+  const cuuint64_t strides[2] = {static_cast<cuuint64_t>(columns) * 2, 128};
+  const cuuint32_t box[3] = {64, static_cast<cuuint32_t>(box_rows), 8};
+  return make_map(map, data, sizes, strides, box);
+}
+
 }  // namespace lorax::cuda

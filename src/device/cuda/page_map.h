@@ -18,4 +18,10 @@ bool make_page_map(CUtensorMap& map, const void* pages, int64_t slots, int kv_he
 bool make_matrix_map(CUtensorMap& map, const void* data, int64_t rows, int64_t columns,
                      int64_t stride, int box_rows);
 
+// A map of a dense matrix [rows, columns] of bfloat16 as [columns / 64, rows, 64], whose boxes are
+// `box_rows` rows of eight panels of 64 columns, panel by panel, likewise. columns is a multiple of
+// 64.
+bool make_panel_map(CUtensorMap& map, const void* data, int64_t rows, int64_t columns,
+                    int box_rows);
+
 }  // namespace lorax::cuda

@@ -1,6 +1,7 @@
 #include "device/cuda/program.h"
 
 #include <algorithm>
+#include <bit>
 #include <map>
 
 #include "base/check.h"
@@ -10,6 +11,7 @@ namespace {
 
 constexpr int64_t kRowsEverywhere = 2;  // norms of so few rows are done by every block
 constexpr int64_t kMinSplitKeys = 32;
+constexpr double kMaxUnevenness = 1.05;  // of the largest share, over the mean
 constexpr size_t kMaxStageBytes = size_t{96} << 10;
 
 bool is_aligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; }
@@ -26,7 +28,7 @@ int stage_bytes(int64_t rows, int64_t n) {
 }
 
 bool fits(const LinearArgs& args) {
-  return args.rows >= 1 && args.rows <= kProgramRows && args.m >= 1 && args.n % 8 == 0 &&
+  return args.rows >= 1 && args.rows <= kProgramRows && args.m >= 1 && args.n % 64 == 0 &&
          is_bfloat16(args.x) && is_aligned(args.weight) &&
          static_cast<size_t>(stage_bytes(args.rows, args.n)) <= kMaxStageBytes;
 }
@@ -56,9 +58,10 @@ bool fits(const RotaryStoreArgs& args) {
 
 bool fits(const AttentionArgs& args) {
   return args.dtype == DType::kBFloat16 && args.max_q == 1 && args.sequences >= 1 &&
-         args.sequences <= kProgramRows && args.head_size % 8 == 0 && args.head_size <= 256 &&
-         is_aligned(args.q) && args.q_stride % 8 == 0 && is_aligned(args.key) &&
-         is_aligned(args.value);
+         args.sequences <= kProgramRows &&
+         std::has_single_bit(static_cast<unsigned>(args.block_size)) && args.head_size % 8 == 0 &&
+         args.head_size <= 256 && is_aligned(args.q) && args.q_stride % 8 == 0 &&
+         is_aligned(args.key) && is_aligned(args.value);
 }
 
 // A range of device memory.
@@ -99,6 +102,7 @@ class Compiler {
     ProgramNorm norm{};
     norm.x = args.norm.x.data;
     norm.x_stride = args.norm.x.stride;
+    share_halves(norm, args.norm);
     norm.weight = args.norm.weight;
     norm.eps = args.norm.eps;
     norm.next_weight = args.next_weight;
@@ -130,6 +134,7 @@ class Compiler {
   void operator()(const AttentionArgs& args) {
     ProgramAttention attention{};
     attention.args = args;
+    attention.log_block_size = std::countr_zero(static_cast<unsigned>(args.block_size));
     if (is_rotated_by_last(args)) {
       attention.rotary_store = program_.instructions.back().rotary_store;
       attention.rotates = 1;
@@ -160,7 +165,7 @@ class Compiler {
 
   Program finish() {
     LORAX_CHECK(scratch_ <= scratch_end_);
-    if (!program_.instructions.empty()) program_.instructions.front().waits = 0;
+    number_waits();
     for (const auto& [own, residual] : residuals_) {
       if (!residual.is_copied) continue;
       for (int64_t row = 0; row < residual.rows; ++row) {
@@ -193,7 +198,17 @@ class Compiler {
     return taken;
   }
 
-  void add(const Instruction& instruction) { program_.instructions.push_back(instruction); }
+  void add(Instruction& instruction, bool waits = true) {
+    instruction.wait = waits ? 1 : 0;  // numbered in the end
+    program_.instructions.push_back(instruction);
+  }
+
+  void number_waits() {
+    for (Instruction& instruction : program_.instructions) {
+      const bool is_first = &instruction == program_.instructions.data();
+      instruction.wait = instruction.wait != 0 && !is_first ? ++program_.waits : 0;
+    }
+  }
 
   void add_norm(ProgramNorm& norm, const NormArgs& args) {
     norm.out = args.out.data;
@@ -243,6 +258,33 @@ class Compiler {
            rotary.kv_heads == args.kv_heads && rotary.head_size == args.head_size;
   }
 
+  // Whether the blocks' shares are even enough if each has whole tiles.
+  bool are_even(int tiles) const {
+    const int most = (tiles + limits_.blocks - 1) / limits_.blocks;
+    return most * limits_.blocks <= tiles * kMaxUnevenness;
+  }
+
+  // Has the norm to come add up the sums of the blocks that share a tile of its x, if the
+  // instruction before makes that.
+  void share_halves(ProgramNorm& norm, const NormArgs& args) {
+    if (program_.instructions.empty()) return;
+    Instruction& last = program_.instructions.back();
+    ProgramProduct& product = last.product;
+    if (last.kind != Instruction::kProduct || product.out != args.x.data ||
+        product.out_stride != args.x.stride || product.rows != args.rows ||
+        product.m != args.width || product.is_gated != 0 || product.is_float32 != 0 ||
+        product.unit != 1 || product.units_each < product.steps || product.in_place != 0) {
+      return;
+    }
+    const int64_t floats = 2 * args.rows * args.width;
+    if (floats > halves_floats_) {
+      halves_ = take(floats);
+      halves_floats_ = floats;
+    }
+    product.halves = halves_;
+    norm.halves = halves_;
+  }
+
   void product(const LinearArgs& args, bool is_gated) {
     ProgramProduct product{};
     product.x = args.x.data;
@@ -256,21 +298,23 @@ class Compiler {
     product.is_gated = is_gated ? 1 : 0;
     product.is_float32 = args.out.dtype == DType::kFloat32 ? 1 : 0;
     product.in_place = is_in_place(args) ? 1 : 0;
+    product.number = static_cast<int>(program_.products.size()) + 1;
     product.steps = (product.n + kProgramRound - 1) / kProgramRound;
     const int tiles = (product.m + kProgramTile - 1) / kProgramTile;
-    product.rounds_each = tiles * product.steps / limits_.blocks;
-    product.rounds_left = tiles * product.steps % limits_.blocks;
-    // Blocks with a round more than others are not always the same.
+    product.unit = are_even(tiles) ? product.steps : 1;
+    const int units = tiles * product.steps / product.unit;
+    product.units_each = units / limits_.blocks;
+    product.units_left = units % limits_.blocks;
+    // Blocks with a unit more than others are not always the same.
     product.rotation = static_cast<int>(program_.products.size() * 37) % limits_.blocks;
     reserve_stage(args.rows, args.n);
     Instruction instruction;
     instruction.kind = Instruction::kProduct;
     const Range out = range_of(args.out.data, args.rows, args.out.stride,
                                is_gated ? args.m / 2 : args.m, size_of(args.out.dtype));
-    instruction.waits = product.in_place != 0 && may_overlap(out) ? 0 : 1;
     instruction.product = product;
     program_.products.push_back(product);
-    add(instruction);
+    add(instruction, product.in_place == 0 || !may_overlap(out));
   }
 
   ProgramLimits limits_;
@@ -280,12 +324,27 @@ class Compiler {
   float* scratch_end_ = nullptr;
   float* attention_values_ = nullptr;
   int64_t attention_floats_ = 0;
+  float* halves_ = nullptr;
+  int64_t halves_floats_ = 0;
 };
 
 }  // namespace
 
 size_t Program::table_bytes() const {
-  return instructions.size() * sizeof(Instruction) + products.size() * sizeof(ProgramProduct);
+  const size_t bytes = products.size() * (sizeof(CUtensorMap) + sizeof(ProgramProduct)) +
+                       instructions.size() * sizeof(Instruction);
+  return (bytes + kTableAlignment - 1) / kTableAlignment * kTableAlignment;
+}
+
+std::vector<std::byte> Program::table(std::span<const CUtensorMap> maps) const {
+  LORAX_CHECK(maps.size() == products.size());
+  std::vector<std::byte> table;
+  for (const auto bytes : {std::as_bytes(maps), std::as_bytes(std::span(instructions)),
+                           std::as_bytes(std::span(products))}) {
+    table.insert(table.end(), bytes.begin(), bytes.end());
+  }
+  table.resize(table_bytes());
+  return table;
 }
 
 bool is_programmable(const Operation& operation) {

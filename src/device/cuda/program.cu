@@ -2,9 +2,10 @@
 #include "device/cuda/hopper.cuh"
 #include "device/cuda/launch.cuh"
 #include "device/cuda/program.h"
-#include "device/cuda/program_attention.cuh"
+#include "device/cuda/program_merge.cuh"
 #include "device/cuda/program_norm.cuh"
 #include "device/cuda/program_product.cuh"
+#include "device/cuda/program_rotary.cuh"
 
 #ifndef __CUDA_ARCH_FEAT_SM90_ALL
 #pragma nv_diag_suppress 177  // of other architectures the kernel is empty and uses nothing of this
@@ -13,13 +14,14 @@
 namespace lorax::cuda {
 namespace {
 
-// With the warpgroup of the feeding warp, which gives its registers to the others.
+// With the warpgroup of the feeding warp and of the messenger, which gives its registers to the
+// others.
 constexpr int kBlockThreads = kProgramThreads + 128;
+constexpr int kSlotAlignment = 1024;  // of the swizzle
 constexpr int kMinDepth = 3;
-constexpr int kMaxDepth = 12;  // more is never under way
+constexpr int kMaxDepth = 13;  // more is never under way
 
-constexpr int kInstructionWords = sizeof(Instruction) / 4;
-static_assert(sizeof(Instruction) % 8 == 0 && kInstructionWords <= kProgramThreads);
+constexpr int kInstructionSlots = 4;
 
 // Shared memory of every program; behind it lie the stage and the ring.
 struct Fixed {
@@ -27,68 +29,81 @@ struct Fixed {
     ProductSums product;
     NormSums norm;
   } sums;
-  alignas(16) uint32_t instructions[2][kInstructionWords];  // the one under way, and the next
+  alignas(16) unsigned char instructions[kInstructionSlots][sizeof(Instruction)];
+  alignas(8) uint64_t instruction_barriers[kInstructionSlots];
+  alignas(8) uint64_t messenger_barriers[2];
   alignas(8) uint64_t barriers[2 * kMaxDepth];
+  alignas(16) uint4 rounds[kMaxDepth];
+  RingPlace place;
+  Known known;
   int is_last;
 };
 
-constexpr int round_up(int bytes) { return (bytes + 127) / 128 * 128; }
-constexpr int kFixedBytes = round_up(sizeof(Fixed));
+constexpr int kFixedBytes = (sizeof(Fixed) + 127) / 128 * 128;
 
+// Has the copy engine bring instruction i, by one thread.
+__device__ void bring_instruction(const ProgramArgs& args, Fixed& fixed, int i) {
+  if (i >= args.n_instructions) return;
+  const int slot = i % kInstructionSlots;
+  const uint32_t barrier = shared_address(&fixed.instruction_barriers[slot]);
+  arrive_expecting(barrier, sizeof(Instruction));
+  copy_bytes(shared_address(fixed.instructions[slot]), args.instructions + i, sizeof(Instruction),
+             barrier);
+}
+
+// What lasts from one instruction to the next lies in shared memory: registers would be spilled in
+// those that need them all, and each look at a spilled one is a trip to the L2 cache, as waiting
+// for other blocks empties L1.
 __device__ void run_instructions(const ProgramArgs& args, Fixed& fixed, const Ring& ring,
-                                 unsigned char* stage) {
+                                 const Messenger& messenger, unsigned char* stage) {
   bfloat16* staged = reinterpret_cast<bfloat16*>(stage);
   AttentionRoom& room = *reinterpret_cast<AttentionRoom*>(stage);
-  const auto load_word = [&](int number) {
-    return threadIdx.x < kInstructionWords && number < args.n_instructions
-               ? __ldg(reinterpret_cast<const uint32_t*>(args.instructions + number) + threadIdx.x)
-               : 0;
-  };
-  const auto keep_word = [&](int number, uint32_t word) {
-    if (threadIdx.x < kInstructionWords) fixed.instructions[number % 2][threadIdx.x] = word;
-  };
-  keep_word(0, load_word(0));
-  sync_block();
-  uint32_t waits = 0;
-  uint32_t products = 0;
-  RingPlace place;
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < kInstructionSlots - 1; ++i) bring_instruction(args, fixed, i);
+  }
 #pragma unroll 1
   for (int i = 0; i < args.n_instructions; ++i) {
-    const uint32_t next_word = load_word(i + 1);
+    if (threadIdx.x == 0) bring_instruction(args, fixed, i + kInstructionSlots - 1);
+    const int slot = i % kInstructionSlots;
+    wait(shared_address(&fixed.instruction_barriers[slot]), i / kInstructionSlots % 2);
     const Instruction& instruction =
-        *reinterpret_cast<const Instruction*>(fixed.instructions[i % 2]);
-    const BlockWait wait(args.sync, instruction.waits != 0, waits);
+        *reinterpret_cast<const Instruction*>(fixed.instructions[slot]);
+    const BlockWait wait_for_blocks(messenger, instruction.wait);
     switch (instruction.kind) {
       case Instruction::kProduct:
-        wait();
-        run_product(instruction.product, args, ++products, ring, place, staged, fixed.sums.product);
+        wait_for_blocks();
+        run_product(instruction.product, args, ring, fixed.place, staged, fixed.sums.product);
         break;
       case Instruction::kNorm:
-        run_norm(instruction.norm, staged, fixed.sums.norm, wait);
+        run_norm(instruction.norm, staged, fixed.sums.norm, wait_for_blocks);
         break;
       case Instruction::kRotaryStore:
-        wait();
+        wait_for_blocks();
         run_rotary_store(instruction.rotary_store);
         break;
       case Instruction::kAttention:
-        run_attention(instruction.attention, room, wait);
+        run_attention(instruction.attention, room, fixed.known, wait_for_blocks);
         break;
       case Instruction::kMerge:
-        run_merge(instruction.attention, room, wait);
+        run_merge(instruction.attention, *reinterpret_cast<MergeRoom*>(stage), fixed.known,
+                  wait_for_blocks);
         break;
     }
-    keep_word(i + 1, next_word);
     sync_block();
   }
 }
 
 // The last block to end leaves zeros behind.
-__device__ void reset(ProgramSync* sync, Fixed& fixed) {
+__device__ void reset(const ProgramArgs& args, Fixed& fixed) {
+  ProgramSync* sync = args.sync;
   if (threadIdx.x == 0) fixed.is_last = atomicAdd(&sync->exits, 1u) == gridDim.x - 1 ? 1 : 0;
   sync_block();
   if (fixed.is_last == 0) return;
   for (unsigned block = threadIdx.x; block < gridDim.x; block += kProgramThreads) {
     sync->pieces[block] = 0;
+  }
+  for (int product = threadIdx.x; product < args.n_products; product += kProgramThreads) {
+    sync->claims[product] = 0;
   }
   if (threadIdx.x == 0) {
     sync->arrivals = 0;
@@ -102,50 +117,74 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
   extern __shared__ __align__(128) unsigned char shared[];
   Fixed& fixed = *reinterpret_cast<Fixed*>(shared);
   unsigned char* stage = shared + kFixedBytes;
-  const Ring ring{shared_address(stage + args.stage_bytes), shared_address(fixed.barriers),
+  const uint32_t slots = (shared_address(stage + args.stage_bytes) + kSlotAlignment - 1) /
+                         kSlotAlignment * kSlotAlignment;
+  const Ring ring{shared_address(fixed.rounds), slots, shared_address(fixed.barriers),
                   args.ring_depth};
-  if (threadIdx.x == 0) ring.init();
+  const Messenger messenger{shared_address(&fixed.messenger_barriers[0]),
+                            shared_address(&fixed.messenger_barriers[1])};
+  if (threadIdx.x == 0) {
+    messenger.init();
+    for (uint64_t& barrier : fixed.instruction_barriers) init_barrier(shared_address(&barrier), 1);
+    ring.init();
+    fixed.place = {};
+    fixed.known.forget();
+  }
   __syncthreads();
   if (threadIdx.x >= kProgramThreads) {
     shrink_registers<56>();
-    if (threadIdx.x < kProgramThreads + 32) feed(args, ring);
+    if (threadIdx.x == kProgramThreads) {
+      Feeder(ring).run(args);
+    } else if (threadIdx.x == kProgramThreads + 32) {
+      messenger.run(args.sync, args.n_waits);
+    }
   } else {
     grow_registers<224>();
     wait_for_previous();
-    run_instructions(args, fixed, ring, stage);
-    reset(args.sync, fixed);
+    run_instructions(args, fixed, ring, messenger, stage);
+    reset(args, fixed);
   }
 #endif
 }
 
-int stage_bytes(const Program& program) { return round_up(program.stage_bytes); }
+int stage_bytes(const Program& program) { return (program.stage_bytes + 127) / 128 * 128; }
+
+// What lies before the ring's slots, at most.
+int bytes_before_ring(const Program& program) {
+  return kFixedBytes + stage_bytes(program) + kSlotAlignment;
+}
 
 int ring_depth(const Program& program, const ProgramLimits& limits) {
-  const int room =
-      static_cast<int>(limits.shared_bytes) - kFixedBytes - round_up(program.stage_bytes);
+  const int room = static_cast<int>(limits.shared_bytes) - bytes_before_ring(program);
   return room / kSlotBytes < kMaxDepth ? room / kSlotBytes : kMaxDepth;
 }
 
 }  // namespace
 
 bool can_launch(const Program& program, const ProgramLimits& limits) {
-  return limits.blocks <= ProgramSync::kMaxBlocks && ring_depth(program, limits) >= kMinDepth;
+  return limits.blocks <= ProgramSync::kMaxBlocks &&
+         program.products.size() <= ProgramSync::kMaxProducts &&
+         ring_depth(program, limits) >= kMinDepth;
 }
 
 void launch_program(Stream stream, const Program& program, const void* table,
                     const ProgramLimits& limits) {
-  const Instruction* instructions = static_cast<const Instruction*>(table);
-  const ProgramArgs args{.instructions = instructions,
+  const CUtensorMap* maps = static_cast<const CUtensorMap*>(table);
+  const Instruction* instructions =
+      reinterpret_cast<const Instruction*>(maps + program.products.size());
+  const ProgramArgs args{.maps = maps,
+                         .instructions = instructions,
                          .products = reinterpret_cast<const ProgramProduct*>(
                              instructions + program.instructions.size()),
                          .n_instructions = static_cast<int>(program.instructions.size()),
                          .n_products = static_cast<int>(program.products.size()),
+                         .n_waits = program.waits,
                          .stage_bytes = stage_bytes(program),
                          .ring_depth = ring_depth(program, limits),
                          .pieces = static_cast<float*>(limits.scratch),
                          .sync = limits.sync};
   const size_t shared_bytes =
-      static_cast<size_t>(kFixedBytes + args.stage_bytes + args.ring_depth * kSlotBytes);
+      static_cast<size_t>(bytes_before_ring(program) + args.ring_depth * kSlotBytes);
   launch(stream, static_cast<unsigned>(limits.blocks), kBlockThreads, shared_bytes, program_kernel,
          args);
 }

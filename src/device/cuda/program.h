@@ -5,14 +5,17 @@
 // only then are its first weights on their way. So the operations that a graph keeps (see
 // CudaDevice::capture) are compiled into a program of instructions, which one kernel carries out
 // with one block on each multiprocessor. Which weights come next does not depend on any result: one
-// warp of each block has them copied to shared memory up to some 180 KB ahead, through the ends of
-// instructions, where the blocks wait for each other.
+// thread of each block has them copied to shared memory up to some 190 KB ahead, through the ends
+// of instructions, where the blocks wait for each other.
 //
 // What an operation of a graph writes for the next one alone may stay unwritten: queries are not
-// rotated in place where attention follows, but on their way into it. Rotation and the store of
-// keys and values then belong to attention: each row is that of its sequence's last token, and the
-// slot is that token's, or negative if the sequence has none.
+// rotated in place where attention follows, but on their way into it, and a product that blocks
+// share leaves its sums to the norm that follows. Rotation and the store of keys and values then
+// belong to attention: each row is that of its sequence's last token, and the slot is that token's,
+// or negative if the sequence has none.
 #pragma once
+
+#include <cuda.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -26,16 +29,18 @@ namespace lorax::cuda {
 // ---- What the kernel reads ----------------------------------------------------------------------
 
 // A product is cut into rounds of 16 rows of the weight by 512 elements (64 of each warp), in
-// ascending order of elements, then rows. Each block takes its share of them; the first of the
-// blocks that share 16 rows adds up the others' sums.
+// ascending order of elements, then rows. Each block takes its share of them: whole tiles of 16
+// rows where that is even enough; else the first of the blocks that share a tile adds up the
+// others' sums, or the norm that follows does.
 inline constexpr int kProgramTile = 16;
 inline constexpr int kProgramRound = 512;
+inline constexpr int kProgramBoxRows = 8;            // of a tile that are copied at a time
 inline constexpr int64_t kProgramRows = 8;           // of x
 inline constexpr int kProgramNormWidth = 5120;       // at most
 inline constexpr int kProgramXPad = 32;              // elements between rows of x in shared memory
-inline constexpr int kProgramStageBytes = 17 << 10;  // of shared memory that attention needs there
+inline constexpr int kProgramStageBytes = 18 << 10;  // of shared memory that attention needs there
 
-struct ProgramProduct {
+struct alignas(16) ProgramProduct {
   const void* x;
   int64_t x_stride;
   const void* weight;
@@ -44,13 +49,19 @@ struct ProgramProduct {
   int rows;
   int m;
   int n;
-  int steps;        // rounds of a tile
-  int rounds_each;  // of a place; the first `rounds_left` places have one more
-  int rounds_left;
+  int steps;       // rounds of a tile
+  int unit;        // rounds that stay together: 1, or those of a tile
+  int units_each;  // of a place; the first `units_left` places have one more
+  int units_left;
   int rotation;    // block b takes the share of the place (b + rotation) % blocks
   int in_place;    // 1: x is in shared memory already
+  int number;      // of this product, from 1
   int is_gated;    // out [rows, m / 2] = gelu_tanh(first half) * second half
   int is_float32;  // out
+  // If not null, out stays unwritten, and here is what its readers add up, [2, rows, m]: the sums
+  // of the blocks that have a tile's first and its last round, which are all; zeros where it is the
+  // same.
+  float* halves;
 };
 
 // to = from + norm(x), out = norm(to); without x: to = from. Every block does all rows, leaves
@@ -59,6 +70,7 @@ struct ProgramProduct {
 struct ProgramNorm {
   const void* x;
   int64_t x_stride;
+  const float* halves;  // not null: of x, see ProgramProduct
   const float* weight;
   const float* from;
   int64_t from_stride;
@@ -81,16 +93,17 @@ struct ProgramAttention {
   AttentionArgs args;
   RotaryStoreArgs rotary_store;  // of the same rows, if `rotates`
   int rotates;
+  int log_block_size;
   int splits;
   float* values;  // [.., d]
   float* tops;
   float* sums;
 };
 
-struct Instruction {
+struct alignas(16) Instruction {
   enum Kind : int { kProduct, kNorm, kRotaryStore, kAttention, kMerge };
   int kind;
-  int waits;  // for all blocks to have done what comes before
+  int wait;  // for all blocks to have done what comes before: its number, from 1; 0: none
   union {
     ProgramProduct product;
     ProgramNorm norm;
@@ -98,23 +111,29 @@ struct Instruction {
     ProgramAttention attention;
   };
 
-  Instruction() : kind(kProduct), waits(1), product{} {}
+  Instruction() : kind(kProduct), wait(0), product{} {}
 };
 
 // Zeros before and after each launch.
 struct ProgramSync {
   static constexpr int kMaxBlocks = 256;
+  static constexpr int kMaxProducts = 1024;
   uint32_t arrivals;
   uint32_t exits;
-  uint32_t pieces[kMaxBlocks];  // of block b: 1 + the number of the product it has left sums of
+  uint32_t pieces[kMaxBlocks];    // of block b: the number of the product it has left sums of
+  uint32_t claims[kMaxProducts];  // of product number p + 1: tiles that blocks have come for
 };
+
+static_assert(sizeof(Instruction) % 16 == 0 && sizeof(ProgramProduct) % 16 == 0);
 
 // Handed to the kernel. Tables and scratch are on the device.
 struct ProgramArgs {
+  const CUtensorMap* maps;  // of the products' weights, see make_panel_map()
   const Instruction* instructions;
   const ProgramProduct* products;
   int n_instructions;
   int n_products;
+  int n_waits;
   int stage_bytes;  // of shared memory for x, or for attention
   int ring_depth;
   float* pieces;  // [blocks, 16 * kProgramRows]
@@ -135,6 +154,7 @@ struct Program {
   std::vector<Instruction> instructions;
   std::vector<ProgramProduct> products;
   int stage_bytes = 0;
+  int waits = 0;  // of instructions
   // A residual that ended up in scratch: to be copied back behind the launch.
   struct CopyBack {
     float* to = nullptr;
@@ -143,7 +163,11 @@ struct Program {
   };
   std::vector<CopyBack> copies;
 
+  // The device's tables: maps of the products' weights, instructions, products. At a multiple of
+  // kTableAlignment.
+  static constexpr size_t kTableAlignment = 128;
   size_t table_bytes() const;
+  std::vector<std::byte> table(std::span<const CUtensorMap> maps) const;
 };
 
 // Whether an operation can be part of a program.

@@ -1,9 +1,11 @@
-// Attention of a program: sequences of one query row each. Two query heads of one key/value head at
-// a time; a warp takes four keys at a time, 8 elements of each a lane.
+// Attention of a program: sequences of one query row each. A block takes two query heads of one
+// key/value head and 32 keys at a time: each warp makes the scores of four of them, a lane having 8
+// elements of each; then each thread adds up two elements of one head's output over all of them.
 #pragma once
 
 #include "device/cuda/attention_tile.cuh"
 #include "device/cuda/program_blocks.cuh"
+#include "device/cuda/program_sequences.cuh"
 #include "device/cuda/rotate.cuh"
 #include "device/cuda/vector.cuh"
 
@@ -13,11 +15,15 @@ constexpr int kPairHeads = 2;
 constexpr int kKeysAtOnce = 4;
 constexpr int kMinSpan = kProgramWarps * kKeysAtOnce;  // keys of a part
 
-// Room in shared memory.
+constexpr int kHeadThreads = kProgramThreads / kPairHeads;  // of the output of a head
+constexpr int kMaxHeadSize = 256;
+static_assert(kMinSpan == 32 && kHeadThreads * 2 == kMaxHeadSize);
+
+// Room in shared memory, for the keys at hand.
 struct AttentionRoom {
-  float values[kProgramWarps][kPairHeads][256];
-  float tops[kProgramWarps][kPairHeads];
-  float sums[kProgramWarps][kPairHeads];
+  alignas(16) bfloat16 values[kMinSpan][kMaxHeadSize];
+  float scores[kPairHeads][kMinSpan];
+  alignas(16) float weights[kProgramWarps][kMinSpan];  // a warp's own
 };
 
 static_assert(sizeof(AttentionRoom) <= kProgramStageBytes);
@@ -30,10 +36,9 @@ struct Keys {
   int parts;
 };
 
-__device__ inline Keys keys_of(const ProgramAttention& attention, int sequence) {
-  const AttentionArgs& args = attention.args;
-  const int length = args.kv_lengths[sequence];
-  const int first = args.window > 0 ? max(0, length - args.window) : 0;
+__device__ inline Keys keys_of(const ProgramAttention& attention, int length) {
+  const int window = attention.args.window;
+  const int first = window > 0 ? max(0, length - window) : 0;
   const int seen = length - first;
   const int span = max(kMinSpan, (seen + attention.splits - 1) / attention.splits);
   return {first, length, span, (seen + span - 1) / span};
@@ -50,18 +55,18 @@ __device__ inline void unpack_eight(const uint4& packed, float (&to)[8]) {
   }
 }
 
-// The angles of the lane's eight elements of a token's heads, of which lanes lie `half` / 8 apart
-// that are partners.
+// The angles of the lane's eight elements of heads at a position; lanes `half` / 8 apart are
+// partners.
 struct Angles {
   float c[8];
   float s[8];
 };
 
-__device__ inline Angles load_angles(const RotaryStoreArgs& args, int64_t token, int element) {
+__device__ inline Angles load_angles(const RotaryStoreArgs& args, int position, int element) {
   Angles angles = {};
   const int half = static_cast<int>(args.head_size) / 2;
   if (element >= 2 * half) return angles;
-  const int64_t at = int64_t{args.positions[token]} * half + element % half;
+  const int64_t at = int64_t{position} * half + (element < half ? element : element - half);
 #pragma unroll
   for (int i = 0; i < 8; i += 4) {
     load(args.cos + at + i, *reinterpret_cast<float(*)[4]>(angles.c + i));
@@ -97,13 +102,6 @@ __device__ inline uint4 load_eight(const Rows& rows, int64_t row, int at) {
                                                row * rows.stride + at));
 }
 
-// A warp's running softmax of two heads; tops and sums are the same in every lane.
-struct PairSums {
-  float tops[kPairHeads] = {-INFINITY, -INFINITY};
-  float sums[kPairHeads] = {};
-  float values[kPairHeads][8] = {};
-};
-
 // The lane's elements of four keys and their values.
 struct FourKeys {
   uint4 keys[kKeysAtOnce];
@@ -112,11 +110,10 @@ struct FourKeys {
 
 // Of keys [first, min(first + 4, end)); zeros for those beyond, whatever their pages hold. Called
 // by all lanes.
-__device__ inline void load_four(FourKeys& four, const AttentionArgs& args,
-                                 const int32_t* block_table, int kv_head, int first, int end,
-                                 int element) {
+__device__ inline void load_four(FourKeys& four, const AttentionArgs& args, const PageRow& pages,
+                                 int kv_head, int first, int end, int element) {
   const int position = first + static_cast<int>(threadIdx.x) % kKeysAtOnce;
-  const int slot = position < end ? slot_of(block_table, args.block_size, position) : -1;
+  const int slot = position < end ? pages.slot_of(position) : -1;
 #pragma unroll
   for (int j = 0; j < kKeysAtOnce; ++j) {
     const int of_key = __shfl_sync(0xffffffffu, slot, j);
@@ -154,19 +151,37 @@ __device__ inline NewKey load_new_key(const RotaryStoreArgs& rotary, const Angle
 }
 
 __device__ inline void store_new_key(const NewKey& made, const RotaryStoreArgs& rotary,
-                                     int64_t token, int kv_head, int element) {
-  const int64_t slot = rotary.slots[token];
+                                     int64_t slot, int kv_head, int element) {
   if (slot < 0 || element >= rotary.head_size) return;
   const int64_t to = (slot * rotary.kv_heads + kv_head) * rotary.head_size + element;
   *reinterpret_cast<uint4*>(static_cast<bfloat16*>(rotary.key) + to) = made.key;
   *reinterpret_cast<uint4*>(static_cast<bfloat16*>(rotary.value) + to) = made.value;
 }
 
-// Takes keys [first, min(first + 4, end)) into the sums.
-__device__ inline void attend_four(PairSums& sums, const float (&q)[kPairHeads][8],
-                                   const FourKeys& four, int first, int end,
-                                   const ScoreTransform& transform) {
-  float scores[kPairHeads][kKeysAtOnce];
+// Adds up eight numbers over the lanes of a warp: number 4 a + 2 b + c in the lanes whose numbers
+// have the bits a, b, c first.
+__device__ inline float sum_of_eight(float (&values)[8]) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int count = 4; count > 0; count /= 2) {
+    const bool is_upper = (lane & count * 4) != 0;
+#pragma unroll
+    for (int i = 0; i < count; ++i) {
+      const float ours = is_upper ? values[i + count] : values[i];
+      const float theirs = is_upper ? values[i] : values[i + count];
+      values[i] = ours + __shfl_xor_sync(0xffffffffu, theirs, count * 4);
+    }
+  }
+  const float sum = values[0] + __shfl_xor_sync(0xffffffffu, values[0], 2);
+  return sum + __shfl_xor_sync(0xffffffffu, sum, 1);
+}
+
+// Leaves the scores of the warp's keys [first, min(first + 4, end)), and their values.
+__device__ inline void score_four(AttentionRoom& room, const float (&q)[kPairHeads][8],
+                                  const FourKeys& four, int first, int end,
+                                  const ScoreTransform& transform, int element) {
+  const int row = threadIdx.x / 32 * kKeysAtOnce;
+  float products[kPairHeads * kKeysAtOnce];
 #pragma unroll
   for (int j = 0; j < kKeysAtOnce; ++j) {
     float key[8];
@@ -176,104 +191,66 @@ __device__ inline void attend_four(PairSums& sums, const float (&q)[kPairHeads][
       float product = 0.0f;
 #pragma unroll
       for (int i = 0; i < 8; ++i) product += q[h][i] * key[i];
-      scores[h][j] = product;
+      products[h * kKeysAtOnce + j] = product;
     }
+    *reinterpret_cast<uint4*>(&room.values[row + j][element]) = four.values[j];
   }
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) {
-#pragma unroll
-    for (int h = 0; h < kPairHeads; ++h) {
-#pragma unroll
-      for (int j = 0; j < kKeysAtOnce; ++j) {
-        scores[h][j] += __shfl_xor_sync(0xffffffffu, scores[h][j], offset);
-      }
-    }
-  }
-#pragma unroll
-  for (int h = 0; h < kPairHeads; ++h) {
-    float top = sums.tops[h];
-#pragma unroll
-    for (int j = 0; j < kKeysAtOnce; ++j) {
-      scores[h][j] = first + j < end ? transform(scores[h][j]) : -INFINITY;
-      top = fmaxf(top, scores[h][j]);
-    }
-    const float base = top == -INFINITY ? 0.0f : top;
-    const float rescale = exp2_fast(sums.tops[h] - base);
-    sums.tops[h] = top;
-    sums.sums[h] *= rescale;
-#pragma unroll
-    for (int i = 0; i < 8; ++i) sums.values[h][i] *= rescale;
-#pragma unroll
-    for (int j = 0; j < kKeysAtOnce; ++j) {
-      scores[h][j] = exp2_fast(scores[h][j] - base);
-      sums.sums[h] += scores[h][j];
-    }
-  }
-#pragma unroll
-  for (int j = 0; j < kKeysAtOnce; ++j) {
-    float value[8];
-    unpack_eight(four.values[j], value);
-#pragma unroll
-    for (int h = 0; h < kPairHeads; ++h) {
-#pragma unroll
-      for (int i = 0; i < 8; ++i) sums.values[h][i] += scores[h][j] * value[i];
-    }
+  const float product = sum_of_eight(products);
+  const int lane = threadIdx.x % 32;
+  const int j = lane / 4 % kKeysAtOnce;
+  if (lane % 4 == 0) {
+    room.scores[lane / 16][row + j] = first + j < end ? transform(product) : -INFINITY;
   }
 }
 
-// The sums of all warps into scratch; `part` of the first head, the second is `splits` further on.
-__device__ inline void leave_part(const ProgramAttention& attention, const PairSums& sums,
-                                  int64_t part, int heads, AttentionRoom& room) {
-  const int warp = threadIdx.x / 32;
-  const int lane = threadIdx.x % 32;
-#pragma unroll
-  for (int h = 0; h < kPairHeads; ++h) {
-#pragma unroll
-    for (int i = 0; i < 8; i += 4) {
-      *reinterpret_cast<float4*>(&room.values[warp][h][lane * 8 + i]) = make_float4(
-          sums.values[h][i], sums.values[h][i + 1], sums.values[h][i + 2], sums.values[h][i + 3]);
-    }
-    if (lane == 0) {
-      room.tops[warp][h] = sums.tops[h];
-      room.sums[warp][h] = sums.sums[h];
-    }
-  }
-  sync_block();
-  const int head_size = attention.args.head_size;
-  const int h = warp / (kProgramWarps / kPairHeads);
+// A thread's running softmax of one head, of which it has two elements; top and sum are the same in
+// all threads of the head.
+struct HeadSums {
   float top = -INFINITY;
-#pragma unroll
-  for (int w = 0; w < kProgramWarps; ++w) top = fmaxf(top, room.tops[w][h]);
-  float factors[kProgramWarps];
   float sum = 0.0f;
+  float2 values = make_float2(0.0f, 0.0f);
+};
+
+// Takes the keys in the room into the sums.
+__device__ inline void attend(HeadSums& sums, AttentionRoom& room, int head, int element) {
+  const int lane = threadIdx.x % 32;
+  float(&weights)[kMinSpan] = room.weights[threadIdx.x / 32];
+  const float score = room.scores[head][lane];
+  float top = fmaxf(sums.top, score);
 #pragma unroll
-  for (int w = 0; w < kProgramWarps; ++w) {
-    factors[w] = exp2_fast(room.tops[w][h] - top);
-    sum += factors[w] * room.sums[w][h];
+  for (int offset = 16; offset > 0; offset /= 2) {
+    top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, offset));
   }
-  const int64_t to = part + h * attention.splits;
-  const int element = static_cast<int>(threadIdx.x) % (kProgramThreads / kPairHeads) * 2;
-  if (h < heads && element < head_size) {
-    float2 value = make_float2(0.0f, 0.0f);
+  const float base = top == -INFINITY ? 0.0f : top;
+  const float rescale = exp2_fast(sums.top - base);
+  weights[lane] = exp2_fast(score - base);
+  __syncwarp();
+  float sum = 0.0f;
+  float2 values = make_float2(0.0f, 0.0f);
 #pragma unroll
-    for (int w = 0; w < kProgramWarps; ++w) {
-      value.x += factors[w] * room.values[w][h][element];
-      value.y += factors[w] * room.values[w][h][element + 1];
-    }
-    __stcg(reinterpret_cast<float2*>(attention.values + to * head_size + element), value);
-    if (element == 0) {
-      __stcg(attention.tops + to, top);
-      __stcg(attention.sums + to, sum);
+  for (int key = 0; key < kMinSpan; key += 4) {
+    const float4 four = *reinterpret_cast<const float4*>(&weights[key]);
+    const float of_key[4] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const float2 value =
+          unpack<bfloat16>(*reinterpret_cast<const uint32_t*>(&room.values[key + j][element]));
+      sum += of_key[j];
+      values.x += of_key[j] * value.x;
+      values.y += of_key[j] * value.y;
     }
   }
-  sync_block();  // `room` is free
+  sums.top = top;
+  sums.sum = sums.sum * rescale + sum;
+  sums.values.x = sums.values.x * rescale + values.x;
+  sums.values.y = sums.values.y * rescale + values.y;
 }
 
 // The parts of all sequences, spread over the blocks. With rotary_store: of raw queries, keys and
 // values, which it rotates and stores on the way. What the pages held before this step is on its
 // way before `wait` is called.
 __device__ inline void run_attention(const ProgramAttention& attention, AttentionRoom& room,
-                                     const BlockWait& wait) {
+                                     Known& known, const BlockWait& wait) {
   const AttentionArgs& args = attention.args;
   const RotaryStoreArgs& rotary = attention.rotary_store;
   const bool rotates = attention.rotates != 0;
@@ -284,6 +261,7 @@ __device__ inline void run_attention(const ProgramAttention& attention, Attentio
   const int element = static_cast<int>(threadIdx.x % 32) * 8;
   const bool is_inside = element < args.head_size;
   const ScoreTransform transform(args.scale, args.softcap);
+  learn(known.sequences, attention);
   bool has_waited = !rotates;
   if (has_waited) wait();
 #pragma unroll 1
@@ -294,19 +272,25 @@ __device__ inline void run_attention(const ProgramAttention& attention, Attentio
     rest /= pairs;
     const int kv_head = rest % args.kv_heads;
     const int sequence = rest / args.kv_heads;
-    const int64_t token = args.cu_seqlens_q[sequence];
-    const Keys keys = keys_of(attention, sequence);
-    if (args.cu_seqlens_q[sequence + 1] - token != 1 || split >= keys.parts) continue;
+    const int token = known.sequences.tokens[sequence];
+    const Keys keys = keys_of(attention, known.sequences.lengths[sequence]);
+    if (token < 0 || split >= keys.parts) continue;
     const int begin = keys.first + split * keys.span;
     const int end = min(begin + keys.span, keys.end);
     int key = begin + warp * kKeysAtOnce;
-    const int32_t* block_table = args.block_tables + int64_t{sequence} * args.max_blocks;
+    PageRow pages{args.block_tables + int64_t{sequence} * args.max_blocks, attention.log_block_size,
+                  nullptr};
+    if (unit == static_cast<int>(blockIdx.x)) {
+      KnownPages& known_pages = known.pages[args.window > 0 ? 1 : 0];
+      learn(known_pages, pages.row, begin >> attention.log_block_size, args.max_blocks);
+      pages.known = &known_pages;
+    }
     FourKeys four;
     FourKeys next;
-    load_four(four, args, block_table, kv_head, key, end, element);
-    load_four(next, args, block_table, kv_head, key + kMinSpan, end, element);
+    load_four(four, args, pages, kv_head, key, end, element);
+    load_four(next, args, pages, kv_head, key + kMinSpan, end, element);
     Angles angles = {};
-    if (rotates) angles = load_angles(rotary, token, element);
+    if (rotates) angles = load_angles(rotary, known.sequences.positions[sequence], element);
     if (!has_waited) wait();
     has_waited = true;
     const int head = kv_head * group + pair * kPairHeads;
@@ -324,11 +308,15 @@ __device__ inline void run_attention(const ProgramAttention& attention, Attentio
     NewKey made;
     if (rotates && newest < end && (newest - begin) / kKeysAtOnce % kProgramWarps == warp) {
       made = load_new_key(rotary, angles, token, kv_head, element);
-      if (pair == 0) store_new_key(made, rotary, token, kv_head, element);
+      if (pair == 0) {
+        store_new_key(made, rotary, known.sequences.slots[sequence], kv_head, element);
+      }
     }
-    PairSums sums;
+    HeadSums sums;
+    const int h = static_cast<int>(threadIdx.x) / kHeadThreads;
+    const int of_output = static_cast<int>(threadIdx.x) % kHeadThreads * 2;
 #pragma unroll 1
-    while (key < end) {
+    for (int first = begin; first < end; first += kMinSpan) {
       if (rotates) {
 #pragma unroll
         for (int j = 0; j < kKeysAtOnce; ++j) {
@@ -337,147 +325,26 @@ __device__ inline void run_attention(const ProgramAttention& attention, Attentio
           four.values[j] = made.value;
         }
       }
-      attend_four(sums, q, four, key, end, transform);
+      score_four(room, q, four, key, end, transform, element);
       key += kMinSpan;
       four = next;
-      load_four(next, args, block_table, kv_head, key + kMinSpan, end, element);
+      if (first + 2 * kMinSpan < end) {
+        load_four(next, args, pages, kv_head, key + kMinSpan, end, element);
+      }
+      sync_block();
+      attend(sums, room, h, of_output);
+      sync_block();  // `room` is free
     }
-    leave_part(attention, sums, (int64_t{sequence} * args.heads + head) * attention.splits + split,
-               heads, room);
+    if (h >= heads || of_output >= args.head_size) continue;
+    const int64_t part = (int64_t{sequence} * args.heads + head + h) * attention.splits + split;
+    __stcg(reinterpret_cast<float2*>(attention.values + part * args.head_size + of_output),
+           sums.values);
+    if (of_output == 0) {
+      __stcg(attention.tops + part, sums.top);
+      __stcg(attention.sums + part, sums.sum);
+    }
   }
   if (!has_waited) wait();
-}
-
-// A running softmax over parts, of four elements.
-struct PartSums {
-  float top = -INFINITY;
-  float sum = 0.0f;
-  float4 values = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-
-  // Those of the lane whose number differs in the bit `mask`.
-  __device__ PartSums of_lane_across(int mask) const {
-    const auto across = [&](float value) { return __shfl_xor_sync(0xffffffffu, value, mask); };
-    PartSums other;
-    other.top = across(top);
-    other.sum = across(sum);
-    other.values =
-        make_float4(across(values.x), across(values.y), across(values.z), across(values.w));
-    return other;
-  }
-
-  __device__ void add(const PartSums& other) {
-    if (other.top == -INFINITY) return;
-    const float highest = fmaxf(top, other.top);
-    const float ours = exp2_fast(top - highest);
-    const float theirs = exp2_fast(other.top - highest);
-    top = highest;
-    sum = sum * ours + other.sum * theirs;
-    values.x = values.x * ours + other.values.x * theirs;
-    values.y = values.y * ours + other.values.y * theirs;
-    values.z = values.z * ours + other.values.z * theirs;
-    values.w = values.w * ours + other.values.w * theirs;
-  }
-};
-
-// The output from the parts: 64 elements of a head at a time, by 16 threads for each of 16 groups
-// of parts.
-__device__ inline void run_merge(const ProgramAttention& attention, AttentionRoom& room,
-                                 const BlockWait& wait) {
-  constexpr int kGroups = 16;
-  constexpr int kLanes = kProgramThreads / kGroups;
-  const AttentionArgs& args = attention.args;
-  const int slices = (args.head_size + kLanes * 4 - 1) / (kLanes * 4);
-  const int units = args.sequences * args.heads * slices;
-  PartSums* partial = reinterpret_cast<PartSums*>(&room);  // [kGroups / 2][kLanes]
-  static_assert(sizeof(PartSums) * kProgramThreads <= sizeof(AttentionRoom));
-  const int lane = static_cast<int>(threadIdx.x) % kLanes;
-  const int group = static_cast<int>(threadIdx.x) / kLanes;
-  bool has_waited = false;
-#pragma unroll 1
-  for (int unit = static_cast<int>(blockIdx.x); unit < units; unit += static_cast<int>(gridDim.x)) {
-    const int element = unit % slices * kLanes * 4 + lane * 4;
-    const int head = unit / slices % args.heads;
-    const int sequence = unit / (slices * args.heads);
-    const int64_t token = args.cu_seqlens_q[sequence];
-    if (args.cu_seqlens_q[sequence + 1] - token != 1) continue;
-    const int parts = keys_of(attention, sequence).parts;
-    if (!has_waited) wait();
-    has_waited = true;
-    const int64_t first = (int64_t{sequence} * args.heads + head) * attention.splits;
-    const bool is_inside = element < args.head_size;
-    PartSums sums;
-#pragma unroll 2
-    for (int part = group; part < parts; part += kGroups) {
-      PartSums other;
-      other.top = __ldcg(attention.tops + first + part);
-      other.sum = __ldcg(attention.sums + first + part);
-      if (is_inside) {
-        other.values = __ldcg(reinterpret_cast<const float4*>(
-            attention.values + (first + part) * args.head_size + element));
-      }
-      sums.add(other);
-    }
-    sums.add(sums.of_lane_across(kLanes));
-    if (group % 2 == 0) partial[group / 2 * kLanes + lane] = sums;
-    sync_block();
-    if (group == 0) {
-#pragma unroll 1
-      for (int other = 1; other < kGroups / 2; ++other) sums.add(partial[other * kLanes + lane]);
-      const float inverse = parts == 0 ? 0.0f : 1.0f / sums.sum;
-      const float result[4] = {sums.values.x * inverse, sums.values.y * inverse,
-                               sums.values.z * inverse, sums.values.w * inverse};
-      if (is_inside) {
-        store(result, static_cast<bfloat16*>(args.out) +
-                          (token * args.heads + head) * args.head_size + element);
-      }
-    }
-    sync_block();
-  }
-  if (!has_waited) wait();
-}
-
-// rotary_store: four elements of each half of a head a lane; heads spread over the blocks.
-__device__ inline void run_rotary_store(const RotaryStoreArgs& args) {
-  const int half = static_cast<int>(args.head_size) / 2;
-  const int row_heads = static_cast<int>(args.heads + 2 * args.kv_heads);
-  const int units = static_cast<int>(args.rows) * row_heads;
-  const int kv_heads = static_cast<int>(args.kv_heads);
-  const int warp = threadIdx.x / 32;
-  const int stride = static_cast<int>(gridDim.x) * kProgramWarps;
-  for (int unit = warp * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x); unit < units;
-       unit += stride) {
-    const int row = unit / row_heads;
-    const int head = unit % row_heads;
-    const int kv_head = head - static_cast<int>(args.heads);  // negative: a query's
-    const bool is_value = kv_head >= kv_heads;
-    const Rows& rows = kv_head < 0 ? args.q : is_value ? args.v : args.k;
-    const int head_of_rows = kv_head < 0 ? head : is_value ? kv_head - kv_heads : kv_head;
-    bfloat16* from =
-        static_cast<bfloat16*>(rows.data) + row * rows.stride + head_of_rows * 2 * half;
-    bfloat16* to = from;
-    if (kv_head >= 0) {
-      const int64_t slot = args.slots[row];
-      if (slot < 0) continue;
-      to = static_cast<bfloat16*>(is_value ? args.value : args.key) +
-           (slot * kv_heads + head_of_rows) * 2 * half;
-    }
-    for (int i = static_cast<int>(threadIdx.x) % 32 * 4; i < half; i += 128) {
-      float x1[4], x2[4], c[4], s[4], y1[4], y2[4];
-      load_fresh(from + i, x1);
-      load_fresh(from + half + i, x2);
-      if (is_value) {
-        store(x1, to + i);
-        store(x2, to + half + i);
-        continue;
-      }
-      const int64_t angle = int64_t{args.positions[row]} * half + i;
-      load(args.cos + angle, c);
-      load(args.sin + angle, s);
-      rotate<4>(x1, x2, c, s, y1, y2);
-      store(y1, to + i);
-      store(y2, to + half + i);
-    }
-  }
 }
 
 }  // namespace lorax::cuda

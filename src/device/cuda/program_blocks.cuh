@@ -19,33 +19,49 @@ constexpr int kProgramThreads = kProgramWarps * 32;
 // Among the threads that carry out instructions: all but those of the feeding warp.
 __device__ inline void sync_block() { sync_threads<kProgramThreads>(1); }
 
-// The end of what comes before an instruction. Called once by every thread, where the instruction
-// first needs it: what all blocks have written before that can be read after it, past the L1 cache
-// (__ldcg).
+// Tells the other blocks how far this one has come, and learns when all have. It is a thread of its
+// own, as whoever does that waits for all of the block's stores to arrive and for its own loads to
+// come back.
+struct Messenger {
+  uint32_t done;  // barriers in shared memory: this block has come to the next wait;
+  uint32_t go;    // all blocks have
+
+  __device__ void init() const {
+    init_barrier(done, 1);
+    init_barrier(go, 1);
+  }
+
+  __device__ void run(ProgramSync* sync, int waits) const {
+    for (int number = 1; number <= waits; ++number) {
+      wait(done, static_cast<uint32_t>(number - 1) % 2);
+      add_released(&sync->arrivals, 1);
+      const uint32_t all = static_cast<uint32_t>(number) * gridDim.x;
+      while (load_acquired(&sync->arrivals) < all) {
+      }
+      arrive(go);
+    }
+  }
+};
+
+// The end of what comes before an instruction. Made when the block has done that, and called once
+// by every thread where the instruction first needs what others did: what all blocks have written
+// before can be read after it, past the L1 cache (__ldcg). What an instruction loads in between is
+// on its way while the blocks wait for each other.
 class BlockWait {
  public:
-  // `passed`: how often the blocks have waited in this launch.
-  __device__ BlockWait(ProgramSync* sync, bool waits, uint32_t& passed)
-      : sync_(sync), waits_(waits), passed_(passed) {}
+  // `number`: see Instruction. The block's threads have met behind what they wrote.
+  __device__ BlockWait(const Messenger& messenger, int number)
+      : go_(messenger.go), number_(number) {
+    if (number_ != 0 && threadIdx.x == 0) arrive(messenger.done);
+  }
 
-  // Inlined, as a call would spill what its caller has loaded ahead.
-  __device__ __forceinline__ void operator()() const {
-    if (!waits_) return;
-    ++passed_;
-    sync_block();
-    if (threadIdx.x == 0) {
-      add_released(&sync_->arrivals, 1);
-      const uint32_t all = passed_ * gridDim.x;
-      while (load_acquired(&sync_->arrivals) < all) {
-      }
-    }
-    sync_block();
+  __device__ void operator()() const {
+    if (number_ != 0) wait(go_, static_cast<uint32_t>(number_ - 1) % 2);
   }
 
  private:
-  ProgramSync* sync_;
-  bool waits_;
-  uint32_t& passed_;
+  uint32_t go_;
+  int number_;
 };
 
 // Four elements past the L1 cache: other blocks may have written them.

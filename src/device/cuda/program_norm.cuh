@@ -24,6 +24,15 @@ __device__ inline float norm_factor(const float (&row)[kNormVectors][4], int wid
   return 1.0f / sqrtf(program_sum(sum, warp_sums) / static_cast<float>(width) + eps);
 }
 
+// Four elements of a product from its halves.
+__device__ inline void load_halves(const float* first, const float* last, float (&to)[4]) {
+  float others[4];
+  load_fresh(first, to);
+  load_fresh(last, others);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) to[i] = to_float(from_float<bfloat16>(to[i] + others[i]));
+}
+
 // One row. If it is shared, each block writes its part of it and has all in `staged`. Weights are
 // on their way before `wait` is called. All this is compact, as it runs once at a time: fetching
 // the code takes longer than the arithmetic.
@@ -51,12 +60,17 @@ __device__ inline void norm_row(const ProgramNorm& norm, int row, bfloat16* stag
   if (is_first) wait();
   const float* from = norm.from + row * norm.from_stride;
   const bfloat16* x = static_cast<const bfloat16*>(norm.x) + row * norm.x_stride;
+  const float* halves = norm.halves != nullptr ? norm.halves + row * width : nullptr;
 #pragma unroll
   for (int v = 0; v < kNormVectors; ++v) {
     const int i = first + v * kStride;
     if (i >= width) break;
     load_fresh(from + i, total[v]);
-    if (adds) load_fresh(x + i, values[v]);
+    if (halves != nullptr) {
+      load_halves(halves + i, halves + norm.rows * width + i, values[v]);
+    } else if (adds) {
+      load_fresh(x + i, values[v]);
+    }
   }
   if (adds) {
     float* to = norm.to + row * norm.to_stride;

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "device/cuda/cuda_error.h"
+#include "device/cuda/page_map.h"
 
 namespace lorax::cuda {
 namespace {
@@ -11,10 +12,14 @@ namespace {
 // What its own launch costs, a program must save.
 constexpr size_t kMinProducts = 2;
 
-template <typename T>
-void append(const std::vector<T>& values, std::vector<std::byte>& to) {
-  const std::span<const std::byte> bytes = std::as_bytes(std::span(values));
-  to.insert(to.end(), bytes.begin(), bytes.end());
+// Empty if the driver has no such maps.
+std::vector<CUtensorMap> maps_of(const Program& program) {
+  std::vector<CUtensorMap> maps(program.products.size());
+  for (size_t i = 0; i < maps.size(); ++i) {
+    const ProgramProduct& product = program.products[i];
+    if (!make_panel_map(maps[i], product.weight, product.m, product.n, kProgramBoxRows)) return {};
+  }
+  return maps;
 }
 
 }  // namespace
@@ -43,14 +48,18 @@ void ProgramRecorder::flush() {
 void ProgramRecorder::launch(std::span<const Operation> run) {
   const Program program = compile(run, limits_);
   const bool has_room = image_.size() + program.table_bytes() <= table_bytes_;
-  if (program.products.size() < kMinProducts || !has_room || !can_launch(program, limits_)) {
+  std::vector<CUtensorMap> maps;
+  if (program.products.size() >= kMinProducts && has_room && can_launch(program, limits_)) {
+    maps = maps_of(program);
+  }
+  if (maps.empty()) {
     std::ranges::for_each(run, launch_alone_);
     return;
   }
   launch_program(stream_, program, table_ + image_.size(), limits_);
   check(cudaGetLastError(), "program");
-  append(program.instructions, image_);
-  append(program.products, image_);
+  const std::vector<std::byte> table = program.table(maps);
+  image_.insert(image_.end(), table.begin(), table.end());
   for (const Program::CopyBack& copy : program.copies) {
     check(cudaMemcpyAsync(copy.to, copy.from, copy.bytes, cudaMemcpyDeviceToDevice, stream_),
           "copy on the GPU");

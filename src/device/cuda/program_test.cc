@@ -69,11 +69,45 @@ TEST_F(ProgramTest, SharesOfAProductAreEven) {
     ASSERT_EQ(program.products.size(), 1u);
     const ProgramProduct& product = program.products[0];
     EXPECT_EQ(product.steps, 5);  // of 512 elements
-    EXPECT_EQ(product.rounds_each * 132 + product.rounds_left, (m + 15) / 16 * 5);
-    EXPECT_LT(product.rounds_left, 132);
+    EXPECT_EQ((product.units_each * 132 + product.units_left) * product.unit, (m + 15) / 16 * 5);
+    EXPECT_LT(product.units_left, 132);
     EXPECT_EQ(product.in_place, 0);
-    EXPECT_EQ(program.instructions[0].waits, 0) << "nothing comes before";
+    EXPECT_EQ(program.instructions[0].wait, 0) << "nothing comes before";
   }
+}
+
+// Where that is even enough, no block needs another's sums.
+TEST_F(ProgramTest, TilesStayWholeWhereBlocksHaveManyOrJustEnough) {
+  const auto unit = [&](int64_t m) {
+    const Rows x = memory_.rows(1, kHidden);
+    return compiled({linear(x, 1, m, memory_.rows(1, m))}).products[0].unit;
+  };
+  EXPECT_EQ(unit(132 * 16), 5);
+  EXPECT_EQ(unit(132 * 16 + 1), 1) << "one block would have two tiles, the others one";
+  EXPECT_EQ(unit(4096), 5) << "four blocks have none";
+  EXPECT_EQ(unit(2304), 1);
+  EXPECT_EQ(unit(18432), 5);
+}
+
+TEST_F(ProgramTest, ANormAddsUpTheHalvesOfAProduct) {
+  const Rows residual = memory_.rows(DType::kFloat32, 2, kHidden);
+  const auto program = [&](int64_t n, int64_t m) {
+    const Rows out = memory_.rows(2, m);
+    return compiled({linear(memory_.rows(2, n), 2, m, out),
+                     add_norm(out, 2, residual, memory_.rows(2, kHidden))});
+  };
+  const Program shared = program(9216, kHidden);
+  EXPECT_NE(shared.instructions[0].product.halves, nullptr);
+  EXPECT_EQ(shared.instructions[1].norm.halves, shared.instructions[0].product.halves);
+  const Program other =
+      compiled({linear(memory_.rows(2, 9216), 2, kHidden, memory_.rows(2, kHidden)),
+                add_norm(memory_.rows(2, kHidden), 2, residual, memory_.rows(2, kHidden))});
+  EXPECT_EQ(other.instructions[0].product.halves, nullptr) << "a norm of something else";
+  EXPECT_EQ(other.instructions[1].norm.halves, nullptr);
+  limits_.blocks = 160;
+  const Program many = program(9216, kHidden);
+  EXPECT_EQ(many.instructions[0].product.halves, nullptr) << "three blocks may share a tile";
+  EXPECT_EQ(many.instructions[1].norm.halves, nullptr);
 }
 
 TEST_F(ProgramTest, AProductFindsTheNormOfFewRowsInPlace) {
@@ -85,7 +119,7 @@ TEST_F(ProgramTest, AProductFindsTheNormOfFewRowsInPlace) {
     const bool everywhere = rows <= 2;
     EXPECT_EQ(program.instructions[0].norm.everywhere, everywhere ? 1 : 0);
     EXPECT_EQ(program.instructions[1].product.in_place, everywhere ? 1 : 0);
-    EXPECT_EQ(program.instructions[1].waits, everywhere ? 0 : 1);
+    EXPECT_EQ(program.instructions[1].wait, everywhere ? 0 : 1);
   }
 }
 
@@ -96,7 +130,7 @@ TEST_F(ProgramTest, AProductWaitsBeforeItWritesWhatTheNormReads) {
   const Program program =
       compiled({add_norm(x, 1, residual, hidden), linear(hidden, 1, kHidden, x)});
   EXPECT_EQ(program.instructions[1].product.in_place, 1);
-  EXPECT_EQ(program.instructions[1].waits, 1);
+  EXPECT_EQ(program.instructions[1].wait, 1);
 }
 
 // Blocks may still read the residual where it was when others write it.
@@ -151,6 +185,7 @@ TEST_F(ProgramTest, AttentionRotatesWhatWasToBeRotatedBeforeIt) {
   attention.kv_heads = kKvHeads;
   attention.head_size = kSize;
   attention.max_q = 1;
+  attention.block_size = 16;
   attention.max_kv = 1000;
   const Program fused = compiled({rotary, attention});
   ASSERT_EQ(fused.instructions.size(), 2u);
@@ -164,6 +199,10 @@ TEST_F(ProgramTest, AttentionRotatesWhatWasToBeRotatedBeforeIt) {
   ASSERT_EQ(apart.instructions.size(), 3u);
   EXPECT_EQ(apart.instructions[0].kind, Instruction::kRotaryStore);
   EXPECT_EQ(apart.instructions[1].attention.rotates, 0);
+  // Waits are numbered as blocks come to them.
+  EXPECT_EQ(fused.instructions[1].wait, 1);
+  EXPECT_EQ(apart.instructions[1].wait, 1);
+  EXPECT_EQ(apart.instructions[2].wait, 2);
 }
 
 TEST_F(ProgramTest, TakesWhatItCanRunOnly) {
@@ -174,7 +213,7 @@ TEST_F(ProgramTest, TakesWhatItCanRunOnly) {
   EXPECT_TRUE(product(8, 64, DType::kBFloat16));
   EXPECT_FALSE(product(9, 64, DType::kBFloat16));
   EXPECT_FALSE(product(1, 64, DType::kFloat32));
-  EXPECT_FALSE(product(1, 63, DType::kBFloat16));
+  EXPECT_FALSE(product(1, 72, DType::kBFloat16)) << "panels of 64 elements";
   EXPECT_TRUE(product(1, 36864, DType::kBFloat16));
   EXPECT_FALSE(product(8, 36864, DType::kBFloat16)) << "more than shared memory holds";
   AttentionArgs prefill;

@@ -102,6 +102,32 @@ inline void copy_box(uint32_t to, const CUtensorMap& map, int column, int row, u
   bring(barrier, matrix.box_rows * 128);
 }
 
+// A map of panels, see make_panel_map(): boxes of eight panels.
+inline void copy_box(uint32_t to, const CUtensorMap& map, int column, int row, int panel,
+                     uint32_t barrier) {
+  demand(to % 1024 == 0 && column == 0, "a box of panels that is not aligned");
+  MatrixMap matrix;
+  std::memcpy(&matrix, &map, sizeof(matrix));
+  for (int p = 0; p < 8; ++p) {
+    for (int i = 0; i < matrix.box_rows; ++i) {
+      for (int j = 0; j < 64; ++j) {
+        const int64_t at = int64_t{panel + p} * 64 + j;
+        const bool inside = row + i < matrix.rows && at < matrix.columns;
+        const uint16_t value = inside ? matrix.data[(row + i) * matrix.stride + at] : uint16_t{0};
+        const uint32_t place =
+            swizzled(to + static_cast<uint32_t>((p * matrix.box_rows + i) * 128 + j * 2));
+        std::memcpy(emulator::Block::current().pointer_to(place), &value, sizeof(value));
+      }
+    }
+  }
+  bring(barrier, 8 * matrix.box_rows * 128);
+}
+
+inline void send(uint32_t to, const uint4& value, uint32_t barrier) {
+  std::memcpy(emulator::Block::current().pointer_to(to), &value, sizeof(value));
+  bring(barrier, sizeof(value));
+}
+
 inline void prefetch_map(const CUtensorMap&) {}
 
 // ---- products ---------------------------------------------------------------------------------
