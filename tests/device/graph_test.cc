@@ -9,6 +9,7 @@
 #include <tuple>
 
 #include "device_tensor.h"
+#include "lora_case.h"
 #include "reference_ops.h"
 
 namespace lorax::testing {
@@ -19,6 +20,16 @@ size_t count(int64_t n) { return static_cast<size_t>(n); }
 std::string name_of_param(
     const ::testing::TestParamInfo<std::tuple<std::string, DType>>& param_info) {
   return std::get<0>(param_info.param) + "_" + std::string(name_of(std::get<1>(param_info.param)));
+}
+
+double relative_distance(const Values& got, const Values& want) {
+  double difference = 0.0;
+  double size = 0.0;
+  for (size_t i = 0; i < want.size(); ++i) {
+    difference += (got[i] - want[i]) * (got[i] - want[i]);
+    size += want[i] * want[i];
+  }
+  return std::sqrt(difference / size);
 }
 
 class GraphTest : public ::testing::TestWithParam<std::tuple<std::string, DType>> {
@@ -84,6 +95,45 @@ TEST_P(GraphTest, ProductsOfAllShapes) {
         EXPECT_EQ(rounded.bytes(), once);
         EXPECT_EQ(gated.bytes(), gated_once);
       }
+    }
+  }
+}
+
+// With as many rows as adapters may change, in any order, and rows that none changes.
+TEST_P(GraphTest, LowRankPartsAreOneOperationAfterTheOther) {
+  constexpr int64_t kColumns = 1024;
+  for (int64_t n : {192, 2304, 9216}) {
+    LoraCase adapters(device_, dtype_, n, {{.columns = kColumns}, {.columns = kColumns}},
+                      {{16, 5}, {64, 0}, {500, 33}}, 3);
+    const DeviceTensor weight = random({2 * kColumns, n}, 1.0 / std::sqrt(n));
+    for (const std::vector<int>& pattern :
+         std::vector<std::vector<int>>{{0}, {0, -1, 1}, {1, 0, 2, -1, 0, 2, 1, 1}}) {
+      const int64_t rows = std::ssize(pattern);
+      SCOPED_TRACE(std::to_string(rows) + " x " + std::to_string(n));
+      const LoraRows lora_rows = adapters.rows(pattern);
+      const std::vector<LoraTarget> targets = adapters.targets();
+      const DeviceTensor x = random({rows, n});
+      const DeviceTensor want = poisoned(dtype_, {rows, 2 * kColumns});
+      const DeviceTensor want_gated = poisoned(dtype_, {rows, kColumns});
+      device_.linear_lora(x, weight, targets, lora_rows, want);
+      device_.gelu_tanh_mul(want, want_gated);
+      const DeviceTensor out = poisoned(dtype_, {rows, 2 * kColumns});
+      const DeviceTensor room = poisoned(dtype_, {rows, 2 * kColumns});
+      const DeviceTensor gated = poisoned(dtype_, {rows, kColumns});
+      const auto graph = device_.capture([&] {
+        device_.linear_lora(x, weight, targets, lora_rows, out);
+        device_.linear_lora(x, weight, targets, lora_rows, room);
+        device_.gelu_tanh_mul(room, gated);
+      });
+      device_.replay(*graph);
+      const double bound = dtype_ == DType::kFloat32 ? 1e-5 : 1e-2;
+      EXPECT_LT(relative_distance(out.download(), want.download()), bound);
+      EXPECT_LT(relative_distance(gated.download(), want_gated.download()), bound);
+      const std::vector<char> once = out.bytes();
+      const std::vector<char> gated_once = gated.bytes();
+      device_.replay(*graph);
+      EXPECT_EQ(out.bytes(), once);
+      EXPECT_EQ(gated.bytes(), gated_once);
     }
   }
 }
@@ -273,16 +323,6 @@ class Layers {
   DeviceTensor *positions_, *slots_tensor_;
   AttentionBatch batch_;
 };
-
-double relative_distance(const Values& got, const Values& want) {
-  double difference = 0.0;
-  double size = 0.0;
-  for (size_t i = 0; i < want.size(); ++i) {
-    difference += (got[i] - want[i]) * (got[i] - want[i]);
-    size += want[i] * want[i];
-  }
-  return std::sqrt(difference / size);
-}
 
 TEST_P(GraphTest, LayersAreOneOperationAfterTheOther) {
   for (const LayersShape& shape :

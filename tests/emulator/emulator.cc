@@ -136,13 +136,16 @@ void Block::yield() { fibers_->yield(); }
 void Block::yield_to_warp() { fibers_->yield_to_warp(); }
 
 void Block::synchronize(int id, unsigned count) {
+  const unsigned generation = named_[id].generation;
+  arrive(id, count);
+  while (named_[id].generation == generation) yield();
+}
+
+void Block::arrive(int id, unsigned count) {
   Named& named = named_[id];
-  const unsigned generation = named.generation;
-  if (++named.arrived == count) {
-    named.arrived = 0;
-    ++named.generation;
-  }
-  while (named.generation == generation) yield();
+  if (++named.arrived != count) return;
+  named.arrived = 0;
+  ++named.generation;
 }
 
 void Block::synchronize_cluster() {

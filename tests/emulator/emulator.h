@@ -57,6 +57,7 @@ class Block {
   void yield_to_warp();  // the others of the thread's warp alone
   // Until `count` of the block's threads have called this with `id`.
   void synchronize(int id, unsigned count);
+  void arrive(int id, unsigned count);  // the same without waiting for the others
   void synchronize_cluster();
 
   // What the 32 threads of the warp hand in, to each of them.

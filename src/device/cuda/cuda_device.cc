@@ -300,14 +300,10 @@ void CudaDevice::lora(const Tensor& x, LoraTargets targets, const LoraRows& rows
 
 void CudaDevice::linear_lora(const Tensor& x, const Tensor& weight, LoraTargets targets,
                              const LoraRows& rows, const Tensor& out) {
-  begin();
-  const LinearArgs linear = linear_args(x, weight, out);
-  if (Linear::is_aligned(linear) &&
-      cuda::linear_lora(stream_, linear, lora_args(x, targets, rows, out), rows.rows.dim(0),
-                        scratch_, kScratchBytes)) {
-    return;
-  }
-  Device::linear_lora(x, weight, targets, rows, out);
+  perform(LoraLinearArgs{.linear = linear_args(x, weight, out),
+                         .lora = lora_args(x, targets, rows, out),
+                         .n_rows = rows.rows.dim(0),
+                         .gated = {}});
 }
 
 void CudaDevice::lora_embedding(const Tensor& ids, float multiplier, int64_t module,
@@ -359,9 +355,7 @@ void CudaDevice::attention(const Tensor& q, const PagedKv& kv, const AttentionBa
 }
 
 void CudaDevice::gelu_tanh_mul(const Tensor& gate_up, const Tensor& out) {
-  begin();
-  cuda::gelu_tanh_mul(stream_, rows_of(gate_up), rows_of(out), out.dim(0), out.dim(1));
-  check_launch("gelu_tanh_mul");
+  perform(GeluMulArgs{rows_of(gate_up), rows_of(out), out.dim(0), out.dim(1)});
 }
 
 void CudaDevice::linear_gelu_tanh_mul(const Tensor& x, const Tensor& weight, const Tensor& gate_up,

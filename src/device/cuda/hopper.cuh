@@ -55,6 +55,11 @@ template <int kThreads>
 __device__ void sync_threads(int id) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(kThreads) : "memory");
 }
+// The same without waiting for the others.
+template <int kThreads>
+__device__ void arrive_threads(int id) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "n"(kThreads) : "memory");
+}
 __device__ inline void sync_warpgroup(int id) { sync_threads<128>(id); }
 
 // What this thread stored to shared memory becomes visible to products and to the copy engine.
@@ -114,15 +119,6 @@ __device__ inline void copy_box(uint32_t to, const CUtensorMap& map, int column,
       "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
       "[%0], [%1, {%2, %3}], [%4];" ::"r"(to),
       "l"(&map), "r"(column), "r"(row), "r"(barrier)
-      : "memory");
-}
-
-// Stores 16 bytes to this block's shared memory, whose arrival `barrier` counts like a copy's.
-__device__ inline void send(uint32_t to, const uint4& value, uint32_t barrier) {
-  asm volatile(
-      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.u32 [%0], {%1, %2, %3, %4}, "
-      "[%5];" ::"r"(to),
-      "r"(value.x), "r"(value.y), "r"(value.z), "r"(value.w), "r"(barrier)
       : "memory");
 }
 

@@ -3,6 +3,7 @@
 #include <variant>
 
 #include "device/cuda/cuda_error.h"
+#include "device/cuda/lora.h"
 
 namespace lorax::cuda {
 
@@ -25,7 +26,22 @@ void Launcher::launch(Stream stream, const GatedLinearArgs& args) {
   LinearArgs gate_up = linear;
   gate_up.out = args.gate_up;
   linear_(stream, gate_up);
-  gelu_tanh_mul(stream, args.gate_up, linear.out, linear.rows, linear.m / 2);
+  launch(stream, GeluMulArgs{args.gate_up, linear.out, linear.rows, linear.m / 2});
+}
+
+void Launcher::launch(Stream stream, const LoraLinearArgs& args) {
+  const LinearArgs& linear = args.linear;
+  if (!Linear::is_aligned(linear) ||
+      !linear_lora(stream, linear, args.lora, args.n_rows, room_.scratch, room_.scratch_bytes)) {
+    linear_(stream, linear);
+    lora(stream, args.lora, args.n_rows, room_.scratch, room_.scratch_bytes);
+  }
+  if (args.gated.data == nullptr) return;
+  launch(stream, GeluMulArgs{linear.out, args.gated, linear.rows, linear.m / 2});
+}
+
+void Launcher::launch(Stream stream, const GeluMulArgs& args) {
+  gelu_tanh_mul(stream, args.gate_up, args.out, args.rows, args.width);
   check_launch("gelu_tanh_mul");
 }
 

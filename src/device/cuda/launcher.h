@@ -27,6 +27,8 @@ class Launcher {
  private:
   void launch(Stream stream, const LinearArgs& args);
   void launch(Stream stream, const GatedLinearArgs& args);
+  void launch(Stream stream, const LoraLinearArgs& args);
+  void launch(Stream stream, const GeluMulArgs& args);
   void launch(Stream stream, const NormArgs& args);
   void launch(Stream stream, const AddNormArgs& args);
   void launch(Stream stream, const RotaryStoreArgs& args);

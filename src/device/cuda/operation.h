@@ -15,6 +15,23 @@ struct GatedLinearArgs {
   Rows gate_up;
 };
 
+// linear, then the low-rank parts of rows that have an adapter; then, if `gated` has data,
+// gelu_tanh_mul of that into it.
+struct LoraLinearArgs {
+  LinearArgs linear;
+  LoraArgs lora;
+  int64_t n_rows = 0;  // of LoraArgs::rows
+  Rows gated;
+};
+
+// out = gelu_tanh(first half of a row of gate_up) * second half.
+struct GeluMulArgs {
+  Rows gate_up;
+  Rows out;
+  int64_t rows = 0;
+  int64_t width = 0;  // of out
+};
+
 // out = norm(x).
 struct NormArgs {
   Rows x;
@@ -33,7 +50,7 @@ struct AddNormArgs {
   float next_eps = 0.0f;
 };
 
-using Operation = std::variant<LinearArgs, GatedLinearArgs, NormArgs, AddNormArgs, RotaryStoreArgs,
-                               AttentionArgs>;
+using Operation = std::variant<LinearArgs, GatedLinearArgs, LoraLinearArgs, GeluMulArgs, NormArgs,
+                               AddNormArgs, RotaryStoreArgs, AttentionArgs>;
 
 }  // namespace lorax::cuda

@@ -37,6 +37,20 @@ bool fits(const GatedLinearArgs& args) {
   return fits(args.linear) && args.linear.out.dtype == DType::kBFloat16;
 }
 
+bool fits(const LoraLinearArgs& args) {
+  const LoraArgs& lora = args.lora;
+  const auto is_whole = [](const LoraTarget& target) {
+    return target.column % kProgramBoxRows == 0 && target.columns % kProgramBoxRows == 0;
+  };
+  const Rows& out = args.gated.data != nullptr ? args.gated : args.linear.out;
+  return fits(args.linear) && out.dtype == DType::kBFloat16 && args.linear.m % 16 == 0 &&
+         lora.ids == nullptr && lora.n_targets >= 1 && lora.n_segments <= kProgramRows &&
+         args.n_rows <= kProgramRows &&
+         std::all_of(lora.targets, lora.targets + lora.n_targets, is_whole);
+}
+
+bool fits(const GeluMulArgs&) { return false; }
+
 bool fits(const NormArgs& args) {
   return args.rows >= 1 && args.rows <= kProgramRows && args.width % 8 == 0 &&
          args.width <= kProgramNormWidth && args.x.dtype == DType::kFloat32 && is_aligned(args.x) &&
@@ -86,8 +100,15 @@ class Compiler {
     program_.stage_bytes = kProgramStageBytes;
   }
 
-  void operator()(const LinearArgs& args) { product(args, false); }
-  void operator()(const GatedLinearArgs& args) { product(args.linear, true); }
+  void operator()(const LinearArgs& args) { product(args, false, {}); }
+  void operator()(const GatedLinearArgs& args) { product(args.linear, true, {}); }
+  void operator()(const LoraLinearArgs& args) {
+    LinearArgs linear = args.linear;
+    const bool is_gated = args.gated.data != nullptr;
+    if (is_gated) linear.out = args.gated;
+    product(linear, is_gated, low_rank(args));
+  }
+  void operator()(const GeluMulArgs&) { LORAX_CHECK(false); }
 
   void operator()(const NormArgs& args) {
     ProgramNorm norm{};
@@ -207,6 +228,12 @@ class Compiler {
     for (Instruction& instruction : program_.instructions) {
       const bool is_first = &instruction == program_.instructions.data();
       instruction.wait = instruction.wait != 0 && !is_first ? ++program_.waits : 0;
+      const bool has_lora =
+          instruction.kind == Instruction::kProduct && instruction.product.lora.n_targets > 0;
+      if (!has_lora) continue;
+      const int number = instruction.product.number;
+      instruction.product.lora.wait = ++program_.waits;
+      program_.products[static_cast<size_t>(number - 1)].lora.wait = program_.waits;
     }
   }
 
@@ -285,7 +312,31 @@ class Compiler {
     norm.halves = halves_;
   }
 
-  void product(const LinearArgs& args, bool is_gated) {
+  ProgramLora low_rank(const LoraLinearArgs& args) {
+    const LoraArgs& from = args.lora;
+    ProgramLora lora{};
+    std::copy_n(from.targets, from.n_targets, lora.targets);
+    lora.n_targets = from.n_targets;
+    lora.n_segments = from.n_segments;
+    lora.parts = static_cast<int>((args.linear.n + kProgramLoraPart - 1) / kProgramLoraPart);
+    lora.room = program_.has_lora ? 1 - last_lora_room_ : 0;
+    lora.rows = from.rows;
+    lora.segments = from.segments;
+    lora.slots = from.slots;
+    lora.entries = from.entries;
+    lora.modules = from.modules;
+    const int64_t floats = args.linear.rows * lora.n_targets * lora.parts * kMaxLoraRank;
+    if (floats > lora_floats_) {
+      lora_h_ = take(floats);
+      lora_floats_ = floats;
+    }
+    lora.h = lora_h_;
+    program_.has_lora = true;
+    last_lora_room_ = lora.room;
+    return lora;
+  }
+
+  void product(const LinearArgs& args, bool is_gated, const ProgramLora& lora) {
     ProgramProduct product{};
     product.x = args.x.data;
     product.x_stride = args.x.stride;
@@ -296,6 +347,7 @@ class Compiler {
     product.m = static_cast<int>(args.m);
     product.n = static_cast<int>(args.n);
     product.is_gated = is_gated ? 1 : 0;
+    product.lora = lora;
     product.is_float32 = args.out.dtype == DType::kFloat32 ? 1 : 0;
     product.in_place = is_in_place(args) ? 1 : 0;
     product.number = static_cast<int>(program_.products.size()) + 1;
@@ -324,6 +376,9 @@ class Compiler {
   float* scratch_end_ = nullptr;
   float* attention_values_ = nullptr;
   int64_t attention_floats_ = 0;
+  float* lora_h_ = nullptr;
+  int64_t lora_floats_ = 0;
+  int last_lora_room_ = 0;
   float* halves_ = nullptr;
   int64_t halves_floats_ = 0;
 };

@@ -14,8 +14,8 @@
 namespace lorax::cuda {
 namespace {
 
-// With the warpgroup of the feeding warp and of the messenger, which gives its registers to the
-// others.
+// With the warpgroup of the feeder, the messenger and the adapter warps, which gives registers to
+// the others.
 constexpr int kBlockThreads = kProgramThreads + 128;
 constexpr int kSlotAlignment = 1024;  // of the swizzle
 constexpr int kMinDepth = 3;
@@ -23,7 +23,8 @@ constexpr int kMaxDepth = 13;  // more is never under way
 
 constexpr int kInstructionSlots = 4;
 
-// Shared memory of every program; behind it lie the stage and the ring.
+// Shared memory of every program; behind it lie the stage, the room for low-rank parts and the
+// ring.
 struct Fixed {
   union {
     ProductSums product;
@@ -33,13 +34,14 @@ struct Fixed {
   alignas(8) uint64_t instruction_barriers[kInstructionSlots];
   alignas(8) uint64_t messenger_barriers[2];
   alignas(8) uint64_t barriers[2 * kMaxDepth];
-  alignas(16) uint4 rounds[kMaxDepth];
+  Round rounds[kMaxDepth];
   RingPlace place;
   Known known;
   int is_last;
 };
 
 constexpr int kFixedBytes = (sizeof(Fixed) + 127) / 128 * 128;
+constexpr int kLoraRoomBytes = (sizeof(LoraRoom) + 127) / 128 * 128;
 
 // Has the copy engine bring instruction i, by one thread.
 __device__ void bring_instruction(const ProgramArgs& args, Fixed& fixed, int i) {
@@ -55,7 +57,8 @@ __device__ void bring_instruction(const ProgramArgs& args, Fixed& fixed, int i) 
 // those that need them all, and each look at a spilled one is a trip to the L2 cache, as waiting
 // for other blocks empties L1.
 __device__ void run_instructions(const ProgramArgs& args, Fixed& fixed, const Ring& ring,
-                                 const Messenger& messenger, unsigned char* stage) {
+                                 const Messenger& messenger, unsigned char* stage,
+                                 LoraRoom* lora_room) {
   bfloat16* staged = reinterpret_cast<bfloat16*>(stage);
   AttentionRoom& room = *reinterpret_cast<AttentionRoom*>(stage);
   if (threadIdx.x == 0) {
@@ -72,7 +75,8 @@ __device__ void run_instructions(const ProgramArgs& args, Fixed& fixed, const Ri
     switch (instruction.kind) {
       case Instruction::kProduct:
         wait_for_blocks();
-        run_product(instruction.product, args, ring, fixed.place, staged, fixed.sums.product);
+        run_product(instruction.product, args, ring, fixed.place, staged, fixed.sums.product,
+                    lora_room);
         break;
       case Instruction::kNorm:
         run_norm(instruction.norm, staged, fixed.sums.norm, wait_for_blocks);
@@ -117,10 +121,12 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
   extern __shared__ __align__(128) unsigned char shared[];
   Fixed& fixed = *reinterpret_cast<Fixed*>(shared);
   unsigned char* stage = shared + kFixedBytes;
-  const uint32_t slots = (shared_address(stage + args.stage_bytes) + kSlotAlignment - 1) /
+  unsigned char* behind_stage = stage + args.stage_bytes;
+  LoraRoom* lora_room = args.has_lora != 0 ? reinterpret_cast<LoraRoom*>(behind_stage) : nullptr;
+  const int lora_bytes = args.has_lora != 0 ? kLoraRoomBytes : 0;
+  const uint32_t slots = (shared_address(behind_stage + lora_bytes) + kSlotAlignment - 1) /
                          kSlotAlignment * kSlotAlignment;
-  const Ring ring{shared_address(fixed.rounds), slots, shared_address(fixed.barriers),
-                  args.ring_depth};
+  const Ring ring{fixed.rounds, slots, shared_address(fixed.barriers), args.ring_depth};
   const Messenger messenger{shared_address(&fixed.messenger_barriers[0]),
                             shared_address(&fixed.messenger_barriers[1])};
   if (threadIdx.x == 0) {
@@ -132,16 +138,20 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
   }
   __syncthreads();
   if (threadIdx.x >= kProgramThreads) {
-    shrink_registers<56>();
+    shrink_registers<80>();
     if (threadIdx.x == kProgramThreads) {
       Feeder(ring).run(args);
     } else if (threadIdx.x == kProgramThreads + 32) {
       messenger.run(args.sync, args.n_waits);
+    } else if (args.has_lora != 0 && threadIdx.x >= kBlockThreads - kAdapterThreads) {
+      AdapterWarps(threadIdx.x - (kBlockThreads - kAdapterThreads),
+                   reinterpret_cast<const bfloat16*>(stage), *lora_room, messenger)
+          .run(args);
     }
   } else {
-    grow_registers<224>();
+    grow_registers<208>();
     wait_for_previous();
-    run_instructions(args, fixed, ring, messenger, stage);
+    run_instructions(args, fixed, ring, messenger, stage, lora_room);
     reset(args, fixed);
   }
 #endif
@@ -151,7 +161,8 @@ int stage_bytes(const Program& program) { return (program.stage_bytes + 127) / 1
 
 // What lies before the ring's slots, at most.
 int bytes_before_ring(const Program& program) {
-  return kFixedBytes + stage_bytes(program) + kSlotAlignment;
+  const int lora_bytes = program.has_lora ? kLoraRoomBytes : 0;
+  return kFixedBytes + stage_bytes(program) + lora_bytes + kSlotAlignment;
 }
 
 int ring_depth(const Program& program, const ProgramLimits& limits) {
@@ -179,6 +190,7 @@ void launch_program(Stream stream, const Program& program, const void* table,
                          .n_instructions = static_cast<int>(program.instructions.size()),
                          .n_products = static_cast<int>(program.products.size()),
                          .n_waits = program.waits,
+                         .has_lora = program.has_lora ? 1 : 0,
                          .stage_bytes = stage_bytes(program),
                          .ring_depth = ring_depth(program, limits),
                          .pieces = static_cast<float*>(limits.scratch),

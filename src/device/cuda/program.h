@@ -37,8 +37,27 @@ inline constexpr int kProgramRound = 512;
 inline constexpr int kProgramBoxRows = 8;            // of a tile that are copied at a time
 inline constexpr int64_t kProgramRows = 8;           // of x
 inline constexpr int kProgramNormWidth = 5120;       // at most
+inline constexpr int kProgramLoraPart = 1024;        // terms of A x that a warp sums at a time
 inline constexpr int kProgramXPad = 32;              // elements between rows of x in shared memory
 inline constexpr int kProgramStageBytes = 18 << 10;  // of shared memory that attention needs there
+
+// The low-rank parts of a product's rows that have an adapter. A x of a row of x and a target lies
+// in `parts` parts, of kProgramLoraPart terms each, at [((row * n_targets + target) * parts + part)
+// * kMaxLoraRank].
+struct ProgramLora {
+  LoraTarget targets[kMaxLoraTargets];
+  int n_targets;  // 0: there are none
+  int n_segments;
+  int parts;
+  int room;             // 0 or 1 in turn
+  int wait;             // for all blocks' A x: its number, as of an instruction's
+  const int32_t* rows;  // LoraRows
+  const int32_t* segments;
+  const int32_t* slots;
+  const LoraEntry* entries;
+  int64_t modules;
+  float* h;
+};
 
 struct alignas(16) ProgramProduct {
   const void* x;
@@ -62,6 +81,7 @@ struct alignas(16) ProgramProduct {
   // of the blocks that have a tile's first and its last round, which are all; zeros where it is the
   // same.
   float* halves;
+  ProgramLora lora;
 };
 
 // to = from + norm(x), out = norm(to); without x: to = from. Every block does all rows, leaves
@@ -134,6 +154,7 @@ struct ProgramArgs {
   int n_instructions;
   int n_products;
   int n_waits;
+  int has_lora;
   int stage_bytes;  // of shared memory for x, or for attention
   int ring_depth;
   float* pieces;  // [blocks, 16 * kProgramRows]
@@ -154,7 +175,8 @@ struct Program {
   std::vector<Instruction> instructions;
   std::vector<ProgramProduct> products;
   int stage_bytes = 0;
-  int waits = 0;  // of instructions
+  int waits = 0;  // of instructions and low-rank parts
+  bool has_lora = false;
   // A residual that ended up in scratch: to be copied back behind the launch.
   struct CopyBack {
     float* to = nullptr;

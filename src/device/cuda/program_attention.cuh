@@ -158,24 +158,6 @@ __device__ inline void store_new_key(const NewKey& made, const RotaryStoreArgs& 
   *reinterpret_cast<uint4*>(static_cast<bfloat16*>(rotary.value) + to) = made.value;
 }
 
-// Adds up eight numbers over the lanes of a warp: number 4 a + 2 b + c in the lanes whose numbers
-// have the bits a, b, c first.
-__device__ inline float sum_of_eight(float (&values)[8]) {
-  const int lane = threadIdx.x % 32;
-#pragma unroll
-  for (int count = 4; count > 0; count /= 2) {
-    const bool is_upper = (lane & count * 4) != 0;
-#pragma unroll
-    for (int i = 0; i < count; ++i) {
-      const float ours = is_upper ? values[i + count] : values[i];
-      const float theirs = is_upper ? values[i] : values[i + count];
-      values[i] = ours + __shfl_xor_sync(0xffffffffu, theirs, count * 4);
-    }
-  }
-  const float sum = values[0] + __shfl_xor_sync(0xffffffffu, values[0], 2);
-  return sum + __shfl_xor_sync(0xffffffffu, sum, 1);
-}
-
 // Leaves the scores of the warp's keys [first, min(first + 4, end)), and their values.
 __device__ inline void score_four(AttentionRoom& room, const float (&q)[kPairHeads][8],
                                   const FourKeys& four, int first, int end,
@@ -278,6 +260,8 @@ __device__ inline void run_attention(const ProgramAttention& attention, Attentio
     const int begin = keys.first + split * keys.span;
     const int end = min(begin + keys.span, keys.end);
     int key = begin + warp * kKeysAtOnce;
+    const int newest = keys.end - 1;
+    const int stored = rotates ? min(end, newest) : end;  // behind the keys that are in the pages
     PageRow pages{args.block_tables + int64_t{sequence} * args.max_blocks, attention.log_block_size,
                   nullptr};
     if (unit == static_cast<int>(blockIdx.x)) {
@@ -287,8 +271,8 @@ __device__ inline void run_attention(const ProgramAttention& attention, Attentio
     }
     FourKeys four;
     FourKeys next;
-    load_four(four, args, pages, kv_head, key, end, element);
-    load_four(next, args, pages, kv_head, key + kMinSpan, end, element);
+    load_four(four, args, pages, kv_head, key, stored, element);
+    load_four(next, args, pages, kv_head, key + kMinSpan, stored, element);
     Angles angles = {};
     if (rotates) angles = load_angles(rotary, known.sequences.positions[sequence], element);
     if (!has_waited) wait();
@@ -304,7 +288,6 @@ __device__ inline void run_attention(const ProgramAttention& attention, Attentio
       }
       if (rotates) rotate_rounded(q[h], angles, args.head_size, element);
     }
-    const int newest = keys.end - 1;
     NewKey made;
     if (rotates && newest < end && (newest - begin) / kKeysAtOnce % kProgramWarps == warp) {
       made = load_new_key(rotary, angles, token, kv_head, element);
@@ -329,7 +312,7 @@ __device__ inline void run_attention(const ProgramAttention& attention, Attentio
       key += kMinSpan;
       four = next;
       if (first + 2 * kMinSpan < end) {
-        load_four(next, args, pages, kv_head, key + kMinSpan, end, element);
+        load_four(next, args, pages, kv_head, key + kMinSpan, stored, element);
       }
       sync_block();
       attend(sums, room, h, of_output);

@@ -83,6 +83,24 @@ __device__ inline void load_fresh(const bfloat16* from, float (&to)[4]) {
   to[3] = high.y;
 }
 
+// Adds up eight numbers over the lanes of a warp: number 4 a + 2 b + c in the lanes whose numbers
+// have the bits a, b, c first.
+__device__ inline float sum_of_eight(float (&values)[8]) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int count = 4; count > 0; count /= 2) {
+    const bool is_upper = (lane & count * 4) != 0;
+#pragma unroll
+    for (int i = 0; i < count; ++i) {
+      const float ours = is_upper ? values[i + count] : values[i];
+      const float theirs = is_upper ? values[i] : values[i + count];
+      values[i] = ours + __shfl_xor_sync(0xffffffffu, theirs, count * 4);
+    }
+  }
+  const float sum = values[0] + __shfl_xor_sync(0xffffffffu, values[0], 2);
+  return sum + __shfl_xor_sync(0xffffffffu, sum, 1);
+}
+
 // The sum over all threads of the block, in each of them. `warp_sums` is this call's own.
 __device__ inline float program_sum(float value, float (&warp_sums)[kProgramWarps]) {
 #pragma unroll

@@ -12,6 +12,14 @@ namespace {
 // What its own launch costs, a program must save.
 constexpr size_t kMinProducts = 2;
 
+// Whether the one takes all of what the other makes.
+bool is_behind(const GeluMulArgs& gelu, const LoraLinearArgs& product) {
+  const LinearArgs& linear = product.linear;
+  return product.gated.data == nullptr && gelu.gate_up.data == linear.out.data &&
+         gelu.gate_up.stride == linear.out.stride && gelu.rows == linear.rows &&
+         2 * gelu.width == linear.m;
+}
+
 // Empty if the driver has no such maps.
 std::vector<CUtensorMap> maps_of(const Program& program) {
   std::vector<CUtensorMap> maps(program.products.size());
@@ -32,7 +40,17 @@ ProgramRecorder::ProgramRecorder(Stream stream, const ProgramLimits& limits, std
       table_bytes_(table_bytes),
       launch_alone_(std::move(launch_alone)) {}
 
-void ProgramRecorder::add(const Operation& operation) { operations_.push_back(operation); }
+void ProgramRecorder::add(const Operation& operation) {
+  const auto* gelu = std::get_if<GeluMulArgs>(&operation);
+  if (gelu != nullptr && !operations_.empty()) {
+    auto* product = std::get_if<LoraLinearArgs>(&operations_.back());
+    if (product != nullptr && is_behind(*gelu, *product)) {
+      product->gated = gelu->out;
+      return;
+    }
+  }
+  operations_.push_back(operation);
+}
 
 void ProgramRecorder::flush() {
   const std::vector<Operation> operations = std::exchange(operations_, {});

@@ -205,6 +205,57 @@ TEST_F(ProgramTest, AttentionRotatesWhatWasToBeRotatedBeforeIt) {
   EXPECT_EQ(apart.instructions[2].wait, 2);
 }
 
+LoraLinearArgs with_low_rank(const LinearArgs& linear) {
+  LoraLinearArgs args;
+  args.linear = linear;
+  args.n_rows = linear.rows;
+  args.lora.n_targets = 1;
+  args.lora.targets[0] = {.module = 0, .column = 0, .columns = linear.m};
+  args.lora.n_segments = static_cast<int>(linear.rows);
+  return args;
+}
+
+// A x of a product is told like the end of an instruction, in between.
+TEST_F(ProgramTest, LowRankPartsHaveWaitsAndRoomsInTurn) {
+  const Rows residual = memory_.rows(DType::kFloat32, 2, kHidden);
+  const Rows product = memory_.rows(2, kHidden);
+  const Rows hidden = memory_.rows(2, kHidden);
+  const Program program =
+      compiled({with_low_rank(linear(memory_.rows(2, 4096), 2, kHidden, product)),
+                add_norm(product, 2, residual, hidden),
+                with_low_rank(linear(hidden, 2, 4096, memory_.rows(2, 4096)))});
+  ASSERT_EQ(program.instructions.size(), 3u);
+  EXPECT_TRUE(program.has_lora);
+  const ProgramLora& first = program.instructions[0].product.lora;
+  const ProgramLora& second = program.instructions[2].product.lora;
+  EXPECT_EQ(program.instructions[0].wait, 0);
+  EXPECT_EQ(first.wait, 1);
+  EXPECT_EQ(program.instructions[1].wait, 2);
+  EXPECT_EQ(program.instructions[2].wait, 0) << "x is in place";
+  EXPECT_EQ(second.wait, 3);
+  EXPECT_EQ(program.waits, 3);
+  EXPECT_EQ(first.parts, 4);
+  EXPECT_EQ(second.parts, 3);
+  EXPECT_NE(first.room, second.room);
+  EXPECT_EQ(first.h, second.h);
+}
+
+TEST_F(ProgramTest, TakesLowRankPartsOfFewRowsAndWholeBoxes) {
+  const LoraLinearArgs args =
+      with_low_rank(linear(memory_.rows(8, kHidden), 8, 64, memory_.rows(8, 64)));
+  EXPECT_TRUE(is_programmable(args));
+  LoraLinearArgs other = args;
+  other.lora.targets[0].columns = 60;
+  EXPECT_FALSE(is_programmable(other));
+  other = args;
+  other.n_rows = 9;
+  EXPECT_FALSE(is_programmable(other));
+  other = args;
+  other.linear.out.dtype = DType::kFloat32;
+  EXPECT_FALSE(is_programmable(other));
+  EXPECT_FALSE(is_programmable(GeluMulArgs{}));
+}
+
 TEST_F(ProgramTest, TakesWhatItCanRunOnly) {
   const auto product = [&](int64_t rows, int64_t n, DType dtype) {
     return is_programmable(

@@ -46,6 +46,10 @@ template <int kThreads>
 void sync_threads(int id) {
   emulator::Block::current().synchronize(id, kThreads);
 }
+template <int kThreads>
+void arrive_threads(int id) {
+  emulator::Block::current().arrive(id, kThreads);
+}
 inline void sync_warpgroup(int id) { sync_threads<128>(id); }
 
 inline void fence_stores() {}
@@ -121,11 +125,6 @@ inline void copy_box(uint32_t to, const CUtensorMap& map, int column, int row, i
     }
   }
   bring(barrier, 8 * matrix.box_rows * 128);
-}
-
-inline void send(uint32_t to, const uint4& value, uint32_t barrier) {
-  std::memcpy(emulator::Block::current().pointer_to(to), &value, sizeof(value));
-  bring(barrier, sizeof(value));
 }
 
 inline void prefetch_map(const CUtensorMap&) {}
