@@ -166,33 +166,30 @@ __device__ Segment load_segment(const LoraArgs& args, int index, int target, int
   return segment;
 }
 
-// Ranks [k, k + 16) of scale * (A x) of two rows of LoraRows, those of this lane, as operands.
-template <int kPartsAtOnce>
+// Ranks [k, k + 16) of scale * (A x) of two rows of LoraRows, those of this lane, as operands. All
+// parts are under way at a time: with an adapter in each row, a block's time is that of this chain.
 __device__ void load_operand(const LoraArgs& args, int target, const int (&rows)[2], int k,
                              int rank, float scale, HOperand<bfloat16>& operand) {
   const int t = threadIdx.x % 4;
-  float2 h[4] = {};
-#pragma unroll 1
-  for (int first = 0; first < args.parts; first += kPartsAtOnce) {
-    float2 more[kPartsAtOnce][4];
+  float2 parts[kMaxLoraParts][4];
 #pragma unroll
-    for (int part = 0; part < kPartsAtOnce; ++part) {
+  for (int part = 0; part < kMaxLoraParts; ++part) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int at = k + i / 2 * 8 + 2 * t;
-        more[part][i] = at < rank && first + part < args.parts
-                            ? *reinterpret_cast<const float2*>(
-                                  h_row(args, first + part, target, rows[i % 2]) + at)
-                            : make_float2(0.0f, 0.0f);
-      }
+    for (int i = 0; i < 4; ++i) {
+      const int at = k + i / 2 * 8 + 2 * t;
+      parts[part][i] =
+          at < rank && part < args.parts
+              ? *reinterpret_cast<const float2*>(h_row(args, part, target, rows[i % 2]) + at)
+              : make_float2(0.0f, 0.0f);
     }
+  }
+  float2 h[4] = {};
 #pragma unroll
-    for (int part = 0; part < kPartsAtOnce; ++part) {
+  for (int part = 0; part < kMaxLoraParts; ++part) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        h[i].x += more[part][i].x;
-        h[i].y += more[part][i].y;
-      }
+    for (int i = 0; i < 4; ++i) {
+      h[i].x += parts[part][i].x;
+      h[i].y += parts[part][i].y;
     }
   }
 #pragma unroll
@@ -272,7 +269,7 @@ __device__ void expand(const LoraArgs& args, int first_row, int first,
           uint4 factors[4];
           load_panel(b, k, rank, factors);
           HOperand<bfloat16> operand;
-          load_operand<4>(args, target, rows, k, rank, scale, operand);
+          load_operand(args, target, rows, k, rank, scale, operand);
           multiply_panel(sums, operand, factors);
         }
 #pragma unroll
