@@ -93,12 +93,17 @@ class AdapterWarps {
       if (thread_ == 0) arrive(messenger_.done);
       wait(messenger_.go, static_cast<uint32_t>(lora.wait - 1) % 2);
       gather(lora, notes);
+      __syncwarp();
       arrive_threads<kBothThreads>(kNotesBarrier);
     }
   }
 
  private:
-  __device__ static void sync() { sync_threads<kAdapterThreads>(kAdapterBarrier); }
+  // Lanes come to a barrier together, wherever they parted before.
+  __device__ static void sync() {
+    __syncwarp();
+    sync_threads<kAdapterThreads>(kAdapterBarrier);
+  }
 
   __device__ void write(const ProgramLora& lora, LoraNotes& notes) const {
     if (thread_ < kProgramRows) notes.segment_of_row[thread_] = -1;
@@ -164,6 +169,7 @@ class AdapterWarps {
     Unit unit = find(lora, notes, {0, thread_ / 32 * blocks + static_cast<int>(blockIdx.x)});
     uint4 factors[kVectors] = {};
     load(product, notes, unit, factors);
+    __syncwarp();
     sync_threads<kBothThreads>(kXBarrier);
 #pragma unroll 1
     while (unit.is_one(lora)) {
