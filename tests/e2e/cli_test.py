@@ -214,6 +214,20 @@ class LogitsTest(Base):
                 self.assertEqual(rows, min(20, ours[name][0][0]))
                 self.assertEqual(list(values), list(ours[name][1])[-rows * vocab:])
 
+    def test_batches(self):
+        case = GOLDENS / "gqa-d32-old-keys"
+        def logits(name, *options):
+            out = self.dir / f"{name}.safetensors"
+            lorax("logits", "--model-id", case, "--dtype", "float32", "--requests",
+                  case / "requests.json", "--out", out, *options)
+            return out.read_bytes()
+        together = logits("together", "--last", 3)
+        self.assertGreater(len(json.loads((case / "requests.json").read_text())), 2)
+        for batch in (1, 2, 100):
+            self.assertEqual(logits(f"batch{batch}", "--last", 3, "--batch", batch), together)
+        self.assert_error(("logits", "--model-id", case, "--requests", case / "requests.json",
+                           "--out", self.dir / "none", "--batch", 0), "--batch")
+
     def test_float16(self):
         case = GOLDENS / "gqa-d256-float16"
         expected = read_safetensors(case / "logits.safetensors")

@@ -55,12 +55,13 @@ template <int kThreads>
 __device__ void sync_threads(int id) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(kThreads) : "memory");
 }
+__device__ inline void sync_warpgroup(int id) { sync_threads<128>(id); }
+
 // The same without waiting for the others.
 template <int kThreads>
 __device__ void arrive_threads(int id) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "n"(kThreads) : "memory");
 }
-__device__ inline void sync_warpgroup(int id) { sync_threads<128>(id); }
 
 // What this thread stored to shared memory becomes visible to products and to the copy engine.
 __device__ inline void fence_stores() {

@@ -319,7 +319,7 @@ class Compiler {
     lora.n_targets = from.n_targets;
     lora.n_segments = from.n_segments;
     lora.parts = static_cast<int>((args.linear.n + kProgramLoraPart - 1) / kProgramLoraPart);
-    lora.room = program_.has_lora ? 1 - last_lora_room_ : 0;
+    lora.room = low_ranks_++ % 2;
     lora.rows = from.rows;
     lora.segments = from.segments;
     lora.slots = from.slots;
@@ -332,7 +332,6 @@ class Compiler {
     }
     lora.h = lora_h_;
     program_.has_lora = true;
-    last_lora_room_ = lora.room;
     return lora;
   }
 
@@ -378,7 +377,7 @@ class Compiler {
   int64_t attention_floats_ = 0;
   float* lora_h_ = nullptr;
   int64_t lora_floats_ = 0;
-  int last_lora_room_ = 0;
+  int low_ranks_ = 0;  // products with low-rank parts
   float* halves_ = nullptr;
   int64_t halves_floats_ = 0;
 };

@@ -19,7 +19,7 @@ namespace {
 constexpr int kBlockThreads = kProgramThreads + 128;
 constexpr int kSlotAlignment = 1024;  // of the swizzle
 constexpr int kMinDepth = 3;
-constexpr int kMaxDepth = 13;  // more is never under way
+constexpr int kMaxDepth = 13;  // more would not fit
 
 constexpr int kInstructionSlots = 4;
 

@@ -44,17 +44,6 @@ __device__ inline Keys keys_of(const ProgramAttention& attention, int length) {
   return {first, length, span, (seen + span - 1) / span};
 }
 
-// Eight neighbouring elements.
-__device__ inline void unpack_eight(const uint4& packed, float (&to)[8]) {
-  const uint32_t words[4] = {packed.x, packed.y, packed.z, packed.w};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const float2 pair = unpack<bfloat16>(words[i]);
-    to[2 * i] = pair.x;
-    to[2 * i + 1] = pair.y;
-  }
-}
-
 // The angles of the lane's eight elements of heads at a position; lanes `half` / 8 apart are
 // partners.
 struct Angles {

@@ -16,7 +16,7 @@ namespace lorax::cuda {
 constexpr int kProgramWarps = 8;
 constexpr int kProgramThreads = kProgramWarps * 32;
 
-// Among the threads that carry out instructions: all but those of the feeding warp.
+// Among the threads that carry out instructions: all but the last warpgroup, see program.cu.
 __device__ inline void sync_block() { sync_threads<kProgramThreads>(1); }
 
 // Tells the other blocks how far this one has come, and learns when all have. It is a thread of its
@@ -81,6 +81,17 @@ __device__ inline void load_fresh(const bfloat16* from, float (&to)[4]) {
   to[1] = low.y;
   to[2] = high.x;
   to[3] = high.y;
+}
+
+// Eight neighbouring elements.
+__device__ inline void unpack_eight(const uint4& packed, float (&to)[8]) {
+  const uint32_t words[4] = {packed.x, packed.y, packed.z, packed.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float2 pair = unpack<bfloat16>(words[i]);
+    to[2 * i] = pair.x;
+    to[2 * i + 1] = pair.y;
+  }
 }
 
 // Adds up eight numbers over the lanes of a warp: number 4 a + 2 b + c in the lanes whose numbers

@@ -16,7 +16,7 @@ constexpr int kAdapterThreads = kAdapterWarps * 32;
 // Of threads that carry out instructions and of those of the adapter warps.
 constexpr int kAdapterBarrier = 2;  // the adapter warps alone
 constexpr int kXBarrier = 3;        // x of the product is in shared memory
-constexpr int kNotesBarrier = 4;    // notes are written, x has been read
+constexpr int kNotesBarrier = 4;    // notes and A x are there, x has been read
 constexpr int kBothThreads = kProgramThreads + kAdapterThreads;
 
 // Of a product, which rows of x have an adapter, and where its factors lie.
@@ -303,21 +303,20 @@ __device__ inline float low_rank_sum(const ProgramLora& lora, const LoraRoom& ro
     const uint4 factors = rank < 32 ? first : factors_of(&entry, rank, column);
     const float h = rank < LoraRoom::kRanks ? room.h[row][target][rank]
                                             : sum_of_parts(lora, entry, row, target, rank);
+    float b[8];
+    unpack_eight(factors, b);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float2 pair = unpack<bfloat16>((&factors.x)[i]);
-      sums[2 * i] += h * pair.x;
-      sums[2 * i + 1] += h * pair.y;
-    }
+    for (int i = 0; i < 8; ++i) sums[i] += h * b[i];
   }
   __syncwarp();
   return sum_of_eight(sums);
 }
 
-// Adds the low-rank parts to a half of a tile's values, for four rows of x from `first` on, by a
+constexpr int kRowsAtOnce = 4;  // of x, whose factors are under way
+
+// Adds the low-rank parts to a half of a tile's values, for kRowsAtOnce rows from `first` on, by a
 // warp: gain * (value + scale * B (A x) + bias), or gain * value where others have the tile's first
 // round.
-constexpr int kRowsAtOnce = 4;  // whose factors are under way
 __device__ inline void finish_pending(const ProgramProduct& product, const LoraRoom& room,
                                       PendingTile& pending, int half, int first) {
   const ProgramLora& lora = product.lora;

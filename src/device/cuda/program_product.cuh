@@ -2,8 +2,7 @@
 //
 // As in skinny_linear.cu: out^T = weight * x^T on tensor cores, lane (g, t) takes 8 neighbouring
 // elements 8t .. 8t + 7 of every 32 of two rows, warp w the elements 64w .. 64w + 63 of every 512.
-// But the weights come by way of shared memory, where copies are under way ahead of
-// time.
+// But the weights come by way of the ring, where copies are under way ahead of time.
 #pragma once
 
 #include "device/cuda/gelu.cuh"
