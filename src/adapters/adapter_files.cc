@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -41,13 +42,17 @@ bool is_medusa_config(std::string_view text, std::string_view origin) {
 
 }  // namespace
 
-DirectorySnapshot::DirectorySnapshot(fs::path directory) : directory_(std::move(directory)) {
-  std::error_code ignored;
-  if (!fs::is_directory(directory_, ignored)) {
-    fail("{}: {}; an adapter is a directory with adapter_config.json and adapter_model.safetensors",
-         printable(directory_.string()),
-         fs::exists(directory_, ignored) ? "is no directory" : "no such directory");
+Folder open_adapter(const fs::path& directory, const FileBounds& bounds) {
+  try {
+    return Folder::open(directory, bounds);
+  } catch (const Error& error) {
+    fail("{}; an adapter is a directory with adapter_config.json and adapter_model.safetensors",
+         error.what());
   }
+}
+
+DirectorySnapshot::DirectorySnapshot(const fs::path& directory, const FileBounds& bounds)
+    : folder_(open_adapter(directory, bounds)) {
   entries_ = list();
   int64_t newest = 0;
   for (const auto& [name, identity] : entries_) newest = std::max(newest, identity.changed_ns);
@@ -62,33 +67,27 @@ DirectorySnapshot::DirectorySnapshot(fs::path directory) : directory_(std::move(
 
 DirectorySnapshot::Entries DirectorySnapshot::list() const {
   Entries entries;
-  std::error_code error;
-  fs::directory_iterator iterator(directory_, error);
-  for (; !error && iterator != fs::directory_iterator(); iterator.increment(error)) {
-    std::string name = iterator->path().filename().string();
+  for (const std::string& name : folder_.names()) {
     if (!matters(name)) continue;
-    struct stat status {};
-    if (::stat(iterator->path().c_str(), &status) != 0) {
-      fail("{}: cannot be read: {}", iterator->path().string(), system_error_text());
-    }
-    if (!S_ISREG(status.st_mode)) continue;
-    entries[std::move(name)] = {status.st_dev, status.st_ino, static_cast<uint64_t>(status.st_size),
-                                nanoseconds(status.st_mtim), nanoseconds(status.st_ctim)};
+    const std::optional<struct stat> status = folder_.find(name);
+    if (!status) folder_.open_file(name);  // throws why not, unless it has changed meanwhile
+    if (!status || !S_ISREG(status->st_mode)) continue;
+    entries[name] = {status->st_dev, status->st_ino, static_cast<uint64_t>(status->st_size),
+                     nanoseconds(status->st_mtim), nanoseconds(status->st_ctim)};
   }
-  if (error) fail("{}: cannot be read: {}", directory_.string(), error.message());
   return entries;
 }
 
 AdapterFiles DirectorySnapshot::open() const {
   AdapterFiles files;
-  files.origin = directory_.string();
+  files.origin = folder_.path().string();
   if (entries_.contains(kPeftName)) {
-    files.peft_text = read_file(directory_ / kPeftName, kMaxConfigBytes);
+    files.peft_text = folder_.read(kPeftName, kMaxConfigBytes);
   }
   if (entries_.contains(kMedusaName)) {
-    const fs::path path = directory_ / kMedusaName;
-    std::string text = read_file(path, kMaxConfigBytes);
-    if (is_medusa_config(text, path.string())) files.medusa_text = std::move(text);
+    std::string text = folder_.read(kMedusaName, kMaxConfigBytes);
+    if (is_medusa_config(text, (folder_.path() / kMedusaName).string()))
+      files.medusa_text = std::move(text);
   }
   if (files.peft_text.empty() && files.medusa_text.empty()) {
     fail(
@@ -103,7 +102,7 @@ AdapterFiles DirectorySnapshot::open() const {
     if (files.tensors.size() == kMaxTensorFiles) {
       fail("{}: has more than {} safetensors files", files.origin, kMaxTensorFiles);
     }
-    files.tensors.push_back(SafetensorsFile::open(directory_ / name));
+    files.tensors.push_back(SafetensorsFile::open(folder_.open_file(name), folder_.path() / name));
   }
   if (files.tensors.empty() && !pickles.empty()) {
     fail(
@@ -124,11 +123,11 @@ void DirectorySnapshot::check_unchanged() const {
     const auto found = now.find(name);
     if (found == now.end() || found->second != identity) {
       fail("{}: {} changed while the adapter was read; try again when it is whole",
-           directory_.string(), printable(name));
+           folder_.path().string(), printable(name));
     }
   }
   fail("{}: files were added while the adapter was read; try again when it is whole",
-       directory_.string());
+       folder_.path().string());
 }
 
 }  // namespace lorax

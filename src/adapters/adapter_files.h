@@ -7,9 +7,13 @@
 #include <string>
 #include <vector>
 
+#include "formats/folder.h"
 #include "formats/safetensors.h"
 
 namespace lorax {
+
+// An adapter's directory. Throws Error, which says what an adapter is, if it cannot be opened.
+Folder open_adapter(const std::filesystem::path& directory, const FileBounds& bounds);
 
 // The texts and open files that make up an adapter.
 struct AdapterFiles {
@@ -22,9 +26,10 @@ struct AdapterFiles {
 // Watches a directory while it is read.
 class DirectorySnapshot {
  public:
-  // Throws Error if the directory is not there or is no adapter's; waits some milliseconds where
-  // it was written this instant, as the file system's clock could not tell the next write from it.
-  explicit DirectorySnapshot(std::filesystem::path directory);
+  // Throws Error if the directory is not there, or a file of it lies out of bounds; waits some
+  // milliseconds where it was written this instant, as the file system's clock could not tell the
+  // next write from it.
+  explicit DirectorySnapshot(const std::filesystem::path& directory, const FileBounds& bounds = {});
 
   // Reads the texts and opens the tensor files. Throws Error that says what to do.
   AdapterFiles open() const;
@@ -41,7 +46,7 @@ class DirectorySnapshot {
 
   Entries list() const;
 
-  std::filesystem::path directory_;
+  Folder folder_;
   Entries entries_;
 };
 

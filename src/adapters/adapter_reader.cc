@@ -56,8 +56,9 @@ Adapter read_adapter_files(const AdapterFiles& files, const BaseModel& base) {
   return adapter;
 }
 
-Adapter read_adapter(const std::filesystem::path& directory, const BaseModel& base) {
-  const DirectorySnapshot snapshot(directory);
+Adapter read_adapter(const std::filesystem::path& directory, const BaseModel& base,
+                     const FileBounds& bounds) {
+  const DirectorySnapshot snapshot(directory, bounds);
   Adapter adapter;
   try {
     adapter = read_adapter_files(snapshot.open(), base);

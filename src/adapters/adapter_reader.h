@@ -13,8 +13,9 @@ namespace lorax {
 // both that the directory holds, with the tensors of all its *.safetensors files. Every key and
 // tensor must be understood and fit the base. Takes memory for each tensor once. Throws Error, of
 // one line that names the file, key or tensor and says what to do; also if the directory changes
-// while it is read. Thread-safe.
-Adapter read_adapter(const std::filesystem::path& directory, const BaseModel& base);
+// while it is read, or one of its files lies out of bounds. Thread-safe.
+Adapter read_adapter(const std::filesystem::path& directory, const BaseModel& base,
+                     const FileBounds& bounds = {});
 
 // The same from files that are already open.
 Adapter read_adapter_files(const AdapterFiles& files, const BaseModel& base);

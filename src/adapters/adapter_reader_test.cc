@@ -239,6 +239,29 @@ TEST_F(AdapterReader, DirectoriesThatAreNoAdapters) {
   }
 }
 
+// Each of an adapter's files, by a link to where it lay before.
+TEST_F(AdapterReader, FilesOutOfBoundsAreNotRead) {
+  write_adapter(kPlain, q_tensors(2));
+  const std::filesystem::path outside = directory_ / "outside";
+  const std::filesystem::path inside = std::filesystem::canonical(directory_) / "inside";
+  std::filesystem::create_directories(outside);
+  std::filesystem::create_directories(inside);
+  const FileBounds bounds({inside}, "--adapter-dir");
+  for (const char* name : {"adapter_config.json", "adapter_model.safetensors"}) {
+    for (const char* file : {"adapter_config.json", "adapter_model.safetensors"}) {
+      std::filesystem::copy_file(directory_ / file, inside / file,
+                                 std::filesystem::copy_options::overwrite_existing);
+    }
+    EXPECT_EQ(error_of([&] { read_adapter(inside, model_.base(), bounds); }), "no error");
+    std::filesystem::rename(inside / name, outside / name);
+    std::filesystem::create_symlink("../outside/" + std::string(name), inside / name);
+    expect_error(error_of([&] { read_adapter(inside, model_.base(), bounds); }), inside.string(),
+                 "lies outside");
+    EXPECT_EQ(error_of([&] { read_adapter(inside, model_.base()); }), "no error");
+    std::filesystem::remove(inside / name);
+  }
+}
+
 TEST_F(AdapterReader, WarnsOfAnotherBase) {
   write_adapter(std::string(kPlain) + R"(, "base_model_name_or_path": "google/gemma-2-2b")",
                 q_tensors(2));

@@ -1,7 +1,6 @@
 #include "adapters/model_adapter_backend.h"
 
 #include <algorithm>
-#include <filesystem>
 #include <utility>
 
 #include "adapters/adapter_reader.h"
@@ -9,8 +8,6 @@
 
 namespace lorax {
 namespace {
-
-namespace fs = std::filesystem;
 
 // Room for what comes with an adapter beside its tensors.
 constexpr uint64_t kOverhead = uint64_t{1} << 20;
@@ -32,27 +29,16 @@ class ModelHostAdapter final : public HostAdapter {
 };
 
 // Adds the directory's files to the probe: their names, sizes and times.
-uint64_t add_files(const fs::path& directory, std::string& fingerprint) {
-  std::error_code error;
-  std::vector<std::string> files;
+uint64_t add_files(const Folder& folder, std::string& fingerprint) {
   uint64_t bytes = 0;
-  for (fs::directory_iterator entry(directory, error), end; !error && entry != end;
-       entry.increment(error)) {
-    std::error_code vanished;
-    const uint64_t size = entry->is_regular_file(vanished) ? entry->file_size(vanished) : 0;
-    const auto time = entry->last_write_time(vanished).time_since_epoch().count();
-    if (vanished) continue;
-    files.push_back(fmt::format("{} {} {};", entry->path().filename().string(), size, time));
-    if (entry->path().extension() == ".safetensors") bytes += size;
+  for (const std::string& name : folder.names()) {
+    const std::optional<struct stat> status = folder.find(name);
+    if (!status) continue;
+    const uint64_t size = S_ISREG(status->st_mode) ? static_cast<uint64_t>(status->st_size) : 0;
+    fingerprint +=
+        fmt::format("{} {} {}.{};", name, size, status->st_mtim.tv_sec, status->st_mtim.tv_nsec);
+    if (name.ends_with(".safetensors")) bytes += size;
   }
-  if (error) {
-    fail(
-        "{}: cannot be read: {}; an adapter is a directory with adapter_config.json and "
-        "adapter_model.safetensors",
-        directory.string(), error.message());
-  }
-  std::ranges::sort(files);
-  for (const std::string& file : files) fingerprint += file;
   return bytes;
 }
 
@@ -69,12 +55,14 @@ ModelAdapter::ModelAdapter(AdapterTables& tables, int slot, const PackedAdapter&
 ModelAdapter::~ModelAdapter() { tables_.clear(slot_); }
 
 ModelAdapterBackend::ModelAdapterBackend(Device& device, std::span<const AdapterModule> modules,
-                                         AdapterTables& tables, std::string base_name, Warn warn)
+                                         AdapterTables& tables, std::string base_name, Warn warn,
+                                         FileBounds bounds)
     : device_(device),
       modules_(modules),
       tables_(tables),
       base_name_(std::move(base_name)),
       warn_(std::move(warn)),
+      bounds_(std::move(bounds)),
       base_weights_(device, modules) {
   if (device.host_pointer(modules.front().weight.data) == nullptr) {
     host_memory_ = make_device({.name = "cpu", .threads = 1});
@@ -89,9 +77,11 @@ AdapterProbe ModelAdapterBackend::probe(const std::string& id) {
   uint64_t bytes = 0;
   if (const std::optional<MergeRecipe> recipe = parse_merge_id(id)) {
     // Beside its members a merged adapter is held in float32.
-    for (const std::string& member : recipe->ids) bytes += 3 * add_files(member, probe.fingerprint);
+    for (const std::string& member : recipe->ids) {
+      bytes += 3 * add_files(open_adapter(member, bounds_), probe.fingerprint);
+    }
   } else {
-    bytes = add_files(id, probe.fingerprint);
+    bytes = add_files(open_adapter(id, bounds_), probe.fingerprint);
   }
   // The tensors as read, of at least two bytes a value, and packed; panels are filled up.
   const uint64_t panels = modules_.size() * uint64_t{kLoraPanel} * PeftConfig::kMaxRank;
@@ -103,10 +93,12 @@ AdapterProbe ModelAdapterBackend::probe(const std::string& id) {
 Adapter ModelAdapterBackend::read(const std::string& id) const {
   const BaseModel base = {modules_, &base_weights_, base_name_};
   const std::optional<MergeRecipe> recipe = parse_merge_id(id);
-  if (!recipe) return read_adapter(id, base);
+  if (!recipe) return read_adapter(id, base, bounds_);
   check_merge_parameters(recipe->parameters, recipe->ids.size());
   std::vector<Adapter> adapters;
-  for (const std::string& member : recipe->ids) adapters.push_back(read_adapter(member, base));
+  for (const std::string& member : recipe->ids) {
+    adapters.push_back(read_adapter(member, base, bounds_));
+  }
   std::vector<MergeMember> members;
   for (size_t i = 0; i < adapters.size(); ++i) members.push_back({&adapters[i], recipe->ids[i]});
   return merge_adapters(recipe->parameters, members, modules_);

@@ -11,6 +11,7 @@
 #include "adapters/device_base_weights.h"
 #include "adapters/merge_recipe.h"
 #include "adapters/packed_adapter.h"
+#include "formats/folder.h"
 #include "nn/adapter_tables.h"
 
 namespace lorax {
@@ -38,9 +39,10 @@ class ModelAdapterBackend final : public AdapterBackend {
   // Told what a user should know of an adapter and what stops nothing; called from any thread.
   using Warn = std::function<void(const std::string& warning)>;
 
-  // All must outlive this. `base_name`: what adapters may call the model, for a warning.
+  // All must outlive this. `base_name`: what adapters may call the model, for a warning. `bounds`:
+  // where the files of adapters may lie.
   ModelAdapterBackend(Device& device, std::span<const AdapterModule> modules, AdapterTables& tables,
-                      std::string base_name, Warn warn);
+                      std::string base_name, Warn warn, FileBounds bounds = {});
   ~ModelAdapterBackend() override;
 
   AdapterProbe probe(const std::string& id) override;
@@ -66,6 +68,7 @@ class ModelAdapterBackend final : public AdapterBackend {
   AdapterTables& tables_;
   std::string base_name_;
   Warn warn_;
+  const FileBounds bounds_;
   DeviceBaseWeights base_weights_;
   std::unique_ptr<Device> host_memory_;  // null where the device's memory is the host's
   std::unique_ptr<DevicePool> pool_;     // likewise; of device memory

@@ -125,8 +125,10 @@ class Serving {
   explicit Serving(const ServeOptions& options)
       : options_(options),
         tokenizer_(load_tokenizer(options.model_id)),
-        chat_(chat_templates(options), *tokenizer_, {.fold_system = !options.refuse_system_role}),
-        adapters_(adapter_directory(options), options.adapter_id),
+        adapters_(adapter_directory(options), options.adapter_id,
+                  {options.adapter_roots.begin(), options.adapter_roots.end()}),
+        chat_(chat_templates(options), *tokenizer_, {.fold_system = !options.refuse_system_role},
+              adapters_.bounds()),
         model_(load_model(options.model_id, options.device, options.load_format)),
         engine_(model_, tokenizer_.get(), engine_options()),
         metrics_({.service = &engine_,
@@ -154,6 +156,7 @@ class Serving {
   // No step runs before the server takes requests, and it is made last.
   EngineOptions engine_options() {
     EngineOptions engine = base_engine_options(options_, model_);
+    engine.adapter_bounds = adapters_.bounds();
     engine.on_step = [this](const StepReport& report) { metrics_.on_step(report); };
     return engine;
   }
@@ -279,8 +282,8 @@ class Serving {
 
   const ServeOptions& options_;
   std::unique_ptr<Tokenizer> tokenizer_;
-  TemplateChatRenderer chat_;
   AdapterDirectory adapters_;
+  TemplateChatRenderer chat_;
   LoadedModel model_;
   Engine engine_;
   Metrics metrics_;

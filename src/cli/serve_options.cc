@@ -68,8 +68,11 @@ class Group {
 void add_adapter_flags(CLI::App& command, ServeOptions& options) {
   Group group(command, "Adapters");
   group.add("--adapter-dir", options.adapter_dir,
-            "Directory of adapters: a request's adapter_id is a path below it. Nothing outside is "
+            "Directory of adapters: a request's adapter_id is a path below it. No file outside is "
             "ever opened. Without it only the base model is served");
+  group.add("--adapter-root", options.adapter_roots,
+            "Further directory that links below --adapter-dir may lead to, such as a Hub cache "
+            "whose snapshots are links");
   group.add("--adapter-id", options.adapter_id, "Adapter of requests that name none");
   group.add("--preloaded-adapter-ids", options.preloaded_adapter_ids,
             "Adapters to load before the server is ready; others load when asked for");
@@ -220,6 +223,9 @@ void ServeOptions::check() const {
     if (!source.empty() && source != "local") {
       fail("adapter source \"{}\" is not supported; local is, with --adapter-dir", source);
     }
+  }
+  if (adapter_dir.empty() && !adapter_roots.empty()) {
+    fail("--adapter-root permits what links below --adapter-dir lead to; give that, too");
   }
   if (adapter_dir.empty() && (!adapter_id.empty() || !preloaded_adapter_ids.empty())) {
     fail("--adapter-id and --preloaded-adapter-ids name adapters below --adapter-dir; give it");

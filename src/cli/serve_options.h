@@ -23,7 +23,8 @@ struct ServeOptions {
 
   // Adapters.
   std::string adapter_dir;
-  std::string adapter_id;  // of requests that name none
+  std::vector<std::string> adapter_roots;  // that links below it may lead to
+  std::string adapter_id;                  // of requests that name none
   std::vector<std::string> preloaded_adapter_ids;
   std::string adapter_source = "local";
   std::string default_adapter_source;

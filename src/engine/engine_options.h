@@ -15,6 +15,7 @@
 #include "engine/model_runner.h"
 #include "engine/scheduler.h"
 #include "engine/step_runner.h"
+#include "formats/folder.h"
 
 namespace lorax {
 
@@ -55,6 +56,7 @@ struct EngineOptions {
   std::optional<bool> overlap;
   bool measures_device = false;  // StepTimes::device_*
   std::string base_name;         // what adapters may call the model
+  FileBounds adapter_bounds;     // where the files of adapters may lie
   ModelAdapterBackend::Warn on_warning = [](const std::string&) {};
   // Called after every step, from the engine's thread; must not block.
   std::function<void(const StepReport&)> on_step = [](const StepReport&) {};

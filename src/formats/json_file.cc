@@ -1,6 +1,5 @@
 #include "formats/json_file.h"
 
-#include <fstream>
 #include <unordered_set>
 #include <vector>
 
@@ -160,27 +159,6 @@ json::value parse_json(std::string_view text, std::string_view origin) {
     if (!error) return parser.handler().release();
   }
   fail_at(text, fed, origin);
-}
-
-std::string read_file(const std::filesystem::path& file, uint64_t max_bytes) {
-  std::error_code error;
-  const std::filesystem::file_status status = std::filesystem::status(file, error);
-  if (status.type() == std::filesystem::file_type::not_found) {
-    fail("{}: no such file", file.string());
-  }
-  if (error) fail("{}: cannot be read: {}", file.string(), error.message());
-  if (!std::filesystem::is_regular_file(status)) fail("{}: is not a file", file.string());
-  const uint64_t bytes = std::filesystem::file_size(file, error);
-  if (error) fail("{}: cannot be read: {}", file.string(), error.message());
-  if (bytes > max_bytes) {
-    fail("{}: {} bytes are more than such a file may have ({})", file.string(), bytes, max_bytes);
-  }
-  std::string text(bytes, '\0');
-  std::ifstream stream(file, std::ios::binary);
-  if (!stream.read(text.data(), static_cast<std::streamsize>(bytes))) {
-    fail("{}: cannot be read; check its permissions", file.string());
-  }
-  return text;
 }
 
 json::value read_json_file(const std::filesystem::path& file, uint64_t max_bytes) {

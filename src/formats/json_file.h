@@ -8,6 +8,8 @@
 
 #include <boost/json/value.hpp>
 
+#include "formats/read_file.h"
+
 namespace lorax {
 
 // Parses one JSON value of RFC 8259. Throws Error that begins with `origin` and names the byte for
@@ -19,8 +21,5 @@ boost::json::value parse_json(std::string_view text, std::string_view origin);
 // The whole file, parsed. Throws Error if it cannot be read or is larger than `max_bytes`.
 boost::json::value read_json_file(const std::filesystem::path& file,
                                   uint64_t max_bytes = uint64_t{256} << 20);
-
-// The bytes of a file. Throws Error as above.
-std::string read_file(const std::filesystem::path& file, uint64_t max_bytes);
 
 }  // namespace lorax

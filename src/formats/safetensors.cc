@@ -209,13 +209,14 @@ SafetensorsHeader parse_safetensors_header(std::string_view text, uint64_t data_
 }
 
 SafetensorsFile SafetensorsFile::open(const std::filesystem::path& path) {
-  // O_NONBLOCK: a named pipe would wait for its writer.
-  FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  return open(open_regular_file(path), path);
+}
+
+SafetensorsFile SafetensorsFile::open(FileDescriptor file, const std::filesystem::path& path) {
   struct stat status {};
-  if (!file.is_open() || ::fstat(file.get(), &status) != 0) {
-    fail("{}: cannot be opened: {}", path.string(), system_error_text());
+  if (::fstat(file.get(), &status) != 0) {
+    fail("{}: cannot be read: {}", path.string(), system_error_text());
   }
-  if (!S_ISREG(status.st_mode)) fail("{}: is not a file", path.string());
   const auto read = [&](void* to, uint64_t bytes, uint64_t offset) {
     const std::string reason = read_fully(file, to, bytes, offset);
     if (!reason.empty()) fail("{}: cannot be read: {}", path.string(), reason);

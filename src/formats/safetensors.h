@@ -43,6 +43,8 @@ class SafetensorsFile {
  public:
   // Reads and checks the header alone. Throws Error.
   static SafetensorsFile open(const std::filesystem::path& path);
+  // The same of an open file; `path` is its name in messages.
+  static SafetensorsFile open(FileDescriptor file, const std::filesystem::path& path);
 
   const std::filesystem::path& path() const { return path_; }
   const std::map<std::string, TensorInfo>& tensors() const { return header_.tensors; }

@@ -168,7 +168,7 @@ TEST_F(SafetensorsFileTest, LengthsBeyondTheFileAreErrors) {
 
 TEST_F(SafetensorsFileTest, WhatIsNoFile) {
   expect_error(open_error(directory_), directory_.string(), "not a file");
-  expect_error(open_error(directory_ / "none"), (directory_ / "none").string(), "No such file");
+  expect_error(open_error(directory_ / "none"), (directory_ / "none").string(), "no such file");
   ASSERT_EQ(::mkfifo((directory_ / "pipe").c_str(), 0600), 0);
   expect_error(open_error(directory_ / "pipe"), (directory_ / "pipe").string(), "not a file");
 }

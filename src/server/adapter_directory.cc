@@ -5,7 +5,6 @@
 
 #include "adapters/merge_recipe.h"
 #include "base/error.h"
-#include "formats/json_file.h"
 #include "formats/printable.h"
 #include "server/api_error.h"
 #include "text/utf8.h"
@@ -54,49 +53,52 @@ void check_parts(std::string_view name) {
   }
 }
 
-bool is_below(const fs::path& path, const fs::path& root) {
-  const auto [end, unused] = std::mismatch(root.begin(), root.end(), path.begin(), path.end());
-  return end == root.end() && path != root;
-}
-
-bool is_medusa_config(const fs::path& file) {
+bool is_medusa_config(const Folder& folder, const std::string& name) {
   constexpr uint64_t kMaxBytes = 64 << 10;
   try {
-    return read_file(file, kMaxBytes).find("medusa_num_heads") != std::string::npos;
+    return folder.read(name, kMaxBytes).find("medusa_num_heads") != std::string::npos;
   } catch (const Error&) {
     return false;
   }
 }
 
-// The file that says that a folder holds an adapter: LoRA's, or that of Medusa heads.
-std::optional<fs::path> config_of(const fs::path& folder) {
-  std::error_code error;
-  if (fs::path lora = folder / "adapter_config.json"; fs::is_regular_file(lora, error)) return lora;
-  fs::path medusa = folder / "config.json";
-  if (fs::is_regular_file(medusa, error) && is_medusa_config(medusa)) return medusa;
+// When the file was written that says that a folder holds an adapter, LoRA's or that of Medusa
+// heads, in seconds since 1970; nothing if there is no such file within the bounds.
+std::optional<int64_t> adapter_time(const Folder& folder) {
+  for (const char* name : {"adapter_config.json", "config.json"}) {
+    const std::optional<struct stat> status = folder.find(name);
+    if (!status || !S_ISREG(status->st_mode)) continue;
+    const bool is_lora = std::string_view(name) == "adapter_config.json";
+    if (is_lora || is_medusa_config(folder, name)) return status->st_mtim.tv_sec;
+  }
   return std::nullopt;
 }
 
-int64_t seconds_of(const fs::path& file) {
-  std::error_code error;
-  const fs::file_time_type time = fs::last_write_time(file, error);
-  if (error) return 0;
-  const auto since_epoch = std::chrono::file_clock::to_sys(time).time_since_epoch();
-  return std::chrono::duration_cast<std::chrono::seconds>(since_epoch).count();
+std::optional<int64_t> adapter_time(const fs::path& path, const FileBounds& bounds) {
+  try {
+    return adapter_time(Folder::open(path, bounds));
+  } catch (const Error&) {
+    return std::nullopt;
+  }
+}
+
+void replace_all(std::string& text, const std::string& part, std::string_view with) {
+  for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at)) {
+    text.replace(at, part.size(), with);
+    at += with.size();
+  }
 }
 
 }  // namespace
 
 AdapterDirectory::AdapterDirectory(const std::optional<fs::path>& directory,
-                                   const std::string& default_name)
+                                   const std::string& default_name,
+                                   const std::vector<fs::path>& further_roots)
     : default_name_(default_name) {
   if (!directory) return;
-  std::error_code error;
-  root_ = fs::canonical(*directory, error);
-  if (error || !fs::is_directory(*root_, error)) {
-    fail("--adapter-dir {}: is no directory that can be read; create it or name another",
-         printable(directory->string()));
-  }
+  bounds_ = FileBounds({*directory}, "--adapter-dir");
+  root_ = bounds_.roots().front();
+  bounds_.add(FileBounds(further_roots, "--adapter-root"));
   if (default_name.empty()) return;
   try {
     resolve(default_name);
@@ -112,10 +114,10 @@ fs::path AdapterDirectory::locate(std::string_view name, const fs::path& path) c
   std::error_code error;
   const fs::path found = fs::canonical(*root_ / path, error);
   if (error) unknown(name, "does not exist; /v1/models lists those that do");
-  if (!is_below(found, *root_)) {
+  if (found == *root_ || bounds_.root_of(found) == nullptr) {
     bad_name(name, "does not lie below the adapter directory; move or copy it there");
   }
-  if (!config_of(found)) {
+  if (!adapter_time(found, bounds_)) {
     unknown(name, "is no adapter: its folder has no adapter_config.json");
   }
   return found;
@@ -123,18 +125,35 @@ fs::path AdapterDirectory::locate(std::string_view name, const fs::path& path) c
 
 std::string AdapterDirectory::resolve(std::string_view name) const {
   check_name(name);
+  std::optional<std::string> aliased;
   {
     const std::lock_guard lock(mutex_);
-    if (const auto alias = aliases_.find(name); alias != aliases_.end()) return alias->second;
+    if (const auto alias = aliases_.find(name); alias != aliases_.end()) aliased = alias->second;
   }
+  if (aliased && !has_folder(name)) return *aliased;
   check_parts(name);
   return locate(name, fs::path(name)).string();
+}
+
+bool AdapterDirectory::has_folder(std::string_view name) const {
+  try {
+    check_parts(name);
+    locate(name, fs::path(name));
+    return true;
+  } catch (const ApiError&) {
+    return false;
+  }
 }
 
 std::string AdapterDirectory::add_alias(const std::string& name, const std::string& path,
                                         bool replace) {
   check_name(name);
   check_name(path);
+  if (has_folder(name)) {
+    refuse("lora_name",
+           fmt::format("'{}' is an adapter's path below the adapter directory; choose another name",
+                       printable(name)));
+  }
   const std::string id = locate(path, fs::path(path)).string();
   const std::lock_guard lock(mutex_);
   if (!replace && aliases_.contains(name)) {
@@ -169,12 +188,13 @@ void AdapterDirectory::scan(const fs::path& folder, int depth, std::vector<Entry
     if (!entry->is_directory(vanished)) continue;
     const std::string name = entry->path().lexically_relative(*root_).string();
     const fs::path path = fs::canonical(entry->path(), vanished);
-    if (vanished || !is_below(path, *root_) || std::ranges::any_of(name, is_control) ||
-        name.size() > kMaxNameBytes || !is_valid_utf8(name)) {
+    if (vanished || path == *root_ || bounds_.root_of(path) == nullptr ||
+        std::ranges::any_of(name, is_control) || name.size() > kMaxNameBytes ||
+        !is_valid_utf8(name)) {
       continue;
     }
-    if (const std::optional<fs::path> config = config_of(path)) {
-      out.push_back({name, path.string(), seconds_of(*config)});
+    if (const std::optional<int64_t> time = adapter_time(path, bounds_)) {
+      out.push_back({name, path.string(), *time});
     } else if (depth < kMaxDepth) {
       scan(entry->path(), depth + 1, out);
     }
@@ -188,10 +208,8 @@ std::vector<AdapterDirectory::Entry> AdapterDirectory::list() const {
   std::vector<Entry> entries;
   if (root_) scan(*root_, 1, entries);
   for (const auto& [name, path] : aliases_) {
-    const auto same = std::ranges::find(entries, name, &Entry::name);
-    if (same != entries.end()) entries.erase(same);
-    const std::optional<fs::path> config = config_of(path);
-    entries.push_back({name, path, config ? seconds_of(*config) : 0});
+    if (std::ranges::find(entries, name, &Entry::name) != entries.end()) continue;
+    entries.push_back({name, path, adapter_time(path, bounds_).value_or(0)});
   }
   std::ranges::sort(entries, {}, &Entry::name);
   listed_ = std::move(entries);
@@ -208,15 +226,30 @@ std::string AdapterDirectory::name_of(std::string_view id) const {
     }
     return names;
   }
-  {
-    const std::lock_guard lock(mutex_);
-    for (const auto& [name, path] : aliases_) {
-      if (path == id) return name;
-    }
+  const bool is_linked = root_ && !is_below(fs::path(id), *root_);
+  const std::lock_guard lock(mutex_);
+  for (const auto& [name, path] : aliases_) {
+    if (path == id) return name;
   }
+  for (const Entry& entry : listed_) {
+    if (is_linked && entry.path == id) return entry.name;
+  }
+  return folder_of(id);
+}
+
+std::string AdapterDirectory::folder_of(std::string_view id) const {
   const fs::path path(id);
-  return root_ && is_below(path, *root_) ? path.lexically_relative(*root_).string()
-                                         : std::string(id);
+  const fs::path* root = bounds_.root_of(path);
+  if (root == nullptr) return std::string(id);
+  return (path == *root ? path.filename() : path.lexically_relative(*root)).string();
+}
+
+std::string AdapterDirectory::without_roots(std::string message) const {
+  for (const fs::path& root : bounds_.roots()) {
+    replace_all(message, root.string() + "/", "");
+    replace_all(message, root.string(), root.filename().string());
+  }
+  return message;
 }
 
 }  // namespace lorax

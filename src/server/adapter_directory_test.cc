@@ -1,5 +1,7 @@
 #include "server/adapter_directory.h"
 
+#include <sys/stat.h>
+
 #include "adapters/merge_recipe.h"
 #include "formats/test_directory.h"
 #include "server/api_error.h"
@@ -94,6 +96,65 @@ TEST_F(AdapterDirectoryTest, LinksMustStayBelow) {
   expect_api_error([&] { adapters.resolve("loop"); }, ErrorKind::kValidation, "does not lie below");
   EXPECT_EQ(adapters.resolve("stays"), adapters.resolve("pirate"));
   EXPECT_EQ(names(adapters), (std::vector<std::string>{"pirate", "stays", "team/red"}));
+}
+
+// A folder is an adapter's by files within the bounds alone.
+TEST_F(AdapterDirectoryTest, FilesMustStayBelowToo) {
+  fs::create_directories(root_ / "thief");
+  fs::create_symlink(directory_ / "outside/adapter_config.json",
+                     root_ / "thief/adapter_config.json");
+  fs::create_directories(root_ / "heads");
+  write_text("outside/config.json", R"({"medusa_num_heads": 3})");
+  fs::create_symlink(directory_ / "outside/config.json", root_ / "heads/config.json");
+  fs::create_directories(root_ / "pipe");
+  ASSERT_EQ(::mkfifo((root_ / "pipe/adapter_config.json").c_str(), 0600), 0);
+  const AdapterDirectory adapters(root_);
+  for (const char* name : {"thief", "heads", "pipe"}) {
+    expect_api_error([&] { adapters.resolve(name); }, ErrorKind::kUnknownModel, "is no adapter");
+  }
+  EXPECT_EQ(names(adapters), (std::vector<std::string>{"pirate", "team/red"}));
+}
+
+TEST_F(AdapterDirectoryTest, FurtherRoots) {
+  fs::create_directory_symlink(directory_ / "outside", root_ / "linked");
+  fs::create_directories(root_ / "files");
+  fs::create_symlink(directory_ / "outside/adapter_config.json",
+                     root_ / "files/adapter_config.json");
+  AdapterDirectory adapters(root_, "", {directory_ / "outside"});
+  EXPECT_EQ(names(adapters), (std::vector<std::string>{"files", "linked", "pirate", "team/red"}));
+  EXPECT_EQ(adapters.folder_of(adapters.resolve("linked")), "outside");
+  fs::create_directories(directory_ / "outside/far");
+  write_text("outside/far/adapter_config.json", "{}");
+  fs::create_directory_symlink(directory_ / "outside/far", root_ / "near");
+  const std::string id = adapters.resolve("near");
+  EXPECT_EQ(id, fs::canonical(directory_ / "outside/far"));
+  EXPECT_EQ(adapters.folder_of(id), "far");
+  EXPECT_EQ(adapters.add_alias("x", (fs::canonical(directory_) / "outside/far").string(), false),
+            id);
+  expect_error(error_of([&] { AdapterDirectory(root_, "", {directory_ / "none"}); }),
+               "--adapter-root ", "is no directory");
+}
+
+TEST_F(AdapterDirectoryTest, MessagesForClientsHaveNoRoots) {
+  const AdapterDirectory adapters(root_);
+  const std::string id = adapters.resolve("team/red");
+  EXPECT_EQ(adapters.without_roots(id + "/a.json: bad; " + id + ": worse"),
+            "team/red/a.json: bad; team/red: worse");
+  EXPECT_EQ(adapters.folder_of(id), "team/red");
+}
+
+TEST_F(AdapterDirectoryTest, AnAliasHidesNoFolder) {
+  AdapterDirectory adapters(root_);
+  expect_api_error([&] { adapters.add_alias("pirate", "team/red", false); }, ErrorKind::kValidation,
+                   "choose another name");
+  expect_api_error([&] { adapters.add_alias("team/red", "pirate", true); }, ErrorKind::kValidation,
+                   "choose another name");
+  adapters.add_alias("blue", "pirate", false);
+  EXPECT_EQ(adapters.resolve("blue"), adapters.resolve("pirate"));
+  add("blue");  // comes later
+  EXPECT_EQ(adapters.resolve("blue"), fs::canonical(root_ / "blue"));
+  adapters.remove_alias("blue");
+  EXPECT_EQ(adapters.resolve("blue"), fs::canonical(root_ / "blue"));
 }
 
 TEST_F(AdapterDirectoryTest, ListFindsLoraAndMedusa) {

@@ -46,9 +46,10 @@ struct TemplateChatRenderer::Loaded {
 };
 
 TemplateChatRenderer::TemplateChatRenderer(ChatTemplates base, const Tokenizer& tokenizer,
-                                           ChatFormatter::Options options)
+                                           ChatFormatter::Options options, FileBounds bounds)
     : tokenizer_(tokenizer),
       options_(options),
+      bounds_(std::move(bounds)),
       base_(std::make_shared<const Loaded>(std::move(base), options)) {}
 
 TemplateChatRenderer::~TemplateChatRenderer() = default;
@@ -62,7 +63,8 @@ std::shared_ptr<const TemplateChatRenderer::Loaded> TemplateChatRenderer::find(
     const auto known = adapters_.find(adapter);
     if (known != adapters_.end() && known->second->times == times) return known->second;
   }
-  auto loaded = std::make_shared<Loaded>(load_chat_templates(adapter), options_);
+  auto loaded =
+      std::make_shared<Loaded>(load_chat_templates(Folder::open(adapter, bounds_)), options_);
   loaded->times = times;
   const std::lock_guard lock(mutex_);
   if (adapters_.size() >= kMostKept) adapters_.clear();

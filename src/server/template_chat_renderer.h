@@ -7,6 +7,7 @@
 #include <mutex>
 #include <string>
 
+#include "formats/folder.h"
 #include "server/chat_renderer.h"
 #include "text/chat_formatter.h"
 #include "text/chat_template_files.h"
@@ -16,9 +17,10 @@ namespace lorax {
 
 class TemplateChatRenderer final : public ChatRenderer {
  public:
-  // `base`: the base model's; without one, render() says so. The tokenizer must outlive this.
+  // `base`: the base model's; without one, render() says so. `bounds`: where the files of adapters
+  // may lie. The tokenizer must outlive this.
   TemplateChatRenderer(ChatTemplates base, const Tokenizer& tokenizer,
-                       ChatFormatter::Options options);
+                       ChatFormatter::Options options, FileBounds bounds = {});
   ~TemplateChatRenderer() override;
 
   std::string render(const boost::json::array& messages, const std::string& adapter) const override;
@@ -32,6 +34,7 @@ class TemplateChatRenderer final : public ChatRenderer {
 
   const Tokenizer& tokenizer_;
   const ChatFormatter::Options options_;
+  const FileBounds bounds_;
   std::shared_ptr<const Loaded> base_;
   mutable std::mutex mutex_;
   mutable std::map<std::string, std::shared_ptr<const Loaded>> adapters_;  // guarded by mutex_

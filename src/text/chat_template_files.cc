@@ -1,6 +1,5 @@
 #include "text/chat_template_files.h"
 
-#include <algorithm>
 #include <utility>
 
 #include <fmt/format.h>
@@ -16,37 +15,26 @@ namespace {
 
 namespace fs = std::filesystem;
 
-ChatTemplate parse_file(const fs::path& file) {
-  return ChatTemplate::parse(read_text_file(file), file.string());
+ChatTemplate parse_file(const Folder& folder, const std::string& name) {
+  return ChatTemplate::parse(read_text_file(folder, name), (folder.path() / name).string());
 }
 
-// The *.jinja of a folder, in order.
-std::vector<fs::path> template_files(const fs::path& folder) {
-  std::vector<fs::path> files;
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(folder, error)) {
-    if (entry.path().extension() == ".jinja") files.push_back(entry.path());
-  }
-  if (error) fail("{}: cannot be read: {}", folder.string(), error.message());
-  std::ranges::sort(files);
-  return files;
-}
-
-ChatTemplates templates_of_files(const fs::path& folder) {
+ChatTemplates templates_of_files(const Folder& folder) {
+  constexpr const char* kDefault = "chat_template.jinja";
+  constexpr const char* kMore = "additional_chat_templates";
   ChatTemplates templates;
-  if (const fs::path file = folder / "chat_template.jinja"; file_is_there(file)) {
-    templates.add("default", parse_file(file));
-  }
-  if (const fs::path more = folder / "additional_chat_templates"; file_is_there(more)) {
-    for (const fs::path& file : template_files(more)) {
-      templates.add(file.stem().string(), parse_file(file));
-    }
+  if (folder.has(kDefault)) templates.add("default", parse_file(folder, kDefault));
+  if (!folder.has(kMore)) return templates;
+  const Folder more = folder.subfolder(kMore);
+  for (const std::string& name : more.names()) {
+    const fs::path file(name);
+    if (file.extension() == ".jinja") templates.add(file.stem().string(), parse_file(more, name));
   }
   return templates;
 }
 
-ChatTemplates templates_of_config(const fs::path& file) {
-  const boost::json::value value = parse_tokenizer_json(read_text_file(file), file.string());
+ChatTemplates templates_of_config(const std::string& text, const fs::path& file) {
+  const boost::json::value value = parse_tokenizer_json(text, file.string());
   const JsonField field = JsonField(value, file.string() + ":")["chat_template"];
   ChatTemplates templates;
   if (field.is_null()) return templates;
@@ -85,21 +73,26 @@ void ChatTemplates::add(std::string name, ChatTemplate chat_template) {
   templates_.insert_or_assign(std::move(name), std::move(chat_template));
 }
 
-ChatTemplates load_chat_templates(const fs::path& folder) {
+ChatTemplates load_chat_templates(const Folder& folder) {
+  constexpr const char* kConfig = "tokenizer_config.json";
   ChatTemplates templates = templates_of_files(folder);
-  const fs::path config = folder / "tokenizer_config.json";
-  if (!templates.empty() || !file_is_there(config)) return templates;
-  return templates_of_config(config);
+  if (!templates.empty() || !folder.has(kConfig)) return templates;
+  return templates_of_config(read_text_file(folder, kConfig), folder.path() / kConfig);
+}
+
+ChatTemplates load_chat_templates(const fs::path& folder) {
+  return load_chat_templates(Folder::open(folder));
 }
 
 ChatTemplates load_chat_template_file(const fs::path& file) {
-  if (file.extension() != ".jinja") {
-    ChatTemplates templates = templates_of_config(file);
-    if (templates.empty()) fail("{}: holds no chat_template", file.string());
-    return templates;
-  }
+  const std::string text = read_text_file(file);
   ChatTemplates templates;
-  templates.add("default", parse_file(file));
+  if (file.extension() == ".jinja") {
+    templates.add("default", ChatTemplate::parse(text, file.string()));
+  } else {
+    templates = templates_of_config(text, file);
+    if (templates.empty()) fail("{}: holds no chat_template", file.string());
+  }
   return templates;
 }
 

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "formats/folder.h"
 #include "text/chat_template.h"
 
 namespace lorax {
@@ -32,6 +33,7 @@ class ChatTemplates {
 // neither, from "chat_template" of its tokenizer_config.json, which is a string or a list of
 // {"name", "template"}. Empty if there is none. Throws Error that names the file and what in it
 // cannot be read or rendered.
+ChatTemplates load_chat_templates(const Folder& folder);
 ChatTemplates load_chat_templates(const std::filesystem::path& folder);
 
 // Those of one file: a *.jinja, or a tokenizer_config.json. Throws Error likewise, and if it holds

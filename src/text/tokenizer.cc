@@ -14,9 +14,19 @@ namespace {
 
 namespace fs = std::filesystem;
 
-TokenizerConfig read_config(const fs::path& path) {
-  if (!file_is_there(path)) return {};
-  return TokenizerConfig::from_json(read_text_file(path), path.string());
+std::unique_ptr<Tokenizer> load_named(const Folder& folder, const fs::path& name) {
+  constexpr const char* kConfig = "tokenizer_config.json";
+  TokenizerConfig config;
+  if (folder.has(kConfig)) {
+    config = TokenizerConfig::from_json(read_text_file(folder, kConfig),
+                                        (folder.path() / kConfig).string());
+  }
+  const std::string bytes = read_text_file(folder, name.string());
+  const std::string origin = (folder.path() / name).string();
+  if (name.extension() == ".model") {
+    return SentencePieceTokenizer::from_bytes(bytes, origin, config);
+  }
+  return BpeTokenizer::from_json(bytes, origin, config);
 }
 
 }  // namespace
@@ -49,20 +59,21 @@ bool Tokenizer::is_special(int32_t id) const {
   return std::ranges::binary_search(parts_.special_ids, id);
 }
 
-std::unique_ptr<Tokenizer> load_tokenizer(const fs::path& model_dir) {
+std::unique_ptr<Tokenizer> load_tokenizer(const Folder& folder) {
   for (const char* name : {"tokenizer.json", "tokenizer.model"}) {
-    if (file_is_there(model_dir / name)) return load_tokenizer_file(model_dir / name);
+    if (folder.has(name)) return load_named(folder, name);
   }
-  fail("{}: has no tokenizer; put a tokenizer.json or a tokenizer.model there", model_dir.string());
+  fail("{}: has no tokenizer; put a tokenizer.json or a tokenizer.model there",
+       folder.path().string());
+}
+
+std::unique_ptr<Tokenizer> load_tokenizer(const fs::path& model_dir) {
+  return load_tokenizer(Folder::open(model_dir));
 }
 
 std::unique_ptr<Tokenizer> load_tokenizer_file(const fs::path& file) {
-  const TokenizerConfig config = read_config(file.parent_path() / "tokenizer_config.json");
-  const std::string bytes = read_text_file(file);
-  if (file.extension() == ".model") {
-    return SentencePieceTokenizer::from_bytes(bytes, file.string(), config);
-  }
-  return BpeTokenizer::from_json(bytes, file.string(), config);
+  const fs::path parent = file.parent_path();
+  return load_named(Folder::open(parent.empty() ? "." : parent), file.filename());
 }
 
 }  // namespace lorax

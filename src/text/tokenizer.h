@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "formats/folder.h"
 #include "text/text_decoder.h"
 #include "text/vocabulary.h"
 
@@ -76,6 +77,7 @@ class Tokenizer {
 
 // The tokenizer of a model's folder: tokenizer.json if there is one, else tokenizer.model. Throws
 // Error as below, or one that names the folder if it has neither.
+std::unique_ptr<Tokenizer> load_tokenizer(const Folder& folder);
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& model_dir);
 
 // The tokenizer of a tokenizer.json or tokenizer.model, with the tokenizer_config.json beside it if
