@@ -278,6 +278,29 @@ TEST_P(DeviceOpsTest, LinearGeluTanhMulIsOneAfterTheOther) {
   }
 }
 
+// Of so many rows that a kernel may do both, whose sums have an order of their own.
+TEST_P(DeviceOpsTest, LinearGeluTanhMulOfManyRows) {
+  if (on_cpu()) return;
+  for (const auto& [rows, features, n] :
+       {std::tuple{512, 256, 200}, {700, 1152, 2304}, {2100, 4608, 72}}) {
+    const DeviceTensor x = upload({rows, n}, random(int64_t{rows} * n));
+    const DeviceTensor weight =
+        upload({2 * features, n}, random(int64_t{2} * features * n, 2.0 / std::sqrt(n)));
+    const DeviceTensor room = poisoned(dtype_, {rows, 2 * features});
+    const DeviceTensor out = poisoned(dtype_, {rows, features});
+    device_.linear_gelu_tanh_mul(x, weight, room, out);
+    const DeviceTensor gate_up = poisoned(dtype_, {rows, 2 * features});
+    const DeviceTensor want = poisoned(dtype_, {rows, features});
+    device_.linear(x, weight, gate_up);
+    device_.gelu_tanh_mul(gate_up, want);
+    const Values got = out.download();
+    const Values wanted = want.download();
+    for (size_t i = 0; i < got.size(); ++i) {  // a factor may be rounded the other way
+      ASSERT_NEAR(got[i], wanted[i], 0x1p-6 * std::abs(wanted[i]) + 0x1p-7) << i;
+    }
+  }
+}
+
 // Kernels that overlap, each of which reads what the one before wrote, in memory used again and
 // again: as the layers of a model.
 TEST_P(DeviceOpsTest, ChainsOfOperationsSeeEachOther) {

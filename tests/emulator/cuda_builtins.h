@@ -123,6 +123,7 @@ inline float __uint_as_float(unsigned bits) {
   return value;
 }
 inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
 inline int __ffs(unsigned value) { return __builtin_ffs(static_cast<int>(value)); }
 inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {

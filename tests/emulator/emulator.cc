@@ -161,6 +161,28 @@ uint32_t Block::address_of(const void* pointer) const {
 
 void* Block::pointer_to(uint32_t address) const { return reinterpret_cast<void*>(base_ + address); }
 
+void Block::init_barrier(uint32_t address, int arrivals) {
+  const std::lock_guard lock(barriers_mutex_);
+  barriers_[address] = {.count = arrivals, .arrivals_left = arrivals};
+}
+
+void Block::update_barrier(uint32_t address, int arrivals, int bytes) {
+  const std::lock_guard lock(barriers_mutex_);
+  Barrier& barrier = barriers_[address];
+  barrier.arrivals_left -= arrivals;
+  barrier.bytes_left += bytes;
+  if (barrier.arrivals_left != 0 || barrier.bytes_left != 0) return;
+  ++barrier.phase;
+  barrier.arrivals_left = barrier.count;
+}
+
+uint32_t Block::barrier_phase(uint32_t address) {
+  const std::lock_guard lock(barriers_mutex_);
+  return barriers_[address].phase;
+}
+
+Block& Block::of_cluster(int rank) const { return *cluster_.blocks[static_cast<size_t>(rank)]; }
+
 void* Block::pointer_in_cluster(uint32_t address, int rank) const {
   return cluster_.blocks[static_cast<size_t>(rank)]->pointer_to(address);
 }

@@ -13,22 +13,18 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 namespace lorax::emulator {
 
-// A barrier in shared memory: complete when all have arrived and all bytes have come.
+// A barrier in shared memory: complete when all have arrived and all bytes have come. Bytes may
+// come before they are expected.
 struct Barrier {
   int count = 0;
   int arrivals_left = 0;
   int bytes_left = 0;
   uint32_t phase = 0;
-
-  void update() {
-    if (arrivals_left != 0 || bytes_left != 0) return;
-    ++phase;
-    arrivals_left = count;
-  }
 };
 
 struct Cluster;
@@ -83,7 +79,11 @@ class Block {
   // in every block of a grid.
   uint32_t address_of(const void* pointer) const;
   void* pointer_to(uint32_t address) const;
-  Barrier& barrier(uint32_t address) { return barriers_[address]; }
+  void init_barrier(uint32_t address, int arrivals);
+  // So many have arrived, and so many more bytes are to come. From any block of the cluster.
+  void update_barrier(uint32_t address, int arrivals, int bytes);
+  uint32_t barrier_phase(uint32_t address);
+  Block& of_cluster(int rank) const;
   // The memory at that address of a block of the cluster.
   void* pointer_in_cluster(uint32_t address, int rank) const;
 
@@ -106,6 +106,7 @@ class Block {
   std::map<int, Named> named_;
   std::vector<Warp> warps_;
   std::vector<unsigned> cluster_waits_;  // of each thread
+  std::mutex barriers_mutex_;
   std::map<uint32_t, Barrier> barriers_;
   std::unique_ptr<Fibers> fibers_;
 };

@@ -55,6 +55,7 @@ CudaDevice::CudaDevice(int index, double memory_fraction)
   check(prepare_skinny(), "setting the shared memory of products");
   if (is_hopper()) {
     check(prepare_linear_hopper(), "setting the shared memory of products (Hopper)");
+    check(prepare_gemm_hopper(), "setting the shared memory of products of many rows (Hopper)");
   }
   for (cudaStream_t* stream : {&main_stream_, &capture_stream_}) {
     check(cudaStreamCreateWithFlags(stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");

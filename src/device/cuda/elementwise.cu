@@ -52,7 +52,7 @@ __global__ void gelu_tanh_mul_kernel(const T* gate_up, int64_t gate_up_stride, T
   load(from + width, up);
 #pragma unroll
   for (int j = 0; j < kWidth; ++j) {
-    product[j] = gelu_tanh_mul(gate[j], up[j]);
+    product[j] = gelu_tanh_mul<T>(gate[j], up[j]);
   }
   store(product, out + row * out_stride + column);
 }

@@ -78,6 +78,16 @@ __device__ inline void sync_cluster() {
           : "memory");
 }
 
+// Arrives at the barrier that lies at `barrier` in the cluster's block `rank`.
+__device__ inline void arrive_in_cluster(uint32_t barrier, int rank) {
+  asm volatile(
+      "{\n.reg .b32 there;\n"
+      "mapa.shared::cluster.u32 there, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [there];\n}\n" ::"r"(barrier),
+      "r"(rank)
+      : "memory");
+}
+
 // Four floats that lie at `address` in the shared memory of the cluster's block `rank`.
 __device__ inline float4 load_of_cluster(uint32_t address, int rank) {
   float4 values;
@@ -122,6 +132,34 @@ __device__ inline void copy_box(uint32_t to, const CUtensorMap& map, int column,
       "l"(&map), "r"(column), "r"(row), "r"(barrier)
       : "memory");
 }
+
+// The same to `to` in each block of the cluster whose bit is set in `blocks`, where it tells the
+// barrier that lies at `barrier`.
+__device__ inline void copy_box_to_all(uint32_t to, const CUtensorMap& map, int column, int row,
+                                       uint32_t barrier, uint16_t blocks) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
+      "l"(&map), "r"(column), "r"(row), "r"(barrier), "h"(blocks)
+      : "memory");
+}
+
+// Starts copying the box that lies at `from` to (column, row) of a map of two dimensions; what lies
+// outside the tensor is left out.
+__device__ inline void store_box(const CUtensorMap& map, uint32_t from, int column, int row) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%1, %2}], [%3];" ::"l"(
+          &map),
+      "r"(column), "r"(row), "r"(from)
+      : "memory");
+}
+__device__ inline void commit_stores() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+// Until what this thread stored has been read from shared memory.
+__device__ inline void wait_stores_read() {
+  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+// Until it is stored.
+__device__ inline void wait_stores() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
 
 __device__ inline void prefetch_map(const CUtensorMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
@@ -235,13 +273,15 @@ __device__ void pin(uint32_t (&registers)[kSize]) {
 // columns as in mma().
 template <typename T, int kColumns>
 __device__ void multiply_shared(float (&d)[kColumns / 2], uint32_t a, uint32_t b, bool add) {
-  static_assert(kColumns == 64 || kColumns == 80 || kColumns == 128);
+  static_assert(kColumns == 64 || kColumns == 80 || kColumns == 128 || kColumns == 256);
   if constexpr (kColumns == 64) {
     LORAX_PRODUCT_SHARED("64", 32, "%32", "%33", "%34")
   } else if constexpr (kColumns == 80) {
     LORAX_PRODUCT_SHARED("80", 40, "%40", "%41", "%42")
-  } else {
+  } else if constexpr (kColumns == 128) {
     LORAX_PRODUCT_SHARED("128", 64, "%64", "%65", "%66")
+  } else {
+    LORAX_PRODUCT_SHARED("256", 128, "%128", "%129", "%130")
   }
 }
 

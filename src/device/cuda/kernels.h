@@ -186,6 +186,27 @@ inline constexpr int64_t kHopperRows = 64;
 bool takes_linear_hopper(const Stream& stream, const LinearArgs& args, const LoraArgs& lora);
 bool linear_hopper(Stream stream, const LinearArgs& args, const LoraArgs& lora);
 
+// ---- gemm_hopper.cu ---------------------------------------------------------------------------
+
+// Room for sums that are cut, aligned to 16 bytes, and kGemmFlags zeros, which are zeros again at
+// the end.
+struct GemmRoom {
+  void* parts = nullptr;
+  size_t bytes = 0;
+  uint32_t* flags = nullptr;
+};
+inline constexpr int64_t kGemmFlags = 1024;
+// From so many rows on it is the faster one of a gate and up, and of none other, on an H200.
+inline constexpr int64_t kGemmRows = 512;
+
+// A product on compute capability 9.0: bfloat16, more than kHopperRows rows, all rows and pointers
+// aligned to 16 bytes. False, and nothing is done, for other shapes, GPUs or drivers.
+bool takes_gemm_hopper(const Stream& stream, const LinearArgs& args, const GemmRoom& room);
+bool gemm_hopper(Stream stream, const LinearArgs& args, const GemmRoom& room);
+// The same, then gelu_tanh_mul of the rounded product: weight [m, n] is gate | up, m a multiple of
+// 256, out [rows, m / 2].
+bool gemm_hopper_gelu_tanh_mul(Stream stream, const LinearArgs& args, const GemmRoom& room);
+
 // ---- row_statistics.cu, sampling.cu -----------------------------------------------------------
 
 struct LogitRows {
@@ -214,5 +235,6 @@ cudaError_t prepare_prefill_hopper();  // only on compute capability 9.0
 cudaError_t prepare_decode();
 cudaError_t prepare_skinny();
 cudaError_t prepare_linear_hopper();  // only on compute capability 9.0
+cudaError_t prepare_gemm_hopper();    // only on compute capability 9.0
 
 }  // namespace lorax::cuda

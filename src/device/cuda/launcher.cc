@@ -7,7 +7,8 @@
 
 namespace lorax::cuda {
 
-Launcher::Launcher(const Room& room) : room_(room), linear_(room.scratch, room.scratch_bytes) {}
+Launcher::Launcher(const Room& room)
+    : room_(room), linear_(room.scratch, room.scratch_bytes, room.tickets) {}
 
 void Launcher::operator()(Stream stream, const Operation& operation) {
   std::visit([&](const auto& args) { launch(stream, args); }, operation);
@@ -18,11 +19,7 @@ void Launcher::launch(Stream stream, const LinearArgs& args) { linear_(stream, a
 void Launcher::launch(Stream stream, const GatedLinearArgs& args) {
   const LinearArgs& linear = args.linear;
   if (linear.rows == 0 || linear.m == 0) return;
-  if (linear.rows <= kGatedRows && Linear::is_skinny(linear)) {
-    skinny_linear_gelu_tanh_mul(stream, linear);
-    check_launch("linear_gelu_tanh_mul");
-    return;
-  }
+  if (linear_.gelu_tanh_mul(stream, linear)) return;
   LinearArgs gate_up = linear;
   gate_up.out = args.gate_up;
   linear_(stream, gate_up);

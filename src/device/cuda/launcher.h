@@ -16,7 +16,7 @@ class Launcher {
   struct Room {
     void* scratch = nullptr;  // aligned to 256 bytes
     size_t scratch_bytes = 0;
-    uint32_t* tickets = nullptr;  // of attention_decode
+    uint32_t* tickets = nullptr;  // of attention_decode and gemm_hopper: kDecodeTickets zeros
   };
   explicit Launcher(const Room& room);
 

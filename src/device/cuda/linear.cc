@@ -38,8 +38,8 @@ void set(cublasStatus_t (*setter)(Descriptor, Attribute, const void*, size_t),
 
 }  // namespace
 
-Linear::Linear(void* workspace, size_t workspace_bytes)
-    : workspace_(workspace), workspace_bytes_(workspace_bytes) {
+Linear::Linear(void* workspace, size_t workspace_bytes, uint32_t* flags)
+    : workspace_(workspace), workspace_bytes_(workspace_bytes), flags_(flags) {
   check(cublasLtCreate(&handle_), "cublasLtCreate");
   plans_.reserve(kMaxPlans);
 }
@@ -104,6 +104,19 @@ bool Linear::is_aligned(const LinearArgs& args) {
 
 bool Linear::is_skinny(const LinearArgs& args) {
   return are_aligned(args) && args.x.dtype != DType::kFloat32 && args.rows <= kSkinnyRows;
+}
+
+bool Linear::gelu_tanh_mul(Stream stream, const LinearArgs& args) const {
+  if (args.rows <= kGatedRows && is_skinny(args)) {
+    skinny_linear_gelu_tanh_mul(stream, args);
+    check(cudaGetLastError(), "skinny_linear_gelu_tanh_mul");
+    return true;
+  }
+  if (args.rows < kGemmRows || !is_aligned(args)) return false;
+  const bool taken =
+      gemm_hopper_gelu_tanh_mul(stream, args, {workspace_, workspace_bytes_, flags_});
+  check(cudaGetLastError(), "gemm_hopper_gelu_tanh_mul");
+  return taken;
 }
 
 void Linear::operator()(Stream stream, const LinearArgs& args) {

@@ -15,8 +15,8 @@ namespace lorax::cuda {
 // Not copyable; one call at a time, on the device that was current when it was made.
 class Linear {
  public:
-  // Kernels use `workspace` (aligned to 256 bytes) until they end.
-  Linear(void* workspace, size_t workspace_bytes);
+  // Kernels use `workspace` (aligned to 256 bytes) and `flags`, kGemmFlags zeros, until they end.
+  Linear(void* workspace, size_t workspace_bytes, uint32_t* flags);
   ~Linear();
   Linear(const Linear&) = delete;
   Linear& operator=(const Linear&) = delete;
@@ -24,6 +24,10 @@ class Linear {
   // The contract of Device::linear. The first call of a shape looks for an algorithm on the host
   // (some ten microseconds) and remembers it.
   void operator()(Stream stream, const LinearArgs& args);
+
+  // The same, then gelu_tanh_mul of the rounded product, in one kernel: weight [m, n] is gate | up,
+  // out [rows, m / 2]. False, and nothing is done, where no kernel does both.
+  bool gelu_tanh_mul(Stream stream, const LinearArgs& args) const;
 
   // Whether all rows and pointers are aligned to 16 bytes.
   static bool is_aligned(const LinearArgs& args);
@@ -52,6 +56,7 @@ class Linear {
 
   void* workspace_;
   size_t workspace_bytes_;
+  uint32_t* flags_;
   cublasLtHandle_t handle_ = nullptr;
   std::unordered_map<Shape, Plan, ShapeHash> plans_;
 };

@@ -53,6 +53,14 @@ __device__ inline void load_matrices(uint32_t (&to)[4], uint32_t address) {
                : "memory");
 }
 
+// The other way: stores them.
+__device__ inline void store_matrices(uint32_t address, uint32_t a, uint32_t b, uint32_t c,
+                                      uint32_t d) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
+               "r"(a), "r"(b), "r"(c), "r"(d)
+               : "memory");
+}
+
 // The same, each matrix transposed: a lane receives rows 2t and 2t + 1 of column g.
 __device__ inline void load_transposed(uint32_t (&to)[4], uint32_t address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"

@@ -108,8 +108,8 @@ __device__ inline void finish_tile(const ProgramProduct& product, const ProgramA
     } else if (tile * rows + row >= (is_gated ? product.m / 2 : product.m)) {
       continue;
     } else if (is_gated) {
-      const float activated = gelu_tanh_mul(to_float(from_float<bfloat16>(gate)),
-                                            to_float(from_float<bfloat16>(value)));
+      const float activated = gelu_tanh_mul<bfloat16>(to_float(from_float<bfloat16>(gate)),
+                                                      to_float(from_float<bfloat16>(value)));
       static_cast<bfloat16*>(product.out)[at] = from_float<bfloat16>(activated);
     } else if (product.is_float32 != 0) {
       static_cast<float*>(product.out)[at] = value;

@@ -219,8 +219,8 @@ __global__ void __launch_bounds__(kWarps * 32, S::kBlocks)
     const int tile_row = kGated ? row / 8 * 16 + row % 8 : row;
     float value = sum_of(tile_row, column);
     if constexpr (kGated) {
-      value = gelu_tanh_mul(to_float(from_float<Out>(value)),
-                            to_float(from_float<Out>(sum_of(tile_row + 8, column))));
+      value = gelu_tanh_mul<Out>(to_float(from_float<Out>(value)),
+                                 to_float(from_float<Out>(sum_of(tile_row + 8, column))));
     }
     static_cast<Out*>(args.out)[column * args.out_stride + first_row + row] =
         from_float<Out>(value);

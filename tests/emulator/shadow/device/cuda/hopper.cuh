@@ -13,33 +13,25 @@ namespace lorax::cuda {
 
 // ---- barriers ---------------------------------------------------------------------------------
 
-inline emulator::Barrier& barrier_at(uint32_t address) {
-  return emulator::Block::current().barrier(address);
-}
-
 inline void init_barrier(uint32_t barrier, int arrivals) {
-  barrier_at(barrier) = {.count = arrivals, .arrivals_left = arrivals};
+  emulator::Block::current().init_barrier(barrier, arrivals);
 }
 
 inline void publish_barriers() {}
 
-inline void arrive(uint32_t barrier) {
-  --barrier_at(barrier).arrivals_left;
-  barrier_at(barrier).update();
-}
+inline void arrive(uint32_t barrier) { emulator::Block::current().update_barrier(barrier, 1, 0); }
 
 inline void arrive_expecting(uint32_t barrier, int bytes) {
-  barrier_at(barrier).bytes_left += bytes;
-  arrive(barrier);
+  emulator::Block::current().update_barrier(barrier, 1, bytes);
 }
 
 inline void bring(uint32_t barrier, int bytes) {
-  barrier_at(barrier).bytes_left -= bytes;
-  barrier_at(barrier).update();
+  emulator::Block::current().update_barrier(barrier, 0, -bytes);
 }
 
 inline void wait(uint32_t barrier, uint32_t parity) {
-  while (barrier_at(barrier).phase % 2 == parity) emulator::Block::current().yield();
+  emulator::Block& block = emulator::Block::current();
+  while (block.barrier_phase(barrier) % 2 == parity) block.yield();
 }
 
 template <int kThreads>
@@ -63,6 +55,10 @@ inline float4 load_of_cluster(uint32_t address, int rank) {
   std::memcpy(&values, emulator::Block::current().pointer_in_cluster(address, rank),
               sizeof(values));
   return values;
+}
+
+inline void arrive_in_cluster(uint32_t barrier, int rank) {
+  emulator::Block::current().of_cluster(rank).update_barrier(barrier, 1, 0);
 }
 
 // ---- copies -----------------------------------------------------------------------------------
@@ -90,21 +86,55 @@ struct MatrixMap {
 // The place of an element in a tile, with the 128-byte swizzle.
 inline uint32_t swizzled(uint32_t address) { return address ^ (address >> 7 & 7) << 4; }
 
-inline void copy_box(uint32_t to, const CUtensorMap& map, int column, int row, uint32_t barrier) {
-  demand(to % 1024 == 0, "a box that is not aligned");
+inline MatrixMap matrix_of(const CUtensorMap& map) {
   MatrixMap matrix;
   std::memcpy(&matrix, &map, sizeof(matrix));
+  return matrix;
+}
+
+// Into the memory of the block.
+inline void copy_box_to(emulator::Block& block, uint32_t to, const MatrixMap& matrix, int column,
+                        int row, uint32_t barrier) {
+  demand(to % 1024 == 0, "a box that is not aligned");
   for (int i = 0; i < matrix.box_rows; ++i) {
     for (int j = 0; j < 64; ++j) {
       const bool inside = row + i < matrix.rows && column + j < matrix.columns;
       const uint16_t value =
           inside ? matrix.data[(row + i) * matrix.stride + column + j] : uint16_t{0};
       const uint32_t place = swizzled(to + static_cast<uint32_t>(i * 128 + j * 2));
-      std::memcpy(emulator::Block::current().pointer_to(place), &value, sizeof(value));
+      std::memcpy(block.pointer_to(place), &value, sizeof(value));
     }
   }
-  bring(barrier, matrix.box_rows * 128);
+  block.update_barrier(barrier, 0, -matrix.box_rows * 128);
 }
+
+inline void copy_box(uint32_t to, const CUtensorMap& map, int column, int row, uint32_t barrier) {
+  copy_box_to(emulator::Block::current(), to, matrix_of(map), column, row, barrier);
+}
+
+inline void copy_box_to_all(uint32_t to, const CUtensorMap& map, int column, int row,
+                            uint32_t barrier, uint16_t blocks) {
+  for (int rank = 0; rank < 16; ++rank) {
+    if ((blocks >> rank & 1) == 0) continue;
+    copy_box_to(emulator::Block::current().of_cluster(rank), to, matrix_of(map), column, row,
+                barrier);
+  }
+}
+
+inline void store_box(const CUtensorMap& map, uint32_t from, int column, int row) {
+  demand(from % 1024 == 0, "a box that is not aligned");
+  const MatrixMap matrix = matrix_of(map);
+  for (int i = 0; i < matrix.box_rows && row + i < matrix.rows; ++i) {
+    for (int j = 0; j < 64 && column + j < matrix.columns; ++j) {
+      const uint32_t place = swizzled(from + static_cast<uint32_t>(i * 128 + j * 2));
+      std::memcpy(const_cast<uint16_t*>(matrix.data) + (row + i) * matrix.stride + column + j,
+                  emulator::Block::current().pointer_to(place), 2);
+    }
+  }
+}
+inline void commit_stores() {}
+inline void wait_stores_read() {}
+inline void wait_stores() {}
 
 // A map of panels, see make_panel_map(): boxes of eight panels.
 inline void copy_box(uint32_t to, const CUtensorMap& map, int column, int row, int panel,
@@ -144,8 +174,12 @@ inline uint32_t behind(uint32_t matrix, int bytes) {
 
 inline void begin_products() {}
 inline void commit_products() {}
+// A lane does its part when it asks for the product: all of a warp must have.
 template <int kPending>
-void wait_products() {}
+void wait_products() {
+  char all[32];
+  emulator::Block::current().exchange(char{0}, all);
+}
 template <typename T, int kSize>
 void pin(T (&)[kSize]) {}
 

@@ -93,6 +93,17 @@ inline void load_matrices(uint32_t (&to)[4], uint32_t address) {
   }
 }
 
+inline void store_matrices(uint32_t address, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+  uint32_t all[32];
+  emulator::Block::current().exchange(address, all);
+  const uint32_t lane = threadIdx.x % 32;
+  const uint32_t values[4] = {a, b, c, d};
+  for (uint32_t i = 0; i < 4; ++i) {
+    std::memcpy(emulator::Block::current().pointer_to(all[i * 8 + lane / 4] + lane % 4 * 4),
+                &values[i], 4);
+  }
+}
+
 inline void load_transposed(uint32_t (&to)[4], uint32_t address) {
   uint32_t all[32];
   emulator::Block::current().exchange(address, all);
