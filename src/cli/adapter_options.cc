@@ -6,6 +6,7 @@
 #include <boost/json/value.hpp>
 
 #include "base/error.h"
+#include "base/standard_files.h"
 #include "formats/printable.h"
 
 namespace lorax::cli {
@@ -85,7 +86,7 @@ std::string read_adapter_id(const json::object& request, const std::string& wher
   return id_of(read_recipe(merged->get_object(), where + ": merged_adapters"));
 }
 
-void print_warning(const std::string& warning) { fmt::print(stderr, "lorax: {}\n", warning); }
+void print_warning(const std::string& warning) { print_error(fmt::format("lorax: {}\n", warning)); }
 
 LoadedAdapters load_adapters(LoadedModel& model, const std::string& model_id,
                              const std::vector<std::string>& ids) {

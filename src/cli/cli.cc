@@ -9,19 +9,21 @@
 #include <CLI/Config.hpp>
 #include <CLI/Formatter.hpp>
 
+#include "base/standard_files.h"
 #include "cli/commands.h"
 
 namespace lorax {
 namespace {
 
 int report(std::string_view message) {
-  fmt::print(stderr, "lorax: {}\n", message);
+  print_error(fmt::format("lorax: {}\n", message));
   return 1;
 }
 
 }  // namespace
 
 int run_command_line(int argc, char** argv) {
+  open_standard_files();
   CLI::App app(
       "Runs Gemma 2 with LoRA adapters on CPUs and NVIDIA GPUs, exact to Hugging Face and PEFT.",
       "lorax");
@@ -41,6 +43,8 @@ int run_command_line(int argc, char** argv) {
     return app.exit(help_or_version);
   } catch (const CLI::ParseError& error) {
     return report(fmt::format("{}; see lorax --help", error.what()));
+  } catch (const cli::Exit& exit) {
+    return exit.status;
   } catch (const std::bad_alloc&) {
     return report("out of memory; use a smaller model, batch or context");
   } catch (const std::exception& error) {

@@ -5,6 +5,11 @@
 
 namespace lorax::cli {
 
+// Thrown by a command that has said itself why it ends.
+struct Exit {
+  int status = 1;
+};
+
 void add_serve_command(CLI::App& app);
 void add_generate_command(CLI::App& app);
 void add_logits_command(CLI::App& app);

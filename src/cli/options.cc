@@ -5,6 +5,7 @@
 #include <charconv>
 
 #include "base/error.h"
+#include "base/standard_files.h"
 
 namespace lorax::cli {
 namespace {
@@ -64,8 +65,8 @@ LoadedModel load_model(const std::string& model_id, const DeviceFlags& flags,
       const int percent = static_cast<int>(done * 100 / total);
       if (total < kLargeModel || percent == last) return;
       last = percent;
-      fmt::print(stderr, "\rloading {:3}% of {:.1f} GB{}", percent,
-                 static_cast<double>(total) * 1e-9, percent == 100 ? "\n" : "");
+      print_error(fmt::format("\rloading {:3}% of {:.1f} GB{}", percent,
+                              static_cast<double>(total) * 1e-9, percent == 100 ? "\n" : ""));
     };
   }
   if (load_format == "dummy") {

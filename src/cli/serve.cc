@@ -1,5 +1,6 @@
 // lorax serve: the model and its adapters behind LoRAX's and OpenAI's REST API.
 #include <fmt/format.h>
+#include <signal.h>
 
 #include <chrono>
 #include <exception>
@@ -22,6 +23,7 @@
 #include "server/adapter_directory.h"
 #include "server/api.h"
 #include "server/http_server.h"
+#include "server/log.h"
 #include "server/metrics.h"
 #include "server/router.h"
 #include "server/template_chat_renderer.h"
@@ -38,8 +40,12 @@ milliseconds to_milliseconds(double seconds) {
   return milliseconds(static_cast<int64_t>(seconds * 1e3));
 }
 
-bool logs_json(const ServeOptions& options) {
-  return options.json_output || options.log_format == "json";
+LogOptions log_options(const ServeOptions& options) {
+  LogOptions log;
+  log.level = options.log_level;
+  const bool is_json = options.json_output || options.log_format == "json";
+  log.format = is_json ? LogFormat::kJson : LogFormat::kText;
+  return log;
 }
 
 ChatTemplates chat_templates(const ServeOptions& options) {
@@ -62,7 +68,7 @@ uint64_t adapter_bytes(const ServeOptions& options, LoadedModel& model) {
   return static_cast<uint64_t>(options.adapter_memory_fraction * static_cast<double>(whole));
 }
 
-EngineOptions base_engine_options(const ServeOptions& options, LoadedModel& model) {
+EngineOptions base_engine_options(const ServeOptions& options, LoadedModel& model, Log& log) {
   EngineOptions engine;
   engine.max_total_tokens = options.max_total_tokens;
   engine.max_input_tokens = options.max_input_length;
@@ -75,22 +81,19 @@ EngineOptions base_engine_options(const ServeOptions& options, LoadedModel& mode
   engine.adapter_slots = options.max_active_adapters;
   engine.adapter_bytes = adapter_bytes(options, model);
   engine.base_name = options.model_id;
-  engine.on_warning = [](const std::string& warning) {
-    fmt::print(stderr, "lorax: {}\n", warning);
-  };
+  engine.on_warning = [&log](const std::string& warning) { log.warn_once(warning); };
   return engine;
 }
 
-HttpServerOptions http_options(const ServeOptions& options) {
+HttpServerOptions http_options(const ServeOptions& options, Log& log) {
   HttpServerOptions http;
   http.hostname = options.hostname;
   http.port = static_cast<uint16_t>(options.port);
-  const LogFormat format = logs_json(options) ? LogFormat::kJson : LogFormat::kText;
-  http.access_log = [format](const AccessRecord& record) {
-    fmt::print("{}\n", access_line(record, format, std::chrono::system_clock::now()));
-    std::fflush(stdout);
+  http.access_log = [&log](const AccessRecord& record) {
+    const LogLevel level = level_of(record);
+    if (log.shows(level)) log.print(level, access_line(record, log.format(), log.now()));
   };
-  http.error_log = [](std::string_view line) { fmt::print(stderr, "lorax: {}\n", line); };
+  http.error_log = [&log](std::string_view line) { log.error(line); };
   return http;
 }
 
@@ -109,21 +112,22 @@ RouterOptions router_options(const ServeOptions& options) {
 }
 
 // Of a request whose handler has thrown; the transport answers it with 500.
-void report_failure(const std::exception_ptr& error) {
+void report_failure(Log& log, const std::exception_ptr& error) {
   try {
     std::rethrow_exception(error);
   } catch (const std::exception& exception) {
-    fmt::print(stderr, "lorax: a request has failed: {}\n", exception.what());
+    log.error(fmt::format("a request has failed: {}", exception.what()));
   } catch (...) {
-    fmt::print(stderr, "lorax: a request has failed\n");
+    log.error("a request has failed");
   }
 }
 
 // Everything that serves, in the order in which each stands on those before it.
 class Serving {
  public:
-  explicit Serving(const ServeOptions& options)
+  Serving(const ServeOptions& options, Log& log)
       : options_(options),
+        log_(log),
         tokenizer_(load_tokenizer(options.model_id)),
         adapters_(adapter_directory(options), options.adapter_id,
                   {options.adapter_roots.begin(), options.adapter_roots.end()}),
@@ -134,15 +138,21 @@ class Serving {
         metrics_({.service = &engine_,
                   .adapters = [this] { return engine_.adapters().stats(); },
                   .adapter_name = [this](const std::string& id) { return adapters_.name_of(id); },
-                  .block_size = KvCache::kBlockSize}),
+                  .block_size = KvCache::kBlockSize,
+                  .dropped_log_lines = [&log] { return log.dropped(); }}),
         preloaded_(preload()),
-        workers_(options.validation_workers, options.max_concurrent_requests, report_failure),
-        server_(http_options(options), make_router()) {}
+        workers_(options.validation_workers, options.max_concurrent_requests,
+                 [&log](const std::exception_ptr& error) { report_failure(log, error); }),
+        server_(http_options(options, log), make_router()) {}
 
   void announce() {
-    const std::string report = logs_json(options_) ? json::serialize(json_report()) : text_report();
-    fmt::print("{}\n", report);
-    std::fflush(stdout);
+    if (log_.format() == LogFormat::kJson) {
+      log_.print(LogLevel::kInfo, json_report());
+    } else {
+      for (const std::string& line : text_report()) {
+        log_.print(LogLevel::kInfo, text_line_start(LogLevel::kInfo, log_.now()) + line);
+      }
+    }
   }
 
   // Takes no more requests, and gives those that run their time.
@@ -155,7 +165,7 @@ class Serving {
  private:
   // No step runs before the server takes requests, and it is made last.
   EngineOptions engine_options() {
-    EngineOptions engine = base_engine_options(options_, model_);
+    EngineOptions engine = base_engine_options(options_, model_, log_);
     engine.adapter_bounds = adapters_.bounds();
     engine.on_step = [this](const StepReport& report) { metrics_.on_step(report); };
     return engine;
@@ -220,38 +230,50 @@ class Serving {
 
   std::string url() const { return fmt::format("http://{}:{}", options_.hostname, server_.port()); }
 
-  std::string text_report() {
+  std::vector<std::string> text_report() {
     const EnginePlan& plan = engine_.plan();
     const auto gigabytes = [](uint64_t bytes) { return static_cast<double>(bytes) * 1e-9; };
-    std::string out =
-        fmt::format("lorax {} serves {} ({} {}, {:.2f} GB) on {}\n", LORAX_VERSION,
-                    options_.model_id, model_.info().model_type, name_of(model_.dtype()),
-                    gigabytes(model_.weight_bytes()), model_.device().describe());
-    out += fmt::format("  memory     {}\n", plan.memory.describe());
-    out += fmt::format("  KV memory  {:.2f} GB: {} tokens in pages of {}; prefix cache {}\n",
-                       gigabytes(plan.memory.kv), plan.runner.kv_blocks * KvCache::kBlockSize,
-                       KvCache::kBlockSize, plan.scheduler.prefix_cache ? "on" : "off");
-    out += fmt::format("  requests   {} at once, {} of them running; {} tokens each, prompts {}\n",
-                       plan.limits.max_concurrent_requests, plan.scheduler.max_running,
-                       plan.limits.max_total_tokens, plan.limits.max_input_tokens);
-    out += fmt::format("  steps      up to {} tokens; chunked prefill {}\n",
-                       plan.scheduler.step_tokens, plan.scheduler.chunked_prefill ? "on" : "off");
+    std::vector<std::string> lines;
+    const auto add = [&lines]<typename... Args>(fmt::format_string<Args...> format,
+                                                Args&&... args) {
+      lines.push_back(loggable(fmt::format(format, std::forward<Args>(args)...)));
+    };
+    add("lorax {} serves {} ({} {}, {:.2f} GB) on {}", LORAX_VERSION, options_.model_id,
+        model_.info().model_type, name_of(model_.dtype()), gigabytes(model_.weight_bytes()),
+        model_.device().describe());
+    add("  memory     {}", plan.memory.describe());
+    add("  KV memory  {:.2f} GB: {} tokens in pages of {}; prefix cache {}",
+        gigabytes(plan.memory.kv), plan.runner.kv_blocks * KvCache::kBlockSize, KvCache::kBlockSize,
+        plan.scheduler.prefix_cache ? "on" : "off");
+    add("  requests   {} at once, {} of them running; {} tokens each, prompts {}",
+        plan.limits.max_concurrent_requests, plan.scheduler.max_running,
+        plan.limits.max_total_tokens, plan.limits.max_input_tokens);
+    add("  steps      up to {} tokens; chunked prefill {}", plan.scheduler.step_tokens,
+        plan.scheduler.chunked_prefill ? "on" : "off");
     if (options_.adapter_dir.empty()) {
-      out += "  adapters   none: start with --adapter-dir to serve some\n";
+      add("  adapters   none: start with --adapter-dir to serve some");
     } else {
-      out +=
-          fmt::format("  adapters   {} in {}; {:.2f} GB, {} at once\n", adapters_.list().size(),
-                      options_.adapter_dir, gigabytes(plan.store.device_budget), plan.store.slots);
+      add("  adapters   {} in {}; {:.2f} GB, {} at once", adapters_.list().size(),
+          options_.adapter_dir, gigabytes(plan.store.device_budget), plan.store.slots);
     }
     if (!options_.without_effect.empty()) {
-      out += fmt::format("  no effect  {}\n", fmt::join(options_.without_effect, ", "));
+      add("  no effect  {}", fmt::join(options_.without_effect, ", "));
     }
-    out += fmt::format("{}  (docs at /docs, metrics at /metrics{})", url(),
-                       options_.api_key.empty() ? "" : ", with an API key");
-    return out;
+    add("{}  (docs at /docs, metrics at /metrics{})", url(),
+        options_.api_key.empty() ? "" : ", with an API key");
+    return lines;
   }
 
-  json::object json_report() {
+  // A line of the log, with all that is in the text and more.
+  std::string json_report() {
+    JsonWriter line = json_line_start(LogLevel::kInfo, log_.now());
+    for (const auto& [key, value] : json_report_fields()) {
+      line.key(std::string_view(key)).raw(json::serialize(value));
+    }
+    return line.end_object().take();
+  }
+
+  json::object json_report_fields() {
     const EnginePlan& plan = engine_.plan();
     return {{"message", "ready"},
             {"url", url()},
@@ -281,6 +303,7 @@ class Serving {
   }
 
   const ServeOptions& options_;
+  Log& log_;
   std::unique_ptr<Tokenizer> tokenizer_;
   AdapterDirectory adapters_;
   TemplateChatRenderer chat_;
@@ -292,14 +315,26 @@ class Serving {
   HttpServer server_;
 };
 
-void run(const ServeOptions& options) {
-  options.check();
-  Serving serving(options);
+void serve(const ServeOptions& options, Log& log) {
+  Serving serving(options, log);
   StopSignal signal;
   serving.announce();
   signal.wait();
-  fmt::print(stderr, "lorax: stopping; requests that run have {} s\n", options.shutdown_time);
+  log.info(fmt::format("stopping; requests that run have {} s", options.shutdown_time));
   serving.stop();
+}
+
+void run(const ServeOptions& options) {
+  options.check();
+  signal(SIGPIPE, SIG_IGN);
+  Log log(log_options(options));
+  try {
+    serve(options, log);
+  } catch (const std::exception& error) {
+    if (log.format() == LogFormat::kText) throw;
+    log.error(error.what());
+    throw Exit{1};
+  }
 }
 
 }  // namespace

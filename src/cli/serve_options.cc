@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <map>
 #include <memory>
 #include <string_view>
 
@@ -25,6 +26,11 @@ constexpr std::array<std::string_view, 13> kWithoutEffect = {"--source",
                                                              "--compile-max-rank",
                                                              "--compile-batch-size",
                                                              "--disable-sgmv"};
+
+// LoRAX's names among them.
+const std::map<std::string, LogLevel> kLogLevels = {
+    {"trace", LogLevel::kDebug},     {"debug", LogLevel::kDebug},  {"info", LogLevel::kInfo},
+    {"warning", LogLevel::kWarning}, {"warn", LogLevel::kWarning}, {"error", LogLevel::kError}};
 
 std::string environment_name(const std::string& flag) {
   std::string name = flag.substr(flag.find_first_not_of('-'));
@@ -169,7 +175,13 @@ void add_server_flags(CLI::App& command, ServeOptions& options) {
             "Default: content-type, authorization");
   group.add("--cors-expose-header", options.cors_expose_header, "Default: none");
   group.add_flag("--cors-allow-credentials", options.cors_allow_credentials, "Default: no");
-  group.add("--log-format", options.log_format, "text or json, one line per request")
+  group
+      .add("--log-level", options.log_level,
+           "debug, info (with a line per request), warning or error: what is logged")
+      ->transform(CLI::CheckedTransformer(kLogLevels, CLI::ignore_case))
+      ->type_name("LEVEL")
+      ->default_str("info");
+  group.add("--log-format", options.log_format, "text or json, of every line")
       ->check(CLI::IsMember({"text", "json"}))
       ->capture_default_str();
   group.add_flag("--json-output", options.json_output, "As --log-format json");

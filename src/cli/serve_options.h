@@ -10,6 +10,7 @@
 #include <CLI/App.hpp>
 
 #include "cli/options.h"
+#include "server/log.h"
 
 namespace lorax::cli {
 
@@ -58,6 +59,7 @@ struct ServeOptions {
   std::vector<std::string> cors_allow_header;
   std::vector<std::string> cors_expose_header;
   bool cors_allow_credentials = false;
+  LogLevel log_level = LogLevel::kInfo;
   std::string log_format = "text";  // or "json"
   bool json_output = false;         // the launcher's name for log_format json
   int validation_workers = 2;

@@ -112,6 +112,12 @@ int status_of(ErrorKind kind, ApiDialect dialect) {
   return dialect == ApiDialect::kLorax ? form.lorax_status : form.openai_status;
 }
 
+void note_error(ResponseWriter& writer, const ApiError& error) {
+  writer.note([&](RequestNote& note) {
+    note.error = fmt::format("{}: {}", failure_label(error.kind()), error.what());
+  });
+}
+
 std::string_view failure_label(ErrorKind kind) { return form_of(kind).label; }
 
 }  // namespace lorax

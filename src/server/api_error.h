@@ -58,6 +58,8 @@ std::string error_body(const ApiError& error, ApiDialect dialect);
 // The same as a response, with Retry-After where trying again helps.
 HttpResponse error_response(const ApiError& error, ApiDialect dialect);
 int status_of(ErrorKind kind, ApiDialect dialect);
+// Tells the access log what has become of the request.
+void note_error(ResponseWriter& writer, const ApiError& error);
 // The label `err` of lorax_request_failure.
 std::string_view failure_label(ErrorKind kind);
 

@@ -8,6 +8,11 @@ namespace {
 
 using Writer = std::shared_ptr<ResponseWriter>;
 
+void answer_error(ResponseWriter& writer, const ApiError& error, ApiDialect dialect) {
+  note_error(writer, error);
+  writer.respond(error_response(error, dialect));
+}
+
 // Answers here, or on a worker.
 void answer_where_due(const ApiContext& context, ApiDialect dialect, HttpRequest request,
                       const Writer& writer, ApiAction answer,
@@ -19,7 +24,7 @@ void answer_where_due(const ApiContext& context, ApiDialect dialect, HttpRequest
       });
   if (is_taken) return;
   refused();
-  writer->respond(error_response({ErrorKind::kOverloaded, "Model is overloaded"}, dialect));
+  answer_error(*writer, {ErrorKind::kOverloaded, "Model is overloaded"}, dialect);
 }
 
 // Workers may outlive the handler.
@@ -34,7 +39,7 @@ struct GeneratingRoute {
       action(request, info, writer);
     } catch (const ApiError& error) {
       context->observer.on_failure(failure_label(error.kind()));
-      writer->respond(error_response(error, dialect));
+      answer_error(*writer, error, dialect);
     } catch (...) {
       context->observer.on_failure("generation");
       throw;
@@ -49,7 +54,7 @@ HttpHandler plain_handler(ApiDialect dialect, ApiAction action) {
     try {
       action(request, writer);
     } catch (const ApiError& error) {
-      writer->respond(error_response(error, dialect));
+      answer_error(*writer, error, dialect);
     }
   };
 }

@@ -2,6 +2,8 @@
 // (http_server.h) is behind it, and so are tests.
 #pragma once
 
+#include <chrono>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -31,6 +33,20 @@ struct HttpResponse {
   std::string body;
 };
 
+// What the access log says of a request beside what the transport sees.
+struct RequestNote {
+  bool generates = false;  // those below that count and time count
+  bool streamed = false;
+  bool failed = false;  // by the server's fault, though its status may be 200
+  std::string adapter;  // as the client named it
+  int64_t prompt_tokens = 0;
+  int64_t generated_tokens = 0;
+  std::optional<std::chrono::nanoseconds> queue;        // until its first step
+  std::optional<std::chrono::nanoseconds> first_token;  // from its arrival
+  std::string finish;                                   // why the text ended
+  std::string error;                                    // why there is none, or not all of it
+};
+
 // The one response to a request. All functions may be called from any thread, and none blocks: what
 // is written is queued for the connection. Dropping the last reference without a response answers
 // 500; dropping it between begin() and finish() closes the connection, so that the client sees a
@@ -56,6 +72,10 @@ class ResponseWriter {
   // so slowly that its queue has run over; at once, by the caller, if that has happened already.
   // Not after the response has ended. What is written from then on is dropped.
   virtual void on_disconnect(std::function<void()> callback) = 0;
+
+  // Calls `change`, at once and with a lock held. What it leaves is logged when the response has
+  // been sent or the client has gone; changes after its last part are lost.
+  virtual void note(const std::function<void(RequestNote&)>& change) = 0;
 };
 
 // Called on a thread of the transport, which serves other connections too: it must not block. What

@@ -302,6 +302,7 @@ void HttpConnection::log(bool complete) {
   record_.status = exchange_->status();
   if (record_.status == 0) record_.status = 499;
   record_.complete = complete;
+  record_.note = exchange_->take_note();
   record_.duration = Clock::now() - request_start_;
   try {
     options_.access_log(record_);

@@ -27,6 +27,7 @@ class ExchangeWriter final : public ResponseWriter {
   void on_disconnect(std::function<void()> callback) override {
     exchange_->on_disconnect(std::move(callback));
   }
+  void note(const std::function<void(RequestNote&)>& change) override { exchange_->note(change); }
 
  private:
   const std::shared_ptr<HttpExchange> exchange_;
@@ -106,6 +107,11 @@ void HttpExchange::on_disconnect(std::function<void()> callback) {
     }
   }
   if (callback) callback();
+}
+
+void HttpExchange::note(const std::function<void(RequestNote&)>& change) {
+  const std::lock_guard lock(mutex_);
+  change(note_);
 }
 
 void HttpExchange::abandon() {
@@ -191,6 +197,11 @@ bool HttpExchange::has_ended() const {
 bool HttpExchange::is_event_stream() const {
   const std::lock_guard lock(mutex_);
   return event_stream_;
+}
+
+RequestNote HttpExchange::take_note() {
+  const std::lock_guard lock(mutex_);
+  return std::exchange(note_, {});
 }
 
 int HttpExchange::status() const {

@@ -41,6 +41,7 @@ class HttpExchange {
   void write(std::string bytes);
   void finish();
   void on_disconnect(std::function<void()> callback);
+  void note(const std::function<void(RequestNote&)>& change);
   // The writer is gone.
   void abandon();
 
@@ -67,6 +68,7 @@ class HttpExchange {
   bool keeps_alive() const;
   bool has_ended() const;  // though it may not have been sent
   bool is_event_stream() const;
+  RequestNote take_note();
   // 0 before there is a response.
   int status() const;
 
@@ -84,6 +86,7 @@ class HttpExchange {
   std::function<void()> wake_;  // empty: detached
   std::function<void()> on_disconnect_;
   std::string queue_;
+  RequestNote note_;
   Stage stage_ = Stage::kWaiting;
   int status_ = 0;
   bool chunked_ = false;

@@ -37,6 +37,7 @@ struct AccessRecord {
   int status = 0;      // 499: the client went before there was a response
   uint64_t bytes = 0;  // sent, headers included
   bool complete = true;
+  RequestNote note;                      // the handler's
   std::chrono::nanoseconds duration{0};  // from the complete request to the last byte sent
 };
 

@@ -90,6 +90,10 @@ class TestHandler {
       return writer->respond(std::move(response));
     }
     if (request.path == "/big") return writer->respond(text(std::string(8 << 20, 'b')));
+    if (request.path == "/noted") {
+      writer->note([](RequestNote& note) { note.generated_tokens += 3; });
+      writer->note([](RequestNote& note) { note.generated_tokens += 4; });
+    }
     writer->respond(
         text(request.method + " " + request.path + "?" + request.query + " " + request.body));
   }

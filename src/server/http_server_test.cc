@@ -218,6 +218,17 @@ TEST_F(HttpServerTest, AccessLog) {
   EXPECT_GT(record.bytes, 100u);
   EXPECT_TRUE(record.complete);
   EXPECT_GT(record.duration.count(), 0);
+  EXPECT_EQ(record.note.error, "");
+}
+
+// Each request has its own, though they come over one connection.
+TEST_F(HttpServerTest, NotesOfHandlersAreLogged) {
+  TestClient client(start());
+  client.request(get("/noted"));
+  client.request(get("/plain"));
+  ASSERT_TRUE(eventually([&] { return log().size() == 2; }));
+  EXPECT_EQ(log()[0].note.generated_tokens, 7);
+  EXPECT_EQ(log()[1].note.generated_tokens, 0);
 }
 
 // --- Limits and timeouts ---------------------------------------------------------------------

@@ -53,6 +53,11 @@ class RecordingWriter final : public ResponseWriter {
     callback();
   }
 
+  void note(const std::function<void(RequestNote&)>& change) override {
+    const std::lock_guard lock(mutex_);
+    change(note_);
+  }
+
   // The client goes.
   void disconnect() {
     std::function<void()> callback;
@@ -68,6 +73,10 @@ class RecordingWriter final : public ResponseWriter {
     const std::lock_guard lock(mutex_);
     return ended_;
   }
+  RequestNote noted() const {
+    const std::lock_guard lock(mutex_);
+    return note_;
+  }
   HttpResponse response() const {
     const std::lock_guard lock(mutex_);
     return response_;
@@ -76,6 +85,7 @@ class RecordingWriter final : public ResponseWriter {
  private:
   mutable std::mutex mutex_;
   HttpResponse response_;
+  RequestNote note_;
   bool begun_ = false;
   bool ended_ = false;
   bool gone_ = false;

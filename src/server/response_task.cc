@@ -66,6 +66,7 @@ ResponseTask::~ResponseTask() = default;
 void ResponseTask::start(const std::shared_ptr<ResponseTask>& task,
                          std::vector<GenerationRequest> requests) {
   GenerationService& service = task->service_;
+  task->note_start(requests);
   const std::shared_ptr<Cancellation>& cancellation = task->cancellation_;
   for (size_t i = 0; i < requests.size(); ++i) {
     task->observer_.on_validated(task->info_.validation,
@@ -82,6 +83,24 @@ void ResponseTask::start(const std::shared_ptr<ResponseTask>& task,
   }
   task->open(requests.size());
   task->writer_->on_disconnect([cancellation = cancellation] { cancellation->cancel(); });
+}
+
+void ResponseTask::note_start(const std::vector<GenerationRequest>& requests) {
+  writer_->note([&](RequestNote& note) {
+    note.generates = true;
+    note.adapter = info_.adapter;
+    for (const GenerationRequest& request : requests) {
+      note.prompt_tokens += static_cast<int64_t>(request.prompt.size());
+    }
+  });
+}
+
+// Before the last part of the response goes out.
+void ResponseTask::note_end(const GenerationEnd& end) {
+  writer_->note([&](RequestNote& note) {
+    note.queue = std::max(note.queue.value_or(end.queue_time), end.queue_time);
+    note.finish = name_of(end.reason);
+  });
 }
 
 template <typename Event>
@@ -129,11 +148,14 @@ void ResponseTask::take_end(size_t index, GenerationEnd end) {
 }
 
 void ResponseTask::finish_one(size_t index, GenerationEnd end) {
+  note_end(end);
   if (!ended_by_itself(end)) {
     state_ = State::kDone;
     if (running_ > 1) cancellation_->cancel();
     const ApiError error = error_of(end);
     observer_.on_failure(failure_label(error.kind()));
+    note_error(*writer_, error);
+    writer_->note([](RequestNote& note) { note.failed = true; });
     failed(error);
     return;
   }
@@ -155,6 +177,10 @@ void ResponseTask::observe_token(size_t index) {
     observer_.on_next_token(now - last);
   }
   last = now;
+  writer_->note([&](RequestNote& note) {
+    ++note.generated_tokens;
+    if (!note.first_token) note.first_token = now - info_.arrival;
+  });
 }
 
 void ResponseTask::add_to_report(const GenerationEnd& end) {
@@ -190,6 +216,7 @@ void WholeResponse::failed(const ApiError& error) {
 }
 
 void StreamResponse::opened(size_t) {
+  writer().note([](RequestNote& note) { note.streamed = true; });
   begin_event_stream(writer(), std::move(headers_));
   write(format_->opening());
 }

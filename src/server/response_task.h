@@ -76,6 +76,8 @@ class ResponseTask : public std::enable_shared_from_this<ResponseTask> {
   // Runs the event now, or as soon as start() has succeeded; never once the task is done.
   template <typename Event>
   void deliver(Event event);
+  void note_start(const std::vector<GenerationRequest>& requests);
+  void note_end(const GenerationEnd& end);
   void open(size_t generations);
   void drop();
   void finish_one(size_t index, GenerationEnd end);

@@ -93,6 +93,51 @@ TEST_F(ResponseTaskTest, OneOfSeveralFails) {
   EXPECT_EQ(observer_.of("failure generation"), 2);
 }
 
+// What the access log gets to know.
+TEST_F(ResponseTaskTest, NotesOfAGeneration) {
+  const Writer whole =
+      send("POST", "/generate", R"({"inputs": "a", "parameters": {"adapter_id": "caps"}})");
+  const Writer stream = send("POST", "/generate_stream", kStream);
+  service_.step();
+  const RequestNote early = stream->noted();
+  EXPECT_TRUE(early.generates);
+  EXPECT_EQ(early.generated_tokens, 1);
+  EXPECT_GT(early.prompt_tokens, 0);
+  EXPECT_TRUE(early.first_token.has_value());
+  EXPECT_EQ(early.finish, "");
+  service_.run();
+  EXPECT_EQ(whole->noted().adapter, "caps");
+  EXPECT_FALSE(whole->noted().streamed);
+  for (const Writer& writer : {whole, stream}) {
+    const RequestNote note = writer->noted();
+    EXPECT_EQ(note.generated_tokens, 2);
+    EXPECT_EQ(note.finish, "length");
+    EXPECT_EQ(note.error, "");
+    EXPECT_FALSE(note.failed);
+    EXPECT_TRUE(note.queue.has_value());
+  }
+  EXPECT_TRUE(stream->noted().streamed);
+}
+
+TEST_F(ResponseTaskTest, NotesOfSeveralGenerationsAreSums) {
+  const Writer writer = send("POST", "/v1/completions", kChoices);
+  service_.run();
+  EXPECT_EQ(writer->noted().generated_tokens, 6);
+}
+
+TEST_F(ResponseTaskTest, NotesOfFailures) {
+  service_.set_script(scripted_failure(FailureKind::kRequest, "NaN"));
+  const Writer failed = send("POST", "/generate_stream", kStream);
+  service_.run();
+  EXPECT_EQ(failed->response().status, 200);
+  EXPECT_TRUE(failed->noted().failed);
+  EXPECT_EQ(failed->noted().finish, "failed");
+  EXPECT_EQ(failed->noted().error, "generation: NaN");
+  const Writer refused = send("POST", "/generate", R"({"inputs": 1})");
+  EXPECT_TRUE(refused->noted().error.starts_with("validation: ")) << refused->noted().error;
+  EXPECT_FALSE(refused->noted().failed);
+}
+
 // There is nothing to cancel, and the engine is not woken.
 TEST_F(ResponseTaskTest, TheLastOneFails) {
   service_.set_writer([](const GenerationRequest&, size_t number) {

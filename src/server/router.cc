@@ -33,6 +33,7 @@ class HeadersWriter final : public ResponseWriter {
   void on_disconnect(std::function<void()> callback) override {
     writer_->on_disconnect(std::move(callback));
   }
+  void note(const std::function<void(RequestNote&)>& change) override { writer_->note(change); }
 
  private:
   void add_to(HttpHeaders& headers) const {

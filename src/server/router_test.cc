@@ -36,6 +36,7 @@ class RecordingWriter final : public ResponseWriter {
   void write(std::string bytes) override { recorded_.response->body += bytes; }
   void finish() override {}
   void on_disconnect(std::function<void()>) override {}
+  void note(const std::function<void(RequestNote&)>&) override {}
 
  private:
   Recorded& recorded_;

@@ -146,6 +146,11 @@ std::vector<MetricFamily> ServiceCollector::Collect() const {
   const AdapterStoreStats adapters = sources_.adapters();
   add_service(service, sources_.block_size, families);
   add_adapters(adapters, families);
+  if (sources_.dropped_log_lines) {
+    families.counter("lorax_log_dropped_lines",
+                     "Lines of the log that were not read in time, or could not be written",
+                     sources_.dropped_log_lines());
+  }
   // The gateway takes the series with the newest value.
   const std::chrono::duration<double> now = std::chrono::system_clock::now().time_since_epoch();
   families.gauge_with_labels(
