@@ -176,6 +176,12 @@ AdapterStoreStats AdapterStore::stats() const {
   return catalog_.stats();
 }
 
+std::chrono::nanoseconds AdapterStore::stuck_for() const {
+  const std::lock_guard lock(mutex_);
+  const Clock::time_point since = std::min(waiting_since_, keeping_since_);
+  return since == kNever ? std::chrono::nanoseconds(0) : Clock::now() - since;
+}
+
 AdapterTicket::State AdapterStore::state_of(const AdapterLoad& load) const {
   switch (load.stage) {
     case AdapterLoad::Stage::kReady:
@@ -190,7 +196,16 @@ AdapterTicket::State AdapterStore::state_of(const AdapterLoad& load) const {
 
 // --- Threads ---------------------------------------------------------------------------------
 
+void AdapterStore::note_waiting(bool progress) {
+  if (!catalog_.probes_queued() && !catalog_.reads_granted()) {
+    waiting_since_ = kNever;
+  } else if (progress || waiting_since_ == kNever) {
+    waiting_since_ = Clock::now();
+  }
+}
+
 void AdapterStore::wake_threads() {
+  note_waiting(/*progress=*/false);
   if (catalog_.probes_queued()) prober_wake_.notify_one();
   if (catalog_.probes_queued() || catalog_.reads_granted()) loader_wake_.notify_all();
   if (catalog_.keeper_wanted()) {
@@ -200,6 +215,7 @@ void AdapterStore::wake_threads() {
 }
 
 void AdapterStore::report(Lock& lock) {
+  note_waiting(/*progress=*/true);
   wake_threads();
   changed_.notify_all();
   if (!catalog_.take_settled() || !options_.on_settled) return;
@@ -235,6 +251,7 @@ void AdapterStore::loader_thread() {
 }
 
 void AdapterStore::probe(AdapterLoad& load, Lock& lock) {
+  note_waiting(/*progress=*/true);
   lock.unlock();
   AdapterProbe found;
   const std::string error = error_of_call([&] { found = backend_.probe(load.id); });
@@ -248,6 +265,7 @@ void AdapterStore::probe(AdapterLoad& load, Lock& lock) {
 }
 
 void AdapterStore::read(AdapterLoad& load, Lock& lock) {
+  note_waiting(/*progress=*/true);
   lock.unlock();
   std::unique_ptr<HostAdapter> host;
   const auto start = Clock::now();
@@ -284,7 +302,10 @@ void AdapterStore::read(AdapterLoad& load, Lock& lock) {
 void AdapterStore::keeper_thread() {
   Lock lock(mutex_);
   while (!catalog_.stopped()) {
-    if (keep(lock)) continue;
+    keeping_since_ = Clock::now();
+    const bool kept = keep(lock);
+    keeping_since_ = kNever;
+    if (kept) continue;
     keeper_rests_ = true;
     changed_.notify_all();
     keeper_wake_.wait(lock, [this] { return catalog_.stopped() || !keeper_rests_; });

@@ -27,6 +27,7 @@
 // is held while the backend works. See AdapterBackend for the threads that it is called on.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <memory>
@@ -133,6 +134,10 @@ class AdapterStore {
   std::vector<AdapterPin> load_now(const std::vector<std::string>& ids);
 
   AdapterStoreStats stats() const;
+  // How long lookups and reads have waited without any being begun or ended, or one upload has
+  // been under way, whichever is longer; 0 while nothing waits. A read that hangs alone, beside
+  // threads that go on, is not counted.
+  std::chrono::nanoseconds stuck_for() const;
 
   // Waits for the loads in flight, drops the queued ones and ends all threads. Tickets that waited
   // are failed, and so are later requests; pins stay valid. To be called by one thread; a second
@@ -155,10 +160,14 @@ class AdapterStore {
   bool keep(Lock& lock);
   void upload(AdapterEntry& entry, Lock& lock);
 
+  // Notes whether work waits; `progress`: some has just been begun or ended.
+  void note_waiting(bool progress);
   // Wakes the threads that the books have work for.
   void wake_threads();
   // After a thread's work: also wakes those who wait, and tells the engine. Unlocks and relocks.
   void report(Lock& lock);
+
+  static constexpr auto kNever = std::chrono::steady_clock::time_point::max();
 
   AdapterBackend& backend_;
   const AdapterStoreOptions options_;
@@ -168,7 +177,11 @@ class AdapterStore {
   std::condition_variable keeper_wake_;
   std::condition_variable changed_;  // for wait() and load_now()
   AdapterCatalog catalog_;           // guarded by mutex_
-  bool keeper_rests_ = false;        // it has seen all that there is; guarded by mutex_
+  // Since when work waits without progress, and the keeper is at one round; max(): neither. Guarded
+  // by mutex_.
+  std::chrono::steady_clock::time_point waiting_since_ = kNever;
+  std::chrono::steady_clock::time_point keeping_since_ = kNever;
+  bool keeper_rests_ = false;  // it has seen all that there is; guarded by mutex_
   std::vector<std::thread> threads_;
 };
 

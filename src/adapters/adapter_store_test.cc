@@ -437,6 +437,25 @@ TEST_P(AdapterStoreTest, WarmAdaptersAreServedWhileAllThreadsRead) {
   EXPECT_EQ(settled(store, c), State::kReady);
 }
 
+// What /health looks at.
+TEST_P(AdapterStoreTest, LoadersThatAllHangAreSeen) {
+  using std::chrono::milliseconds;
+  Gate gate;
+  backend.on_load = [&](const std::string&) { gate.pass(); };
+  AdapterStore store(backend, options());
+  AdapterTicket b = store.request("b");
+  gate.await_arrivals(1);
+  std::this_thread::sleep_for(milliseconds(20));
+  EXPECT_EQ(store.stuck_for().count(), 0);  // one alone does not count
+  AdapterTicket c = store.request("c");
+  gate.await_arrivals(2);
+  AdapterTicket d = store.request("d");
+  while (store.stuck_for() < milliseconds(20)) std::this_thread::yield();
+  gate.open();
+  for (const AdapterTicket* ticket : {&b, &c, &d}) EXPECT_EQ(settled(store, *ticket), State::kReady);
+  EXPECT_EQ(store.stuck_for().count(), 0);
+}
+
 TEST_P(AdapterStoreTest, LoadNowSaysWhatDoesNotFit) {
   AdapterStore store(backend, options());
   EXPECT_THROW(store.load_now({"a", "b", "c", "d", "e"}), Error);

@@ -2,9 +2,11 @@
 #include <fmt/format.h>
 #include <signal.h>
 
+#include <atomic>
 #include <chrono>
 #include <exception>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -22,6 +24,7 @@
 #include "server/access_log.h"
 #include "server/adapter_directory.h"
 #include "server/api.h"
+#include "server/health.h"
 #include "server/http_server.h"
 #include "server/log.h"
 #include "server/metrics.h"
@@ -122,10 +125,16 @@ void report_failure(Log& log, const std::exception_ptr& error) {
   }
 }
 
+void report_health(Log& log, const std::string& fault) {
+  fault.empty() ? log.info("/health says 200 again") : log.error("/health says 503: " + fault);
+}
+
 // Everything that serves, in the order in which each stands on those before it.
 class Serving {
  public:
-  Serving(const ServeOptions& options, Log& log)
+  // `on_failed` is called when the engine has failed.
+  Serving(const ServeOptions& options, Log& log,
+          const std::function<void(const std::string& error)>& on_failed)
       : options_(options),
         log_(log),
         tokenizer_(load_tokenizer(options.model_id)),
@@ -134,7 +143,12 @@ class Serving {
         chat_(chat_templates(options), *tokenizer_, {.fold_system = !options.refuse_system_role},
               adapters_.bounds()),
         model_(load_model(options.model_id, options.device, options.load_format)),
-        engine_(model_, tokenizer_.get(), engine_options()),
+        engine_(model_, tokenizer_.get(), engine_options(on_failed)),
+        health_({.engine_works = [this] { return engine_.healthy(); },
+                 .engine_busy = [this] { return engine_.busy_for(); },
+                 .loaders_stuck = [this] { return engine_.adapters().stuck_for(); },
+                 .on_change = [&log](const std::string& fault) { report_health(log, fault); }},
+                to_milliseconds(options.health_timeout)),
         metrics_({.service = &engine_,
                   .adapters = [this] { return engine_.adapters().stats(); },
                   .adapter_name = [this](const std::string& id) { return adapters_.name_of(id); },
@@ -155,6 +169,9 @@ class Serving {
     }
   }
 
+  // From now on /health says that no new requests should come here; they are taken nevertheless.
+  void drain() { health_.drain(); }
+
   // Takes no more requests, and gives those that run their time.
   void stop() {
     server_.stop_accepting();
@@ -164,10 +181,11 @@ class Serving {
 
  private:
   // No step runs before the server takes requests, and it is made last.
-  EngineOptions engine_options() {
+  EngineOptions engine_options(const std::function<void(const std::string& error)>& on_failed) {
     EngineOptions engine = base_engine_options(options_, model_, log_);
     engine.adapter_bounds = adapters_.bounds();
     engine.on_step = [this](const StepReport& report) { metrics_.on_step(report); };
+    engine.on_failed = on_failed;
     return engine;
   }
 
@@ -201,6 +219,8 @@ class Serving {
     settings.allow_runtime_adapters = options_.allow_runtime_adapters;
     settings.refresh_adapter = [this](const std::string& id) { engine_.adapters().refresh(id); };
     settings.forget_adapter = [this](const std::string& id) { engine_.adapters().forget(id); };
+    settings.fault = [this] { return health_.fault(); };
+    settings.is_draining = [this] { return health_.is_draining(); };
     settings.metrics = [this](const HttpRequest& request) { return answer_metrics(request); };
     return settings;
   }
@@ -309,19 +329,39 @@ class Serving {
   TemplateChatRenderer chat_;
   LoadedModel model_;
   Engine engine_;
+  Health health_;
   Metrics metrics_;
   std::vector<AdapterPin> preloaded_;
   WorkerPool workers_;
   HttpServer server_;
 };
 
+// Until a signal comes, or the engine has failed: a supervisor can start the program anew, while a
+// server without its engine could only refuse.
 void serve(const ServeOptions& options, Log& log) {
-  Serving serving(options, log);
   StopSignal signal;
+  std::atomic<bool> failed = false;
+  Serving serving(options, log, [&](const std::string& error) {
+    log.error(error);
+    failed = true;
+    signal.raise();
+  });
+  signal.start();
   serving.announce();
   signal.wait();
-  log.info(fmt::format("stopping; requests that run have {} s", options.shutdown_time));
+  serving.drain();
+  if (!failed && options.drain_delay > 0) {
+    log.info(
+        fmt::format("/health says 503; requests are taken for another {} s", options.drain_delay));
+    signal.wait_for(to_milliseconds(options.drain_delay));
+  }
+  if (!failed) {
+    log.info(fmt::format("stopping; requests that run have {} s", options.shutdown_time));
+  }
   serving.stop();
+  if (!failed) return;
+  log.error("ended, because the engine has failed");
+  throw Exit{1};
 }
 
 void run(const ServeOptions& options) {

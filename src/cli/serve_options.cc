@@ -191,6 +191,18 @@ void add_server_flags(CLI::App& command, ServeOptions& options) {
       ->check(CLI::Range(1, 256))
       ->capture_default_str();
   group
+      .add("--health-timeout", options.health_timeout,
+           "Seconds that one step, or a wait of all adapters, may take before /health says 503; "
+           "0: any")
+      ->check(CLI::Range(0.0, 1e6))
+      ->capture_default_str();
+  group
+      .add("--drain-delay", options.drain_delay,
+           "Seconds at SIGTERM in which /health says 503 and requests are still taken, so that "
+           "load balancers turn away first")
+      ->check(CLI::Range(0.0, 1e6))
+      ->capture_default_str();
+  group
       .add("--shutdown-time", options.shutdown_time,
            "Seconds that running requests have at SIGTERM")
       ->check(CLI::NonNegativeNumber)

@@ -63,7 +63,9 @@ struct ServeOptions {
   std::string log_format = "text";  // or "json"
   bool json_output = false;         // the launcher's name for log_format json
   int validation_workers = 2;
-  double shutdown_time = 30.0;  // seconds for what runs at SIGTERM
+  double drain_delay = 0.0;       // seconds between a signal and the end of taking requests
+  double health_timeout = 120.0;  // seconds; 0: none
+  double shutdown_time = 30.0;    // seconds for what runs at SIGTERM
 
   // Flags of the launcher that mean nothing here and were given: "--waiting-served-ratio", ...
   std::vector<std::string> without_effect;

@@ -58,7 +58,10 @@ std::string fault_of(const GenerationRequest& request, const ServiceLimits& limi
 }  // namespace
 
 Engine::Engine(LoadedModel& model, const Tokenizer* tokenizer, EngineOptions options)
-    : model_(model), tokenizer_(tokenizer), on_step_(options.on_step) {
+    : model_(model),
+      tokenizer_(tokenizer),
+      on_step_(options.on_step),
+      on_failed_(options.on_failed) {
   check_options(options);
   Device& device = model.device();
   const std::vector<AdapterModule>& modules = model.model().adapter_modules();
@@ -128,6 +131,12 @@ ServiceStats Engine::stats() const {
   return stats;
 }
 
+std::chrono::nanoseconds Engine::busy_for() const {
+  const Clock::rep began = turn_began_;
+  if (began == 0) return std::chrono::nanoseconds(0);
+  return Clock::now() - Clock::time_point(Clock::duration(began));
+}
+
 void Engine::stop(std::chrono::milliseconds grace) {
   {
     const std::lock_guard lock(mutex_);
@@ -142,17 +151,27 @@ void Engine::stop(std::chrono::milliseconds grace) {
 
 void Engine::run() {
   while (wait_for_work()) {
-    take_inbox();
-    const StepPlan& plan = scheduler_->schedule(Clock::now());
-    asked_ahead_.clear();
-    for (const EndedRequest& ended : plan.ended) end(ended);
-    busy_ = step(plan);
-    publish(/*with_lists=*/!busy_);
+    try {
+      turn();
+    } catch (...) {
+      fail(message_of(std::current_exception()));
+    }
   }
   take_inbox();
   settle_device();
-  end_all(FinishReason::kCancelled, FailureKind::kNone, "");
+  if (healthy_) end_all(FinishReason::kCancelled, FailureKind::kNone, "");
   publish(/*with_lists=*/true);
+  turn_began_ = 0;
+}
+
+void Engine::turn() {
+  take_inbox();
+  if (!healthy_) return;  // there is nothing in the scheduler, or it cannot be trusted
+  const StepPlan& plan = scheduler_->schedule(Clock::now());
+  asked_ahead_.clear();
+  for (const EndedRequest& ended : plan.ended) end(ended);
+  busy_ = step(plan);
+  publish(/*with_lists=*/!busy_);
 }
 
 // Sleeps while there is nothing to do, then takes what has come. False once the engine is to end.
@@ -161,11 +180,13 @@ bool Engine::wait_for_work() {
   bool ends = false;
   while (true) {
     const Clock::time_point now = Clock::now();
-    const bool has_requests = !scheduler_->idle() || !inbox_.empty();
+    const bool has_requests = (healthy_ && !scheduler_->idle()) || !inbox_.empty();
     ends = stopping_ && (!has_requests || now >= stop_at_);
     if (ends || busy_ || woken_ || !inbox_.empty() || !cancelled_.empty()) break;
-    const Clock::time_point event = scheduler_->next_event(now);
+    const Clock::time_point event =
+        healthy_ ? scheduler_->next_event(now) : Clock::time_point::max();
     if (event <= now) break;
+    turn_began_ = 0;
     const Clock::time_point until = stopping_ ? std::min(event, stop_at_) : event;
     if (until == Clock::time_point::max()) {
       wake_.wait(lock);
@@ -173,6 +194,7 @@ bool Engine::wait_for_work() {
       break;
     }
   }
+  turn_began_ = Clock::now().time_since_epoch().count();
   woken_ = false;
   std::swap(inbox_, taken_);
   std::swap(cancelled_, taken_cancels_);
@@ -289,15 +311,34 @@ void Engine::report(const StepPlan& plan, size_t entry, EngineRequest& request, 
   ends_.emplace_back(sequence.id, std::move(end));
 }
 
-// The device or the model has failed: nothing that was computed can be trusted.
+void Engine::fail(const std::string& error) {
+  const bool is_first = healthy_.exchange(false);
+  busy_ = false;
+  sampled_ = nullptr;
+  taken_.clear();
+  taken_cancels_.clear();
+  asked_ahead_.clear();
+  settle_device();
+  const std::string message = fmt::format("the engine has failed: {}", error);
+  try {
+    end_all(FinishReason::kFailed, FailureKind::kService, message);
+  } catch (const std::exception&) {  // the scheduler's own failure
+  }
+  while (!requests_.empty()) {
+    end(requests_.begin()->first, {.reason = FinishReason::kFailed,
+                                   .failure = FailureKind::kService,
+                                   .error = message,
+                                   .delta = {},
+                                   .stop_sequence = {}});
+  }
+  if (is_first) on_failed_(message);
+}
+
 void Engine::fail_all(const StepPlan& plan, const std::string& error) {
   StepReport report = report_of(plan);
   report.succeeded = false;
   on_step_(report);
-  healthy_ = false;
-  settle_device();
-  end_all(FinishReason::kFailed, FailureKind::kService,
-          fmt::format("the engine has failed: {}", error));
+  fail(error);
 }
 
 void Engine::settle_device() {

@@ -42,6 +42,9 @@ class Engine final : public GenerationService {
   const ServiceLimits& limits() const override { return plan_.limits; }
   ServiceStats stats() const override;
   bool healthy() const override { return healthy_; }
+  // How long the engine's thread has been at one turn of its loop, a step at most; 0 while it
+  // sleeps because there is nothing to do.
+  std::chrono::nanoseconds busy_for() const;
 
   // Takes no more requests; lets those it has go on for `grace`, then cancels what is left. Returns
   // when all have ended. A second call does nothing.
@@ -66,6 +69,7 @@ class Engine final : public GenerationService {
 
   // The engine's thread.
   void run();
+  void turn();
   bool wait_for_work();
   void take_inbox();
   void accept(Submission submission);
@@ -77,6 +81,8 @@ class Engine final : public GenerationService {
   // What became of an entry.
   void report(const StepPlan& plan, size_t entry, EngineRequest& request, bool is_next,
               std::span<const SampledToken> tokens);
+  // Ends everything. Nothing that was computed can be trusted.
+  void fail(const std::string& error);
   // After a step that threw.
   void fail_all(const StepPlan& plan, const std::string& error);
   // Until the device runs nothing any more, if it still can.
@@ -89,6 +95,7 @@ class Engine final : public GenerationService {
   LoadedModel& model_;
   const Tokenizer* const tokenizer_;
   const std::function<void(const StepReport&)> on_step_;
+  const std::function<void(const std::string&)> on_failed_;
   EnginePlan plan_;
 
   mutable std::mutex mutex_;
@@ -105,6 +112,7 @@ class Engine final : public GenerationService {
 
   double warm_up_seconds_ = 0.0;
   std::atomic<bool> healthy_{true};
+  std::atomic<Clock::rep> turn_began_{0};  // 0: the thread sleeps, or has ended
   std::unique_ptr<AdapterTables> tables_;
   std::unique_ptr<ModelAdapterBackend> backend_;
   std::unique_ptr<AdapterStore> store_;

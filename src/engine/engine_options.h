@@ -60,6 +60,9 @@ struct EngineOptions {
   ModelAdapterBackend::Warn on_warning = [](const std::string&) {};
   // Called after every step, from the engine's thread; must not block.
   std::function<void(const StepReport&)> on_step = [](const StepReport&) {};
+  // Called once, from the engine's thread, when the engine has failed and all who waited for it
+  // have been told; must not block. It takes no more requests then, and never will.
+  std::function<void(const std::string& error)> on_failed = [](const std::string&) {};
 };
 
 struct EnginePlan {

@@ -46,6 +46,10 @@ struct ApiSettings {
   // adapter is not wanted any more (AdapterStore::refresh and forget).
   std::function<void(const std::string& id)> refresh_adapter;
   std::function<void(const std::string& id)> forget_adapter;
+  // What is wrong with the service, "" if nothing is; and whether it is about to end. For /health;
+  // without it the service's healthy() is asked.
+  std::function<std::string()> fault;
+  std::function<bool()> is_draining;
   // Answers /metrics; without it there is no such route.
   std::function<HttpResponse(const HttpRequest& request)> metrics;
 };

@@ -97,7 +97,7 @@ void add_status(const ApiContext& context, std::vector<ApiOperation>& operations
   get("/health", "health", "200 while the engine works", "", "", {503});
   get("/", "root_health", "The same as /health", "", "", {503});
   get("/ping", "ping", "The same as /health", "", "", {503});
-  get("/startup", "startup", "200 once a token can be generated", "", "",
+  get("/startup", "startup", "200 once the server has started; generates nothing", "", "",
       {424, 429, 500, 503, 504});
   get("/info", "info", "What is served, and its limits", "Info", kJson, {});
   if (context.settings.metrics) get("/metrics", "metrics", "Metrics for Prometheus", "", kText, {});

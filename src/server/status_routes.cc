@@ -3,31 +3,27 @@
 #include <utility>
 
 #include "server/json_writer.h"
-#include "server/prompt_tokens.h"
 
 namespace lorax {
 namespace {
 
+// Whether new requests should come here.
 void health(const ApiContext& context, const std::shared_ptr<ResponseWriter>& writer) {
-  if (!context.service.healthy()) throw ApiError(ErrorKind::kUnhealthy, "unhealthy");
+  const ApiSettings& settings = context.settings;
+  if (!context.service.healthy() || (settings.fault && !settings.fault().empty())) {
+    throw ApiError(ErrorKind::kUnhealthy, "unhealthy");
+  }
+  if (settings.is_draining && settings.is_draining()) {
+    throw ApiError(ErrorKind::kStopping, "the server is shutting down");
+  }
   writer->respond({});
 }
 
-// Ready once a token can be generated.
-void startup(const ApiContext& context, RequestInfo info,
-             const std::shared_ptr<ResponseWriter>& writer) {
-  GenerationRequest request;
-  request.prompt = encode_prompt(context.tokenizer, "a");
-  request.sampling.temperature = 0.0f;
-  request.deadline = std::chrono::steady_clock::now() + context.settings.max_request_time;
-  finish_validation(info, "");
-  std::vector<GenerationRequest> requests;
-  requests.push_back(std::move(request));
-  ResponseTask::start(
-      std::make_shared<WholeResponse>(
-          context, std::move(info), writer,
-          [](std::vector<Generation>&, const RequestReport&) { return HttpResponse(); }),
-      std::move(requests));
+// Whether the server has started: nobody can ask before the model has been warmed up, so that only
+// a failure since then is to be told. Nothing is generated: probes do not compete with requests.
+void startup(const ApiContext& context, const std::shared_ptr<ResponseWriter>& writer) {
+  if (!context.service.healthy()) throw ApiError(ErrorKind::kUnhealthy, "unhealthy");
+  writer->respond({});
 }
 
 void optional_field(JsonWriter& json, std::string_view name, const std::string& text) {
@@ -78,13 +74,12 @@ void add_status_routes(const std::shared_ptr<const ApiContext>& context,
                                     }),
                       /*is_open=*/true});
   }
-  routes.push_back(
-      {"GET", "/startup",
-       generating_handler(context, "/startup", ApiDialect::kLorax,
-                          [context](const HttpRequest&, RequestInfo info, const Writer& writer) {
-                            startup(*context, std::move(info), writer);
-                          }),
-       /*is_open=*/true});
+  routes.push_back({"GET", "/startup",
+                    plain_handler(ApiDialect::kLorax,
+                                  [context](const HttpRequest&, const Writer& writer) {
+                                    startup(*context, writer);
+                                  }),
+                    /*is_open=*/true});
   routes.push_back(
       {"GET", "/info",
        plain_handler(ApiDialect::kLorax, [context](const HttpRequest&, const Writer& writer) {

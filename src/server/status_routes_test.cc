@@ -17,12 +17,28 @@ TEST_F(StatusTest, Health) {
   }
 }
 
-TEST_F(StatusTest, StartupGeneratesOneToken) {
+TEST_F(StatusTest, HealthSaysWhatIsWrong) {
+  ApiSettings settings = test_settings();
+  std::string fault;
+  bool draining = false;
+  settings.fault = [&] { return fault; };
+  settings.is_draining = [&] { return draining; };
+  configure(settings);
+  EXPECT_EQ(get("/health").status, 200);
+  fault = "the engine has been at one step for 100 s";
+  expect_lorax_error(get("/health"), 503, "healthcheck", "unhealthy");
+  fault.clear();
+  draining = true;
+  expect_lorax_error(get("/health"), 503, "unavailable", "shutting down");
   EXPECT_EQ(get("/startup").status, 200);
-  ASSERT_EQ(service_.requests().size(), 1u);
-  EXPECT_EQ(service_.requests()[0].max_new_tokens, 1);
-  service_.set_script(scripted_failure(FailureKind::kService, "device lost"));
-  expect_lorax_error(get("/startup"), 424, "generation", "device lost");
+}
+
+TEST_F(StatusTest, StartupGeneratesNothing) {
+  EXPECT_EQ(get("/startup").status, 200);
+  EXPECT_TRUE(service_.requests().empty());
+  EXPECT_EQ(observer_.of("request /startup"), 0);
+  service_.set_healthy(false);
+  expect_lorax_error(get("/startup"), 503, "healthcheck", "unhealthy");
 }
 
 TEST_F(StatusTest, InfoGolden) {

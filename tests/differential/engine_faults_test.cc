@@ -16,6 +16,7 @@ namespace {
 
 struct Faults {
   std::atomic<bool> step_fails{false};
+  std::atomic<bool> step_hangs{false};
   std::atomic<int64_t> bad_row{-1};  // of heads of two rows; once
 };
 
@@ -26,6 +27,7 @@ class FaultyLM final : public FlashCausalLM {
 
   ForwardOutput forward(Context& context, const ForwardBatch& batch) const override {
     if (faults_.step_fails) fail("the device is gone");
+    while (faults_.step_hangs) std::this_thread::yield();
     return model_->forward(context, batch);
   }
   ForwardOutput lm_head(Context& context, const Tensor& hidden,
@@ -71,6 +73,11 @@ class EngineFaultsTest : public ::testing::TestWithParam<bool> {
     options.kv_blocks = 64;
     options.adapter_bytes = uint64_t{1} << 20;
     options.overlap = GetParam();
+    options.on_failed = [this](const std::string& error) {
+      EXPECT_FALSE(engine_->healthy());
+      EXPECT_NE(error.find("the device is gone"), std::string::npos) << error;
+      ++failures_;
+    };
     engine_ = std::make_unique<Engine>(loaded_, nullptr, options);
   }
 
@@ -84,6 +91,7 @@ class EngineFaultsTest : public ::testing::TestWithParam<bool> {
     return sink;
   }
 
+  std::atomic<int> failures_{0};
   Faults faults_;
   LoadedModel loaded_ = LoadedModel::from_source(
       std::make_unique<FaultyDefinition>(differential::read_definition(), faults_),
@@ -131,6 +139,20 @@ TEST_P(EngineFaultsTest, AFailedStepFailsAllAndTurnsHealthOff) {
   EXPECT_EQ(last_.admission, GenerationService::Admission::kStopping);
   engine_->stop(std::chrono::seconds(1));
   EXPECT_EQ(engine_->stats().kv_blocks_used, 0);
+  EXPECT_EQ(failures_, 1);
+}
+
+// The heartbeat: how long the step in hand has taken; an engine that sleeps is not busy.
+TEST_P(EngineFaultsTest, AStepThatHangsIsSeen) {
+  submit(1, 3)->wait();
+  while (engine_->busy_for().count() != 0) std::this_thread::yield();
+  faults_.step_hangs = true;
+  const auto sink = submit(2, 3);
+  while (engine_->busy_for() < std::chrono::milliseconds(50)) std::this_thread::yield();
+  EXPECT_TRUE(engine_->healthy());
+  faults_.step_hangs = false;
+  EXPECT_EQ(sink->wait().end.reason, FinishReason::kLength);
+  while (engine_->busy_for().count() != 0) std::this_thread::yield();
 }
 
 }  // namespace

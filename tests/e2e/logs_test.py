@@ -1,4 +1,4 @@
-"""Logs cannot stop, kill or slow the server: python3 logs_test.py path/to/lorax"""
+"""Neither who reads the log nor a signal costs a client anything: python3 logs_test.py path/to/lorax"""
 
 import asyncio
 import json
@@ -70,7 +70,7 @@ def generate(adapter=None):
     return {"inputs": "a", "parameters": parameters}
 
 
-class LogsTest(unittest.TestCase):
+class Base(unittest.TestCase):
     def setUp(self):
         temporary = tempfile.TemporaryDirectory()
         self.addCleanup(temporary.cleanup)
@@ -103,6 +103,8 @@ class LogsTest(unittest.TestCase):
             self.assertIsNotNone(json.loads(events[-1])["generated_text"])
         self.assertEqual(server.process.wait(60), 0)
 
+
+class LogsTest(Base):
     def test_an_unread_stdout(self):
         reader, writer = self.pipe()
         with Server(stdout=writer, stderr=subprocess.DEVNULL) as server:
@@ -213,7 +215,7 @@ class LogsTest(unittest.TestCase):
 
     def test_a_stream_that_times_out_is_no_plain_200(self):
         with LiveServer(LORAX, "--max-request-time", "0.2", "--threads", "1") as server:
-            body = {"inputs": "a", "parameters": {"max_new_tokens": 5000, "ignore_eos_token": True}}
+            body = {"inputs": "a", "parameters": {"max_new_tokens": 1000, "ignore_eos_token": True}}
             status, events, _ = asyncio.run(call(server.port, "/generate_stream", body))
             self.assertEqual(status, 200)
             self.assertIn("error", json.loads(events[-1]))
@@ -223,6 +225,76 @@ class LogsTest(unittest.TestCase):
         self.assertRegex(line, r'streamed finish=timed_out error="timeout: ')
         self.assertRegex(line, r"generated=[1-9]")
 
+
+class SignalsTest(Base):
+    def start(self, *flags, command=()):
+        server = Server(*flags, command=command, stdout=subprocess.DEVNULL,
+                        stderr=subprocess.DEVNULL)
+        self.addCleanup(server.__exit__)
+        return server
+
+    def signalled_streams(self, server, signals, tokens=300, count=2):
+        """What becomes of streams that run while the signals come."""
+        body = {**STREAM, "parameters": {**STREAM["parameters"], "max_new_tokens": tokens}}
+
+        async def run():
+            streams = [asyncio.create_task(call(server.port, "/generate_stream", body))
+                       for _ in range(count)]
+            while server.metric("lorax_batch_current_size") < count:
+                await asyncio.sleep(0.01)
+            for number in signals:
+                server.process.send_signal(number)
+                await asyncio.sleep(0.05)
+            return await asyncio.gather(*streams, return_exceptions=True)
+
+        return asyncio.run(run())
+
+    def test_stopping_twice_cuts_no_stream(self):
+        for signals in ((signal.SIGTERM, signal.SIGTERM, signal.SIGTERM),
+                        (signal.SIGHUP, signal.SIGTERM), (signal.SIGTERM, signal.SIGHUP),
+                        (signal.SIGINT, signal.SIGTERM)):
+            with self.subTest(signals):
+                server = self.start()
+                for status, events, _ in self.signalled_streams(server, signals):
+                    self.assertEqual(status, 200)
+                    self.assertIsNotNone(json.loads(events[-1])["generated_text"])
+                self.assertEqual(server.process.wait(60), 0)
+
+    def test_a_second_interrupt_ends_at_once(self):
+        for first in (signal.SIGINT, signal.SIGTERM):
+            with self.subTest(first):
+                server = self.start()
+                results = self.signalled_streams(server, (first, signal.SIGINT), tokens=1000)
+                self.assertEqual(server.process.wait(10), -signal.SIGINT)
+                self.assertTrue(all(isinstance(result, Exception) for result in results))
+
+    def test_nohup(self):
+        server = self.start(command=("nohup",))
+        server.process.send_signal(signal.SIGHUP)
+        time.sleep(0.2)
+        self.assertEqual(server.get("/health")[0], 200)
+        self.assertEqual(server.stop(), 0)
+
+    def test_drain_delay(self):
+        server = self.start("--drain-delay", "1.5")
+        self.assertEqual(server.get("/health")[0], 200)
+        server.process.send_signal(signal.SIGTERM)
+        end = time.monotonic() + 1
+        while server.get("/health")[0] == 200 and time.monotonic() < end:
+            time.sleep(0.01)
+        status, _, body = server.get("/health")
+        self.assertEqual((status, body["error_type"]), (503, "unavailable"))
+        self.assertEqual(server.post("/generate", generate())[0], 200)
+        self.assertEqual(server.get("/startup")[0], 200)
+        self.assertEqual(server.process.wait(30), 0)
+
+    def test_startup_generates_nothing(self):
+        server = self.start()
+        for _ in range(5):
+            self.assertEqual(server.get("/startup")[0], 200)
+        self.assertEqual(server.metric("lorax_generated_tokens"), 0)
+        self.assertEqual(server.metric("lorax_request_count"), 0)
+        self.assertEqual(server.stop(), 0)
 
 if __name__ == "__main__":
     unittest.main()
