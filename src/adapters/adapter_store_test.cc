@@ -452,7 +452,8 @@ TEST_P(AdapterStoreTest, LoadersThatAllHangAreSeen) {
   AdapterTicket d = store.request("d");
   while (store.stuck_for() < milliseconds(20)) std::this_thread::yield();
   gate.open();
-  for (const AdapterTicket* ticket : {&b, &c, &d}) EXPECT_EQ(settled(store, *ticket), State::kReady);
+  for (const AdapterTicket* ticket : {&b, &c, &d})
+    EXPECT_EQ(settled(store, *ticket), State::kReady);
   EXPECT_EQ(store.stuck_for().count(), 0);
 }
 

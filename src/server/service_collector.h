@@ -22,8 +22,8 @@ class ServiceCollector final : public prometheus::Collectable {
     // The name by which clients know an adapter, from its store id.
     std::function<std::string(const std::string& id)> adapter_name;
     int64_t block_size = 0;  // tokens of a KV page
-  // Lines of the log that nobody got; without it there is no such metric.
-  std::function<uint64_t()> dropped_log_lines;
+    // Lines of the log that nobody got; without it there is no such metric.
+    std::function<uint64_t()> dropped_log_lines;
   };
 
   // Names in one label of vllm:lora_requests_info at most.

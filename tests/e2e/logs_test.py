@@ -194,7 +194,7 @@ class LogsTest(Base):
         self.assertEqual(requests[0]["finish_reason"], "length")
         self.assertGreater(requests[0]["prompt_tokens"], 0)
         self.assertGreater(requests[0]["first_token_milliseconds"], 0)
-        self.assertEqual(requests[3]["status"], 404)
+        self.assertEqual(requests[3]["status"], 400)
         self.assertIn("load_adapter", requests[4]["error"])
         warnings = [line for line in lines if "base_model_name_or_path" in line["message"]]
         self.assertEqual(len(warnings), 1, warnings)
@@ -203,13 +203,13 @@ class LogsTest(Base):
         warning_adapters(self.dir, 3)
         for level, warnings, requests in (("debug", 3, True), ("warning", 1, False),
                                           ("error", 0, False)):
-            log = tempfile.TemporaryFile()
-            with Server("--adapter-dir", self.dir, "--log-level", level, stdout=log,
-                        stderr=log) as server:
-                self.assert_serves(server, ["a0", "a1", "a2"])
-                self.assertEqual(server.stop(), 0)
-            log.seek(0)
-            text = log.read().decode()
+            with tempfile.TemporaryFile() as log:
+                with Server("--adapter-dir", self.dir, "--log-level", level, stdout=log,
+                            stderr=log) as server:
+                    self.assert_serves(server, ["a0", "a1", "a2"])
+                    self.assertEqual(server.stop(), 0)
+                log.seek(0)
+                text = log.read().decode()
             self.assertEqual(text.count("base_model_name_or_path"), warnings, text)
             self.assertEqual("POST /generate" in text, requests, text)
 
