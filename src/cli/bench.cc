@@ -64,7 +64,8 @@ struct Measurement {
   double device_seconds = 0.0;  // of a step while the next ones wait in the device's queue
   double tokens_per_second = 0.0;
   double weight_gb_per_second = 0.0;
-  double tflop_per_second = 0.0;
+  double tflop_per_second = 0.0;            // of the products with weights
+  double attention_tflop_per_second = 0.0;  // of attention, in the same time
   // The machine's bandwidth in between; of a GPU that of copying, reads and writes counted.
   double read_gb_per_second = 0.0;
   double ratio_to_read = 0.0;   // weight_gb_per_second over it, step by step
@@ -254,6 +255,9 @@ class Bench {
     m.tokens_per_second = static_cast<double>(tokens) / m.seconds;
     m.weight_gb_per_second = step_bytes() / m.seconds * 1e-9;
     m.tflop_per_second = 2.0 * multiply_adds / m.seconds * 1e-12;
+    m.attention_tflop_per_second = 2.0 * static_cast<double>(batch) *
+                                   attention_multiply_adds(tokens / batch, prompt) / m.seconds *
+                                   1e-12;
     m.read_gb_per_second = median(samples.bandwidths);
     m.ratio_to_read = median(samples.ratios);
     if (tokens == batch) {
@@ -263,6 +267,13 @@ class Bench {
     }
     m.ratio_of_bytes = m.ratio_to_read * (1.0 + (m.kv_gb + m.adapter_gb) * 1e9 / step_bytes());
     return m;
+  }
+
+  // Of one sequence in a prefill, which has as many rows as the prompt, or in the middle decode
+  // step.
+  double attention_multiply_adds(int64_t rows, int64_t prompt) const {
+    const int64_t end = rows == prompt ? prompt : prompt + options_.generate / 2 + 1;
+    return loaded_.info().attention_multiply_adds(end - rows, end);
   }
 
   void run_case(int64_t batch, int64_t prompt, int64_t adapter_count,
@@ -310,25 +321,33 @@ class Bench {
   Buffer copy_;      // likewise
 };
 
-json::object to_json(const Measurement& m) {
-  return {{"phase", m.phase},
-          {"batch", m.batch},
-          {"prompt", m.prompt},
-          {"adapters", m.adapters},
-          {"adapter_gb", m.adapter_gb},
-          {"kv_gb", m.kv_gb},
-          {"ms_per_step", m.seconds * 1e3},
-          {"host_ms_per_step", m.host_seconds * 1e3},
-          {"device_ms_per_step", m.device_seconds * 1e3},
-          {"tokens_per_s", m.tokens_per_second},
-          {"weight_gb_per_s", m.weight_gb_per_second},
-          {"tflop_per_s", m.tflop_per_second},
-          {"read_gb_per_s", m.read_gb_per_second},
-          {"ratio_to_read", m.ratio_to_read},
-          {"ratio_of_bytes", m.ratio_of_bytes},
-          {"graphs", m.graphs.graphs},
-          {"graph_s", m.graphs.seconds},
-          {"graph_mb", static_cast<double>(m.graphs.bytes) * 1e-6}};
+// `peak`: TFLOP/s of a large product, 0 where it was not measured.
+json::object to_json(const Measurement& m, double peak) {
+  json::object object = {{"phase", m.phase},
+                         {"batch", m.batch},
+                         {"prompt", m.prompt},
+                         {"adapters", m.adapters},
+                         {"adapter_gb", m.adapter_gb},
+                         {"kv_gb", m.kv_gb},
+                         {"ms_per_step", m.seconds * 1e3},
+                         {"host_ms_per_step", m.host_seconds * 1e3},
+                         {"device_ms_per_step", m.device_seconds * 1e3},
+                         {"tokens_per_s", m.tokens_per_second},
+                         {"weight_gb_per_s", m.weight_gb_per_second},
+                         {"tflop_per_s", m.tflop_per_second},
+                         {"attention_tflop_per_s", m.attention_tflop_per_second},
+                         {"read_gb_per_s", m.read_gb_per_second},
+                         {"ratio_to_read", m.ratio_to_read},
+                         {"ratio_of_bytes", m.ratio_of_bytes},
+                         {"graphs", m.graphs.graphs},
+                         {"graph_s", m.graphs.seconds},
+                         {"graph_mb", static_cast<double>(m.graphs.bytes) * 1e-6}};
+  if (peak > 0.0) {
+    object["products_of_peak"] = m.tflop_per_second / peak;
+    object["products_and_attention_of_peak"] =
+        (m.tflop_per_second + m.attention_tflop_per_second) / peak;
+  }
+  return object;
 }
 
 EngineBenchOptions engine_options(const Options& options) {
@@ -369,16 +388,17 @@ void run(const Options& options) {
   Bench bench(options);
   const std::string device = bench.loaded().device().describe();
   const std::vector<Measurement> measurements = bench.run();
+  const double peak = bench.on_host() ? 0.0 : matmul_rate(bench.loaded().device());  // P
   if (options.as_json) {
     json::array results;
-    for (const Measurement& m : measurements) results.push_back(to_json(m));
+    for (const Measurement& m : measurements) results.push_back(to_json(m, peak));
     json::object report{{"shape", options.shape},
                         {"dtype", name_of(bench.loaded().dtype())},
                         {"device", device},
                         {"weight_bytes", bench.loaded().weight_bytes()}};
     if (!bench.on_host()) {
-      report["copy_gb_per_s"] = measurements.front().read_gb_per_second;    // C
-      report["matmul_tflop_per_s"] = matmul_rate(bench.loaded().device());  // P
+      report["copy_gb_per_s"] = measurements.front().read_gb_per_second;  // C
+      report["matmul_tflop_per_s"] = peak;
     }
     report["results"] = std::move(results);
     fmt::print("{}\n", json::serialize(report));
@@ -386,16 +406,21 @@ void run(const Options& options) {
   }
   fmt::print("{} {} on {}, {:.2f} GB of weights\n", options.shape, name_of(bench.loaded().dtype()),
              device, static_cast<double>(bench.loaded().weight_bytes()) * 1e-9);
-  fmt::print("{:8} {:>6} {:>7} {:>8} {:>10} {:>8} {:>10} {:>10} {:>13} {:>9} {:>10} {:>6} {:>9}\n",
-             "phase", "batch", "prompt", "adapters", "ms/step", "host ms", "device ms", "tokens/s",
-             "weights GB/s", "TFLOP/s", "read GB/s", "ratio", "of bytes");
+  fmt::print(
+      "{:8} {:>6} {:>7} {:>8} {:>10} {:>8} {:>10} {:>10} {:>13} {:>9} {:>10} {:>10} {:>6} {:>9} "
+      "{:>9}\n",
+      "phase", "batch", "prompt", "adapters", "ms/step", "host ms", "device ms", "tokens/s",
+      "weights GB/s", "TFLOP/s", "attention", "read GB/s", "ratio", "of bytes", "of peak");
   for (const Measurement& m : measurements) {
     fmt::print(
         "{:8} {:>6} {:>7} {:>8} {:>10.3f} {:>8.3f} {:>10.3f} {:>10.2f} {:>13.2f} {:>9.3f} "
-        "{:>10.2f} {:>6.2f} {:>9.2f}\n",
+        "{:>10.3f} {:>10.2f} {:>6.2f} {:>9.2f} {:>9}\n",
         m.phase, m.batch, m.prompt, m.adapters, m.seconds * 1e3, m.host_seconds * 1e3,
         m.device_seconds * 1e3, m.tokens_per_second, m.weight_gb_per_second, m.tflop_per_second,
-        m.read_gb_per_second, m.ratio_to_read, m.ratio_of_bytes);
+        m.attention_tflop_per_second, m.read_gb_per_second, m.ratio_to_read, m.ratio_of_bytes,
+        peak > 0.0 ? fmt::format("{:.2f} {:.2f}", m.tflop_per_second / peak,
+                                 (m.tflop_per_second + m.attention_tflop_per_second) / peak)
+                   : "");
   }
 }
 

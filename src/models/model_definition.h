@@ -29,7 +29,15 @@ struct ModelInfo {
   int64_t max_position_embeddings = 0;
   // Multiply-adds of the weight products for one token, head included: FLOPs are twice that.
   int64_t multiply_adds_per_token = 0;
+  // So many of the layers let a token see itself and at most `window` - 1 before it, the others
+  // all.
+  int64_t windowed_layers = 0;
+  int64_t window = 0;
   std::vector<int32_t> eos_token_ids;  // of config.json and generation_config.json
+
+  // Of attention in all layers, for the tokens at positions [first, last) of a sequence: with every
+  // key that they see, and its value.
+  double attention_multiply_adds(int64_t first, int64_t last) const;
 };
 
 class ModelDefinition {

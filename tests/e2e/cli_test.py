@@ -364,6 +364,7 @@ class AdapterTest(Base):
                                "q_proj,down_proj", "--repeat", 1, "--json").stdout)
         decodes = [row for row in out["results"] if row["phase"] == "decode"]
         self.assertEqual([row["adapters"] for row in decodes], [0, 2])
+        self.assertTrue(all(row["attention_tflop_per_s"] > 0 for row in out["results"]))
         self.assertGreater(decodes[1]["adapter_gb"], 0)
         self.assert_error(("bench", "--shape", TINY / "config.json", "--adapters", 1, "--targets",
                            "nope"), "nope", "q_proj")

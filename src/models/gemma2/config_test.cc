@@ -1,5 +1,9 @@
 #include "models/gemma2/config.h"
 
+#include <algorithm>
+#include <memory>
+#include <utility>
+
 #include <gtest/gtest.h>
 
 #include <boost/json/parse.hpp>
@@ -7,6 +11,7 @@
 #include <boost/json/value.hpp>
 
 #include "base/error.h"
+#include "models/gemma2/definition.h"
 
 namespace lorax {
 namespace {
@@ -114,6 +119,18 @@ TEST(Gemma2ConfigTest, KnowsTheReleasedShapes) {
   EXPECT_EQ(config.head_dim, 128);
   EXPECT_EQ(config.query_pre_attn_scalar, 144.0f);
   EXPECT_THROW(gemma2_preset("gemma2-3b"), Error);
+}
+
+TEST(Gemma2ConfigTest, CountsAttentionsKeys) {
+  const std::unique_ptr<ModelDefinition> definition = preset_gemma2_definition("gemma2-9b");
+  const ModelInfo& info = definition->info();
+  for (const auto& [first, last] : {std::pair{0, 3}, {0, 8160}, {4090, 4100}, {8000, 8001}}) {
+    double pairs = 0.0;
+    for (int position = first; position < last; ++position) {
+      pairs += 21.0 * (position + 1) + 21.0 * std::min(position + 1, 4096);
+    }
+    EXPECT_EQ(info.attention_multiply_adds(first, last), 2.0 * 16 * 256 * pairs);
+  }
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
 #include "models/gemma2/definition.h"
 
+#include <algorithm>
+
 #include "models/gemma2/config.h"
 #include "models/gemma2/flash_gemma2.h"
 
@@ -21,6 +23,8 @@ ModelInfo fill_info(ModelInfo info, const Gemma2Config& config) {
       config.hidden_size *
       (config.num_hidden_layers * (2 * q_size + 2 * kv_size + 3 * config.intermediate_size) +
        config.vocab_size);
+  info.window = config.sliding_window;
+  info.windowed_layers = std::ranges::count(config.layer_is_sliding, true);
   return info;
 }
 
