@@ -9,6 +9,7 @@ For each base, a checkpoint of tests/golden/data, a folder with
     requests.json        one request for each adapter, merge, and the base alone
     logits.safetensors   tensor "i" [length, vocab]: request i, float32, eager attention; and
                          "i.speculative" [length, heads, vocab] where Medusa heads are active
+    errors.json          for each of these tensors, how far it lies from float64's, at most
     greedy.json          argmax continuations by full forwards without a cache, which end before a
                          token that is nearly tied with the second best
 
@@ -18,6 +19,8 @@ to be tested. On a CPU it takes about a minute.
 """
 
 import argparse
+import contextlib
+import copy
 import json
 import math
 import os
@@ -76,7 +79,19 @@ LORA = {
     "bfloat16": (dict(r=1, lora_alpha=2, target_modules="all-linear"), torch.bfloat16),
     "float16": (dict(r=4, lora_alpha=8, target_modules=["k_proj", "gate_proj"]), torch.float16),
     "medusa-lora": (dict(r=4, lora_alpha=8, target_modules=["q_proj", "up_proj"]), torch.float32),
+    # Of a base in float32: rounded to 16 bits it is another weight.
+    "embedding-copy-bfloat16": (dict(r=1, lora_alpha=2, target_modules=["embed_tokens"]),
+                                torch.bfloat16),
+    "saved-both": (dict(r=1, lora_alpha=2, target_modules=["q_proj"],
+                        modules_to_save=["embed_tokens", "lm_head"]), torch.float32),
+    "saved-beside": (dict(r=1, lora_alpha=2, target_modules=["q_proj"],
+                          modules_to_save=["embed_tokens"]), torch.float32),
+    "saved-tied": (dict(r=1, lora_alpha=2, target_modules=["q_proj"], ensure_weight_tying=True,
+                        modules_to_save=["embed_tokens", "lm_head"]), torch.float32),
+    "lora-tied": (dict(r=2, lora_alpha=4, ensure_weight_tying=True,
+                       target_modules=["lm_head", "v_proj"]), torch.float32),
 }
+TIED_ONLY = ("embedding-copy-bfloat16", "saved-both", "saved-beside", "saved-tied", "lora-tied")
 MEDUSA = {"medusa-v1": 1, "medusa-v2": 2}
 # name -> (members, what PEFT calls combination_type and its arguments)
 MERGES = {
@@ -150,7 +165,12 @@ def save_lora(name, base_directory, directory, seed):
     # Relative, whatever the place of the project.
     model.peft_config["default"].base_model_name_or_path = (
         f"tests/golden/data/{base_directory.name}")
-    model.save_pretrained(str(directory))
+    if name == "saved-beside":  # as after training the base, too, which the head still uses
+        with torch.no_grad():
+            weight = model.get_input_embeddings().original_module.weight
+            weight.mul_(1 + 0.1 * torch.randn(weight.shape, generator=generator))
+    model.save_pretrained(str(directory),
+                          save_embedding_layers=True if name == "saved-beside" else "auto")
     (directory / "README.md").unlink(missing_ok=True)
     if dtype != torch.float32:
         change_tensors(directory, lambda tensors: {n: t.to(dtype) for n, t in tensors.items()})
@@ -201,6 +221,17 @@ def speculative_of(model, tensors, ids):
 def logits_of(model, ids):
     with torch.no_grad():
         return model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float()
+
+
+@contextlib.contextmanager
+def float64():
+    """Where transformers computes in float32 whatever the model's type, it takes float64."""
+    float32, to_float = torch.float32, torch.Tensor.float
+    torch.float32, torch.Tensor.float = torch.float64, torch.Tensor.double
+    try:
+        yield
+    finally:
+        torch.float32, torch.Tensor.float = float32, to_float
 
 
 def greedy(model, prompt):
@@ -258,14 +289,23 @@ class Case:
         if medusa is not None:
             inner = model.get_base_model() if isinstance(model, PeftModel) else model
             tensors[".speculative"] = speculative_of(inner, medusa, prompt)
+        with float64():
+            exact = copy.deepcopy(model).double()
+            heads = medusa and {name: tensor.double() for name, tensor in medusa.items()}
+            wanted = {"": exact(input_ids=torch.tensor([prompt]), use_cache=False).logits[0]}
+            if medusa is not None:
+                inner = exact.get_base_model() if isinstance(exact, PeftModel) else exact
+                wanted[".speculative"] = speculative_of(inner, heads, prompt)
+        errors = {suffix: (tensors[suffix].double() - value).abs().max().item()
+                  for suffix, value in wanted.items()}
         effect = (logits - logits_of(self.base, prompt)).abs().max().item()
         spread = "" if medusa is None else (
             f", heads move {(tensors['.speculative'] - logits[:, None]).abs().max().item():.3f}")
         print(f"{self.name}/{label}: moves the logits by {effect:.3f}, {len(ids)} greedy ids, "
-              f"margin {margin:.4f}{spread}", flush=True)
+              f"error {errors['']:.2e}, margin {margin:.4f}{spread}", flush=True)
         if effect < MIN_EFFECT and label != "base" and label not in MEDUSA:
             raise RuntimeError(f"it moves the logits by {effect} only")
-        self.entries.append(({"input_ids": prompt, **fields}, tensors, ids, margin))
+        self.entries.append(({"input_ids": prompt, **fields}, tensors, ids, margin, errors))
 
     def add_base(self, label):
         self.add(label, {"adapter_id": None}, self.base)
@@ -323,7 +363,10 @@ class Case:
         write_json(self.directory / "greedy.json",
                    {"max_new_tokens": NEW_TOKENS,
                     "requests": [{**request, "generated_ids": ids, "min_margin": margin}
-                                 for request, _, ids, margin in self.entries]})
+                                 for request, _, ids, margin, _ in self.entries]})
+        write_json(self.directory / "errors.json",
+                   {f"{i}{suffix}": error for i, entry in enumerate(self.entries)
+                    for suffix, error in entry[4].items()}, 1)
 
 
 def main():
@@ -338,6 +381,8 @@ def main():
             case = Case(args.data, args.out, name)
             case.attempt("base", case.add_base)
             for label in LORA:
+                if label in TIED_ONLY and not case.base.config.tie_word_embeddings:
+                    continue
                 case.attempt(label, case.add_lora)
             for label in MEDUSA:
                 case.attempt(label, case.add_medusa)

@@ -1,10 +1,18 @@
 // The files of an adapter's directory, read as one state of it.
+//
+// Files are known by the names that their formats give them; whatever else lies beside them is
+// none of an adapter's business. LoRA: adapter_config.json and adapter_model.safetensors, or the
+// shards that adapter_model.safetensors.index.json lists. Medusa heads: a config.json with
+// medusa_num_heads, and medusa_lm_head.safetensors; without that, adapter_model.safetensors where
+// there is a LoRA too, and otherwise all *.safetensors, as in LoRAX.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "formats/folder.h"
@@ -32,8 +40,9 @@ class DirectorySnapshot {
   explicit DirectorySnapshot(const std::filesystem::path& directory, const FileBounds& bounds = {});
 
   // Reads the texts and opens the tensor files. Throws Error that says what to do.
-  AdapterFiles open() const;
-  // Throws Error if files have come, gone or changed since the snapshot was taken.
+  AdapterFiles open();
+  // Throws Error if a file that the adapter is read from, or would be if it were there, has come,
+  // gone or changed since the snapshot was taken.
   void check_unchanged() const;
 
  private:
@@ -45,9 +54,22 @@ class DirectorySnapshot {
   using Entries = std::map<std::string, Identity>;  // by file name
 
   Entries list() const;
+  bool has(const std::string& name) const { return entries_.contains(name); }
+  std::vector<std::string> lora_files() const;
+  std::vector<std::string> medusa_files() const;
+  [[noreturn]] void fail_without_weights(std::string_view wanted, std::string_view pickle) const;
 
   Folder folder_;
   Entries entries_;
+  std::set<std::string> opened_;  // of the files without a name of their own: shards, heads
 };
+
+// What tells whether the files of an adapter may have changed: changes with their names, sizes and
+// times. `bytes`: of the tensors' files. Quick. Throws Error if the folder cannot be listed.
+struct AdapterFilesProbe {
+  std::string fingerprint;
+  uint64_t bytes = 0;
+};
+AdapterFilesProbe probe_adapter_files(const Folder& folder);
 
 }  // namespace lorax

@@ -25,8 +25,9 @@ void add_medusa(const AdapterFiles& files, const BaseModel& base, TensorPlan& te
   LORAX_CHECK(embedding != base.modules.end());
   const int64_t vocab_size = embedding->in, hidden_size = embedding->out;
   const std::string origin = files.origin + "/config.json";
-  const MedusaConfig config =
-      parse_medusa_config(files.medusa_text, hidden_size, vocab_size, origin);
+  const MedusaConfig config = parse_medusa_config(files.medusa_text, hidden_size, vocab_size,
+                                                  origin, base.ignored_config_keys);
+  adapter.warnings.insert(adapter.warnings.end(), config.warnings.begin(), config.warnings.end());
   if (!base.name.empty() && !config.base_model_name_or_path.empty() &&
       config.base_model_name_or_path != base.name) {
     adapter.warnings.push_back(
@@ -58,7 +59,7 @@ Adapter read_adapter_files(const AdapterFiles& files, const BaseModel& base) {
 
 Adapter read_adapter(const std::filesystem::path& directory, const BaseModel& base,
                      const FileBounds& bounds) {
-  const DirectorySnapshot snapshot(directory, bounds);
+  DirectorySnapshot snapshot(directory, bounds);
   Adapter adapter;
   try {
     adapter = read_adapter_files(snapshot.open(), base);

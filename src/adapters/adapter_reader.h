@@ -10,8 +10,8 @@
 namespace lorax {
 
 // Reads the LoRA adapter (adapter_config.json), Medusa heads (config.json with medusa_num_heads) or
-// both that the directory holds, with the tensors of all its *.safetensors files. Every key and
-// tensor must be understood and fit the base. Takes memory for each tensor once. Throws Error, of
+// both that the directory holds (adapter_files.h says in which files). Every key and tensor must be
+// understood and fit the base. Takes memory for each tensor once. Throws Error, of
 // one line that names the file, key or tensor and says what to do; also if the directory changes
 // while it is read, or one of its files lies out of bounds. Thread-safe.
 Adapter read_adapter(const std::filesystem::path& directory, const BaseModel& base,

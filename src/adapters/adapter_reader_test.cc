@@ -29,6 +29,22 @@ class AdapterReader : public TestWithAdapter {
     tensors[name + "B"] = numbers({FakeModel::kHidden, 2});
     return tensors;
   }
+  // Instead of adapter_model.safetensors two shards with an index.
+  void write_shards(const Tensors& a, const Tensors& b) const {
+    std::filesystem::remove(directory_ / "adapter_model.safetensors");
+    write_tensors("a.safetensors", a);
+    write_tensors("b.safetensors", b);
+    std::map<std::string, std::string> places;
+    for (const auto& [name, tensor] : a) places[name] = "a.safetensors";
+    for (const auto& [name, tensor] : b) places[name] = "b.safetensors";
+    places.begin()->second = "a.safetensors";
+    std::string map;
+    for (const auto& [name, file] : places) {
+      map += fmt::format("{}\"{}\": \"{}\"", map.empty() ? "" : ", ", name, file);
+    }
+    write_text("adapter_model.safetensors.index.json",
+               fmt::format("{{\"weight_map\": {{{}}}}}", map));
+  }
 };
 
 TEST_F(AdapterReader, ReadsValuesRankAndScale) {
@@ -124,6 +140,89 @@ TEST_F(AdapterReader, CopyThatDiffersReplacesAlsoATiedHead) {
   EXPECT_EQ(alone.digest, tied.digest);
 }
 
+// PEFT copies both into one weight, the head's last.
+TEST_F(AdapterReader, OfTwoCopiesOfATiedWeightTheHeadsCounts) {
+  Tensors tensors = q_tensors(2);
+  tensors[kPrefix + "model.embed_tokens.weight"] = constant({20, 8}, 0.75f);
+  tensors[kPrefix + "lm_head.weight"] = constant({20, 8}, 0.25f);
+  write_adapter(kPlain, tensors);
+  const Adapter adapter = read();
+  ASSERT_EQ(adapter.replaced.size(), 2u);
+  for (const auto& [module, weight] : adapter.replaced) EXPECT_EQ(weight.floats()[0], 0.25f);
+  tensors[kPrefix + "lm_head.weight"] = constant({20, 8}, FakeModel::kWeight);
+  write_adapter(kPlain, tensors);
+  EXPECT_TRUE(read().replaced.empty());
+}
+
+TEST_F(AdapterReader, SavedModulesAndTheBasesCopyBesideThem) {
+  Tensors tensors = q_tensors(2);
+  const std::string embedding = kPrefix + "model.embed_tokens.";
+  tensors[embedding + "weight"] = numbers({20, 8});
+  tensors[embedding + "modules_to_save.weight"] = numbers({20, 8});
+  tensors[embedding + "original_module.weight"] = constant({20, 8}, FakeModel::kWeight);
+  const std::string config = std::string(kPlain) + R"(, "modules_to_save": ["embed_tokens"])";
+  write_adapter(config, tensors);
+  const Adapter plain = read();
+  ASSERT_EQ(plain.replaced.size(), 1u);
+  EXPECT_EQ(plain.replaced.at(0).floats(), numbers({20, 8}).floats());
+  // The base's own weight, which the head still uses.
+  tensors[embedding + "original_module.weight"] = constant({20, 8}, 0.75f);
+  write_adapter(config, tensors);
+  const Adapter changed = read();
+  ASSERT_EQ(changed.replaced.size(), 2u);
+  EXPECT_EQ(changed.replaced.at(0).floats(), numbers({20, 8}).floats());
+  EXPECT_EQ(changed.replaced.at(model_.index("lm_head")).floats()[0], 0.75f);
+}
+
+TEST_F(AdapterReader, TiedSavedModules) {
+  Tensors tensors = q_tensors(2);
+  tensors[kPrefix + "model.embed_tokens.weight"] = numbers({20, 8});
+  const std::string tie = R"(, "ensure_weight_tying": true)";
+  for (const char* names :
+       {R"(["embed_tokens"])", R"(["lm_head"])", R"(["lm_head", "embed_tokens"])"}) {
+    write_adapter(fmt::format("{}{}, \"modules_to_save\": {}", kPlain, tie, names), tensors);
+    const Adapter adapter = read();
+    ASSERT_EQ(adapter.replaced.size(), 2u) << names;
+    EXPECT_EQ(adapter.replaced.at(0).data, adapter.replaced.at(model_.index("lm_head")).data);
+  }
+  // Of an untied base the key means nothing.
+  write_adapter(std::string(kPlain) + tie + R"(, "modules_to_save": ["embed_tokens"])", tensors);
+  const FakeModel untied(false);
+  EXPECT_EQ(read_adapter(directory_, untied.base()).replaced.size(), 1u);
+}
+
+TEST_F(AdapterReader, TiedLora) {
+  for (const char* targets :
+       {R"(["embed_tokens"])", R"(["lm_head"])", R"(".*embed_tokens|lm_head")"}) {
+    write_adapter(
+        fmt::format(R"("r": 2, "ensure_weight_tying": true, "target_modules": {})", targets),
+        embedding_tensors());
+    const Adapter adapter = read();
+    ASSERT_EQ(adapter.lora.size(), 2u) << targets;
+    const LoraWeights& head = adapter.lora.at(model_.index("lm_head"));
+    EXPECT_EQ(head.a.shape, (std::vector<int64_t>{2, 8}));
+    EXPECT_EQ(head.b.shape, (std::vector<int64_t>{20, 2}));
+    EXPECT_EQ(head.b.floats()[3], adapter.lora.at(0).a.floats()[21]);  // [1, 1]
+  }
+}
+
+TEST_F(AdapterReader, TyingOfAnAdapterWithoutEmbeddingMeansNothing) {
+  write_adapter(std::string(kPlain) + R"(, "ensure_weight_tying": true)", q_tensors(2));
+  EXPECT_EQ(read().lora.size(), 2u);
+  EXPECT_TRUE(read().replaced.empty());
+}
+
+TEST_F(AdapterReader, KeysToIgnore) {
+  write_adapter(std::string(kPlain) + R"(, "from_the_future": {"x": NaN})", q_tensors(2));
+  expect_error(error(), directory_.string(), "--ignore-adapter-config-key from_the_future");
+  BaseModel base = model_.base();
+  const std::vector<std::string> ignored = {"from_the_future"};
+  base.ignored_config_keys = ignored;
+  const Adapter adapter = read_adapter(directory_, base);
+  ASSERT_EQ(adapter.warnings.size(), 1u);
+  EXPECT_NE(adapter.warnings[0].find("from_the_future"), std::string::npos);
+}
+
 TEST_F(AdapterReader, ModulesToSave) {
   Tensors tensors = q_tensors(2);
   tensors[kPrefix + "lm_head.weight"] = numbers({20, 8});
@@ -173,12 +272,12 @@ TEST_F(AdapterReader, MedusaBothVersionsAndCombined) {
     return tensors;
   };
   write_text("config.json", R"({"medusa_num_heads": 2, "medusa_num_layers": 1, "version": 2.0})");
-  write_tensors("medusa.safetensors", heads(false));
+  write_tensors("medusa_lm_head.safetensors", heads(false));
   const Adapter two = read();
   EXPECT_EQ(two.kind, AdapterKind::kMedusa);
   EXPECT_EQ(two.medusa->version, 2);
   EXPECT_FALSE(two.medusa->heads.at(1).output);
-  write_tensors("medusa.safetensors", heads(true));
+  write_tensors("medusa_lm_head.safetensors", heads(true));
   const Adapter one = read();
   EXPECT_EQ(one.medusa->version, 1);
   EXPECT_EQ(one.medusa->heads.at(1).output.floats(), numbers({20, 8}).floats());
@@ -202,14 +301,10 @@ TEST_F(AdapterReader, DigestIsOfContent) {
   EXPECT_EQ(whole.size(), 64u);
   Tensors first, second;
   for (const auto& [name, tensor] : q_tensors(2)) (first.empty() ? first : second)[name] = tensor;
-  std::filesystem::remove(directory_ / "adapter_model.safetensors");
-  write_tensors("z.safetensors", first);
-  write_tensors("a.safetensors", second);
+  write_shards(first, second);
   EXPECT_EQ(read().digest, whole);  // whatever the files are
   Tensors other = q_tensors(2);
   other[kPrefix + kQ0 + ".lora_A.weight"] = numbers({2, 8}, 0.5f);
-  std::filesystem::remove(directory_ / "z.safetensors");
-  std::filesystem::remove(directory_ / "a.safetensors");
   write_adapter(kPlain, other);
   EXPECT_NE(read().digest, whole);
   write_adapter(R"("r": 2, "lora_alpha": 9, "target_modules": ["q_proj"])", q_tensors(2));
@@ -217,9 +312,41 @@ TEST_F(AdapterReader, DigestIsOfContent) {
 }
 
 TEST_F(AdapterReader, SameNameInTwoFiles) {
+  const Tensors tensors = q_tensors(2);
+  write_adapter(kPlain, tensors);
+  write_shards(tensors, tensors);
+  expect_error(error(), directory_.string(), "is in both a.safetensors and b.safetensors");
+}
+
+// PEFT opens none of these.
+TEST_F(AdapterReader, ForeignFilesAreNoneOfItsBusiness) {
   write_adapter(kPlain, q_tensors(2));
-  write_tensors("more.safetensors", q_tensors(2));
-  expect_error(error(), directory_.string(), "is in both adapter_model.safetensors and more.safe");
+  const std::string digest = read().digest;
+  write_tensors("value_head.safetensors", {{"v_head.summary.weight", numbers({1, 8})}});
+  write_tensors("model.safetensors", q_tensors(4));
+  write_text("broken.safetensors", "nothing");
+  write_text("adapter_model.bin", "pickle");
+  write_text("optimizer.pt", "pickle");
+  write_text("config.json", "{\"model_type\": ");
+  write_text("adapter_model.safetensors.index.json", "not looked at");
+  std::filesystem::create_symlink("nowhere", directory_ / "dangling.safetensors");
+  EXPECT_EQ(read().digest, digest);
+}
+
+TEST_F(AdapterReader, ShardsByTheirIndex) {
+  Tensors first, second;
+  for (const auto& [name, tensor] : q_tensors(2)) (first.empty() ? first : second)[name] = tensor;
+  write_adapter(kPlain, q_tensors(2));
+  write_shards(first, second);
+  EXPECT_EQ(read().lora.size(), 2u);
+  std::filesystem::remove(directory_ / "b.safetensors");
+  expect_error(error(), directory_.string(), "has no b.safetensors, which adapter_model.safetens");
+  write_text("adapter_model.safetensors.index.json",
+             R"({"weight_map": {"a": "../a.safetensors"}})");
+  expect_error(error(), directory_.string(), "is not the name of a file beside the index");
+  std::filesystem::remove(directory_ / "adapter_model.safetensors.index.json");
+  expect_error(error(), directory_.string(),
+               "has no adapter_model.safetensors; if a.safetensors holds its weights, rename it");
 }
 
 TEST_F(AdapterReader, DirectoriesThatAreNoAdapters) {
@@ -279,7 +406,9 @@ TEST_F(AdapterReader, ChangesWhileReadingAreSeen) {
   EXPECT_EQ(changed([] {}), "no error");
   expect_error(changed([&] { write_tensors("adapter_model.safetensors", q_tensors(2)); }),
                directory_.string(), "adapter_model.safetensors changed");
-  expect_error(changed([&] { write_tensors("new.safetensors", q_tensors(2)); }),
+  EXPECT_EQ(changed([&] { write_tensors("new.safetensors", q_tensors(2)); }), "no error");
+  EXPECT_EQ(changed([&] { write_text("optimizer.pt", ""); }), "no error");
+  expect_error(changed([&] { write_tensors("medusa_lm_head.safetensors", q_tensors(2)); }),
                directory_.string(), "files were added");
   expect_error(changed([&] { std::filesystem::remove(directory_ / "adapter_config.json"); }),
                directory_.string(), "adapter_config.json changed");

@@ -17,8 +17,8 @@ class BaseWeights {
  public:
   virtual ~BaseWeights() = default;
 
-  // Whether `weight`, of the shape of that module's weight, holds the values that the base's
-  // checkpoint has there (norms without Gemma's 1), rounded to the narrower of the two types.
+  // Whether `weight`, of the shape of that module's weight, makes no difference in its place: in
+  // the type that the model computes in, to which PEFT converts it, it has the same values.
   virtual bool equals(size_t module, const HostTensor& weight) const = 0;
 
   // The other module that uses the same weight: a tied head for the embedding, and the other way
@@ -31,6 +31,8 @@ struct BaseModel {
   std::span<const AdapterModule> modules;  // every one that adapters can change, embedding included
   const BaseWeights* weights = nullptr;
   std::string name;  // what adapters call their base: --model-id; "" if unknown
+  // Keys of adapters' configs that may have any value although nothing implements them.
+  std::span<const std::string> ignored_config_keys = {};
 };
 
 }  // namespace lorax

@@ -2,6 +2,7 @@
 
 #include <boost/json/serialize.hpp>
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/error.h"
@@ -98,14 +99,21 @@ std::vector<std::string> ConfigReader::texts(std::string_view key) {
   return result;
 }
 
-void ConfigReader::check_rest() const {
+void ConfigReader::check_rest(std::span<const std::string> ignored,
+                              std::vector<std::string>& warnings) const {
   for (const json::key_value_pair& item : object_) {
     const std::string_view key = item.key();
     if (known_.contains(key) || says_nothing(item.value())) continue;
+    if (std::ranges::find(ignored, key) != ignored.end()) {
+      warnings.push_back(fmt::format("{}: {} is {}, and is ignored as was asked for", origin_,
+                                     printable(key), printable(json::serialize(item.value()))));
+      continue;
+    }
     fail(
         "{}: {} is {}, which this program does not implement; only adapters in which it is null, "
-        "false or empty can be served",
-        origin_, printable(key), printable(json::serialize(item.value())));
+        "false or empty can be served, unless --ignore-adapter-config-key {} says that it may be "
+        "ignored",
+        origin_, printable(key), printable(json::serialize(item.value())), printable(key));
   }
 }
 

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <set>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -31,8 +32,8 @@ class ConfigReader {
   std::vector<std::string> texts(std::string_view key);
 
   // Throws Error unless each key that nobody asked for has a value that says nothing: null, false,
-  // or an empty list, object or text.
-  void check_rest() const;
+  // or an empty list, object or text. One of `ignored` gives a warning instead.
+  void check_rest(std::span<const std::string> ignored, std::vector<std::string>& warnings) const;
 
   // "key is VALUE; it must be ..."
   [[noreturn]] void bad(std::string_view key, std::string_view must) const;

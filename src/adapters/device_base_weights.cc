@@ -29,9 +29,6 @@ std::vector<float> DeviceBaseWeights::rows(size_t module, int64_t first, int64_t
 bool DeviceBaseWeights::equals(size_t module, const HostTensor& weight) const {
   const Tensor& base = modules_[module].weight;
   LORAX_CHECK(base.rank == 2 && weight.elements() == base.numel());
-  // float16 and bfloat16 hold each other's values only in part, so such a pair is compared in the
-  // type that the base was rounded to.
-  const DType narrower = base.dtype == DType::kFloat32 ? weight.dtype : base.dtype;
   const int64_t columns = base.dim(1);
   const int64_t step = std::max<int64_t>(1, kPiece / columns);
   for (int64_t row = 0; row < base.dim(0); row += step) {
@@ -39,10 +36,11 @@ bool DeviceBaseWeights::equals(size_t module, const HostTensor& weight) const {
     const std::vector<float> ours = rows(module, row, count);
     const std::byte* theirs =
         weight.data.get() + row * columns * static_cast<int64_t>(size_of(weight.dtype));
-    std::vector<char> a(ours.size() * size_of(narrower)), b(a.size());
-    convert(ours.data(), DType::kFloat32, a.data(), narrower, ours.size());
-    convert(theirs, weight.dtype, b.data(), narrower, ours.size());
-    if (a != b) return false;
+    std::vector<char> rounded(ours.size() * size_of(base.dtype));
+    convert(theirs, weight.dtype, rounded.data(), base.dtype, ours.size());
+    std::vector<float> values(ours.size());
+    convert(rounded.data(), base.dtype, values.data(), DType::kFloat32, values.size());
+    if (ours != values) return false;
   }
   return true;
 }

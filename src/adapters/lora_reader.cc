@@ -31,19 +31,30 @@ bool is_saved_beside(const AdapterModule& module) {
   return name == "embed_tokens" || name == "lm_head";
 }
 
-bool same_bytes(const HostTensor& a, const HostTensor& b) {
-  return a.dtype == b.dtype && a.shape == b.shape &&
-         std::memcmp(a.data.get(), b.data.get(), a.bytes()) == 0;
+HostTensor transposed(const HostTensor& tensor) {
+  const int64_t rows = tensor.shape[0], columns = tensor.shape[1];
+  HostTensor result = HostTensor::allocate(tensor.dtype, {columns, rows});
+  const size_t size = size_of(tensor.dtype);
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t column = 0; column < columns; ++column) {
+      std::memcpy(result.data.get() + static_cast<size_t>(column * rows + row) * size,
+                  tensor.data.get() + static_cast<size_t>(row * columns + column) * size, size);
+    }
+  }
+  return result;
 }
 
 }  // namespace
 
 void LoraReader::plan(std::string_view config_text, TensorPlan& tensors, Adapter& adapter) {
   const std::string origin = origin_ + "/adapter_config.json";
-  const boost::json::value value = parse_json(config_text, origin);
+  const boost::json::value value = parse_python_json(config_text, origin);
   if (!value.is_object()) fail("{}: must hold a JSON object", origin);
-  PeftConfig config = parse_peft_config(value.get_object(), origin);
-  PeftTargets targets = resolve_peft_targets(config, base_.modules, origin);
+  PeftConfig config = parse_peft_config(value.get_object(), origin, base_.ignored_config_keys);
+  tying_ = tie(config, origin);
+  PeftTargets targets =
+      resolve_peft_targets(config, base_.modules, origin,
+                           tying_ == WeightTying::kLora ? std::optional(head_) : std::nullopt);
   adapter.warnings.insert(adapter.warnings.end(), config.warnings.begin(), config.warnings.end());
   adapter.warnings.insert(adapter.warnings.end(), targets.warnings.begin(), targets.warnings.end());
   if (!base_.name.empty() && !config.base_model_name_or_path.empty() &&
@@ -56,14 +67,43 @@ void LoraReader::plan(std::string_view config_text, TensorPlan& tensors, Adapter
     LoraWeights& weights = adapter.lora[target.module];
     weights.rank = target.rank;
     weights.scale = target.scale;
+    if (tying_ == WeightTying::kLora && target.module == head_) {
+      weights.rank = adapter.lora.at(embedding_).rank;  // whose factors these are
+    }
     claim_lora(target.module, tensors, weights, config.lora_bias, config.use_dora);
   }
-  for (size_t module : targets.saved) {
-    tensors.claim(tensor_name(base_.modules[module], "weight"), weight_shape(base_.modules[module]),
-                  "modules_to_save", &adapter.replaced[module]);
-  }
+  claim_saved(targets.saved, tensors, adapter);
   claim_copies(tensors, adapter);
   adapter.config = std::move(config);
+}
+
+// Finds the modules that share one weight and applies ensure_weight_tying to the config.
+WeightTying LoraReader::tie(PeftConfig& config, std::string_view origin) {
+  if (!config.ensure_weight_tying) return WeightTying::kNone;
+  config.ensure_weight_tying = false;  // unless it has an effect
+  for (size_t i = 0; i < base_.modules.size(); ++i) {
+    const std::optional<size_t> other = base_.weights->tied_to(i);
+    if (base_.modules[i].kind != Kind::kEmbedding || !other) continue;
+    embedding_ = i;
+    head_ = *other;
+    const WeightTying tying = tie_weights(config, base_.modules[i], base_.modules[head_], origin);
+    config.ensure_weight_tying = tying != WeightTying::kNone;
+    return tying;
+  }
+  return WeightTying::kNone;
+}
+
+void LoraReader::claim_saved(std::span<const size_t> saved, TensorPlan& tensors, Adapter& adapter) {
+  saved_.insert(saved.begin(), saved.end());
+  if (tying_ == WeightTying::kSaved) saved_.insert(head_);
+  for (size_t module : saved_) {
+    const AdapterModule& target = base_.modules[module];
+    HostTensor& to = adapter.replaced[module];
+    const std::string name = tensor_name(target, "weight");
+    const bool is_tied = tying_ == WeightTying::kSaved && module == head_;
+    if (is_tied && !tensors.contains(name)) continue;
+    tensors.claim(name, weight_shape(target), "modules_to_save", &to);
+  }
 }
 
 void LoraReader::claim_lora(size_t index, TensorPlan& tensors, LoraWeights& weights, bool bias,
@@ -71,6 +111,10 @@ void LoraReader::claim_lora(size_t index, TensorPlan& tensors, LoraWeights& weig
   const AdapterModule& module = base_.modules[index];
   const std::string owner = fmt::format("LoRA of rank {} on {}", weights.rank, module.name);
   const bool is_embedding = module.kind == Kind::kEmbedding;
+  // Saved with LoRA by VeLoRA, for training.
+  tensors.skip(tensor_name(module, "lora_velora_embed"));
+  const bool is_tied = tying_ == WeightTying::kLora && index == head_;
+  if (is_tied && !tensors.contains(tensor_name(module, "lora_A.weight"))) return;
   tensors.claim(tensor_name(module, is_embedding ? "lora_embedding_A" : "lora_A.weight"),
                 {weights.rank, module.in}, owner, &weights.a);
   tensors.claim(tensor_name(module, is_embedding ? "lora_embedding_B" : "lora_B.weight"),
@@ -86,36 +130,52 @@ void LoraReader::claim_lora(size_t index, TensorPlan& tensors, LoraWeights& weig
 void LoraReader::claim_copies(TensorPlan& tensors, const Adapter& adapter) {
   for (size_t i = 0; i < base_.modules.size(); ++i) {
     const AdapterModule& module = base_.modules[i];
-    if (!is_saved_beside(module) || adapter.replaced.contains(i)) continue;
-    const std::string name =
-        tensor_name(module, adapter.lora.contains(i) ? "base_layer.weight" : "weight");
+    if (!is_saved_beside(module)) continue;
+    // save_embedding_layers beside modules_to_save writes the module's own weight a second time,
+    // under a name that PEFT does not read.
+    if (saved_.contains(i)) tensors.skip(tensor_name(module, "modules_to_save.weight"));
+    const std::string name = tensor_name(module, saved_.contains(i) ? "original_module.weight"
+                                                 : adapter.lora.contains(i) ? "base_layer.weight"
+                                                                            : "weight");
     if (!tensors.contains(name)) continue;
     tensors.claim(name, weight_shape(module), "the copy of the base's weight", &copies_[i]);
   }
 }
 
-void LoraReader::finish(Adapter& adapter) {
-  for (auto& [module, copy] : copies_) {
-    if (base_.weights->equals(module, copy)) continue;
-    const std::string& name = base_.modules[module].name;
-    // PEFT copies it into the one weight that embedding and tied head share. A module that
-    // modules_to_save replaces has a weight of its own.
-    const std::optional<size_t> tied = base_.weights->tied_to(module);
-    if (tied) {
-      const auto other = copies_.find(*tied);
-      if (other != copies_.end() && !same_bytes(copy, other->second)) {
-        fail(
-            "{}: has copies of the base's embedding and of its head that differ, and the base "
-            "uses one weight for both; save the adapter without save_embedding_layers",
-            origin_);
-      }
-      adapter.replaced.try_emplace(*tied, copy);
-    }
-    adapter.warnings.push_back(
-        fmt::format("{}: its copy of {} differs from the base's weight and replaces it{}", origin_,
-                    name, tied ? ", also where the base shares it" : ""));
-    adapter.replaced.insert_or_assign(module, copy);
+void LoraReader::finish_tying(Adapter& adapter) const {
+  if (tying_ == WeightTying::kSaved) {
+    // One weight, into which PEFT copies the embedding's tensor and then the head's.
+    HostTensor& embedding = adapter.replaced.at(embedding_);
+    HostTensor& head = adapter.replaced.at(head_);
+    if (!head) head = embedding;
+    embedding = head;
   }
+  if (tying_ != WeightTying::kLora) return;
+  const LoraWeights& embedding = adapter.lora.at(embedding_);
+  LoraWeights& head = adapter.lora.at(head_);
+  if (head.a) return;
+  head.a = transposed(embedding.b);
+  head.b = transposed(embedding.a);
+}
+
+void LoraReader::finish(Adapter& adapter) {
+  finish_tying(adapter);
+  for (const auto& [module, copy] : copies_) {
+    // PEFT copies into the one weight that embedding and tied head share, the head's last.
+    const std::optional<size_t> tied = base_.weights->tied_to(module);
+    if (tied && *tied > module && copies_.contains(*tied)) continue;
+    if (!base_.weights->equals(module, copy)) finish_copy(module, copy, adapter);
+  }
+}
+
+// The copy stands in for the base's weight, but for modules that have a weight of their own.
+void LoraReader::finish_copy(size_t module, const HostTensor& copy, Adapter& adapter) const {
+  const std::optional<size_t> tied = base_.weights->tied_to(module);
+  if (!saved_.contains(module)) adapter.replaced.insert_or_assign(module, copy);
+  if (tied && !saved_.contains(*tied)) adapter.replaced.insert_or_assign(*tied, copy);
+  adapter.warnings.push_back(
+      fmt::format("{}: its copy of {} differs from the base's weight and replaces it{}", origin_,
+                  base_.modules[module].name, tied ? ", also where the base shares it" : ""));
 }
 
 }  // namespace lorax

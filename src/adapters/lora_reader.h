@@ -2,11 +2,14 @@
 #pragma once
 
 #include <map>
+#include <set>
+#include <span>
 #include <string>
 #include <string_view>
 
 #include "adapters/adapter.h"
 #include "adapters/base_model.h"
+#include "adapters/peft_tying.h"
 #include "adapters/tensor_plan.h"
 
 namespace lorax {
@@ -20,17 +23,26 @@ class LoraReader {
   // tensors. Throws Error. `adapter` must stay where it is until finish().
   void plan(std::string_view config_text, TensorPlan& tensors, Adapter& adapter);
 
-  // After the tensors have been read: PEFT saves embedding and head beside their LoRA; such a copy
-  // is dropped where it equals the base's weight, and stands in for it where it does not.
+  // After the tensors have been read: ties what ensure_weight_tying ties. PEFT saves embedding and
+  // head beside their LoRA; such a copy is dropped where it makes no difference to the base's
+  // weight, and stands in for it where it does.
   void finish(Adapter& adapter);
 
  private:
   void claim_lora(size_t module, TensorPlan& tensors, LoraWeights& weights, bool bias, bool dora);
+  WeightTying tie(PeftConfig& config, std::string_view origin);
+  void claim_saved(std::span<const size_t> saved, TensorPlan& tensors, Adapter& adapter);
   void claim_copies(TensorPlan& tensors, const Adapter& adapter);
+  void finish_tying(Adapter& adapter) const;
+  void finish_copy(size_t module, const HostTensor& copy, Adapter& adapter) const;
 
   const BaseModel& base_;
   std::string origin_;
-  std::map<size_t, HostTensor> copies_;  // by module
+  WeightTying tying_ = WeightTying::kNone;
+  size_t embedding_ = 0, head_ = 0;  // what is tied; without tying_ nothing
+  std::set<size_t> saved_;           // modules_to_save
+  // By module: what is copied into the base's own weight, also where modules_to_save replaces it.
+  std::map<size_t, HostTensor> copies_;
 };
 
 }  // namespace lorax

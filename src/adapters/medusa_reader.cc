@@ -28,8 +28,9 @@ void check_size(ConfigReader& reader, std::string_view key, int64_t base) {
 }  // namespace
 
 MedusaConfig parse_medusa_config(std::string_view text, int64_t hidden_size, int64_t vocab_size,
-                                 std::string_view origin) {
-  const boost::json::value value = parse_json(text, origin);
+                                 std::string_view origin,
+                                 std::span<const std::string> ignored_keys) {
+  const boost::json::value value = parse_python_json(text, origin);
   if (!value.is_object()) fail("{}: must hold a JSON object", origin);
   ConfigReader reader(value.get_object(), origin);
   MedusaConfig config;
@@ -42,7 +43,7 @@ MedusaConfig parse_medusa_config(std::string_view text, int64_t hidden_size, int
   check_size(reader, "hidden_size", hidden_size);
   check_size(reader, "vocab_size", vocab_size);
   for (std::string_view key : kWithoutEffect) reader.find(key);
-  reader.check_rest();
+  reader.check_rest(ignored_keys, config.warnings);
   return config;
 }
 

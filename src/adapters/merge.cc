@@ -44,6 +44,7 @@ void check_member(const MergeMember& member) {
   if (adapter.kind != AdapterKind::kLora) refuse("has Medusa heads");
   if (adapter.config->use_dora) refuse("uses DoRA");
   if (adapter.config->lora_bias) refuse("has biases (lora_bias)");
+  if (adapter.config->ensure_weight_tying) refuse("ties embedding and head (ensure_weight_tying)");
   if (!adapter.replaced.empty()) refuse("replaces weights of the base (modules_to_save)");
 }
 

@@ -28,20 +28,6 @@ class ModelHostAdapter final : public HostAdapter {
   uint64_t device_bytes_;
 };
 
-// Adds the directory's files to the probe: their names, sizes and times.
-uint64_t add_files(const Folder& folder, std::string& fingerprint) {
-  uint64_t bytes = 0;
-  for (const std::string& name : folder.names()) {
-    const std::optional<struct stat> status = folder.find(name);
-    if (!status) continue;
-    const uint64_t size = S_ISREG(status->st_mode) ? static_cast<uint64_t>(status->st_size) : 0;
-    fingerprint +=
-        fmt::format("{} {} {}.{};", name, size, status->st_mtim.tv_sec, status->st_mtim.tv_nsec);
-    if (name.ends_with(".safetensors")) bytes += size;
-  }
-  return bytes;
-}
-
 }  // namespace
 
 ModelAdapter::ModelAdapter(AdapterTables& tables, int slot, const PackedAdapter& packed,
@@ -56,11 +42,13 @@ ModelAdapter::~ModelAdapter() { tables_.clear(slot_); }
 
 ModelAdapterBackend::ModelAdapterBackend(Device& device, std::span<const AdapterModule> modules,
                                          AdapterTables& tables, std::string base_name, Warn warn,
-                                         FileBounds bounds)
+                                         FileBounds bounds,
+                                         std::vector<std::string> ignored_config_keys)
     : device_(device),
       modules_(modules),
       tables_(tables),
       base_name_(std::move(base_name)),
+      ignored_config_keys_(std::move(ignored_config_keys)),
       warn_(std::move(warn)),
       bounds_(std::move(bounds)),
       base_weights_(device, modules) {
@@ -78,10 +66,14 @@ AdapterProbe ModelAdapterBackend::probe(const std::string& id) {
   if (const std::optional<MergeRecipe> recipe = parse_merge_id(id)) {
     // Beside its members a merged adapter is held in float32.
     for (const std::string& member : recipe->ids) {
-      bytes += 3 * add_files(open_adapter(member, bounds_), probe.fingerprint);
+      const AdapterFilesProbe files = probe_adapter_files(open_adapter(member, bounds_));
+      probe.fingerprint += files.fingerprint;
+      bytes += 3 * files.bytes;
     }
   } else {
-    bytes = add_files(open_adapter(id, bounds_), probe.fingerprint);
+    AdapterFilesProbe files = probe_adapter_files(open_adapter(id, bounds_));
+    probe.fingerprint = std::move(files.fingerprint);
+    bytes = files.bytes;
   }
   // The tensors as read, of at least two bytes a value, and packed; panels are filled up.
   const uint64_t panels = modules_.size() * uint64_t{kLoraPanel} * PeftConfig::kMaxRank;
@@ -91,7 +83,7 @@ AdapterProbe ModelAdapterBackend::probe(const std::string& id) {
 }
 
 Adapter ModelAdapterBackend::read(const std::string& id) const {
-  const BaseModel base = {modules_, &base_weights_, base_name_};
+  const BaseModel base = {modules_, &base_weights_, base_name_, ignored_config_keys_};
   const std::optional<MergeRecipe> recipe = parse_merge_id(id);
   if (!recipe) return read_adapter(id, base, bounds_);
   check_merge_parameters(recipe->parameters, recipe->ids.size());

@@ -40,9 +40,10 @@ class ModelAdapterBackend final : public AdapterBackend {
   using Warn = std::function<void(const std::string& warning)>;
 
   // All must outlive this. `base_name`: what adapters may call the model, for a warning. `bounds`:
-  // where the files of adapters may lie.
+  // where the files of adapters may lie. `ignored_config_keys` as in BaseModel.
   ModelAdapterBackend(Device& device, std::span<const AdapterModule> modules, AdapterTables& tables,
-                      std::string base_name, Warn warn, FileBounds bounds = {});
+                      std::string base_name, Warn warn, FileBounds bounds = {},
+                      std::vector<std::string> ignored_config_keys = {});
   ~ModelAdapterBackend() override;
 
   AdapterProbe probe(const std::string& id) override;
@@ -67,6 +68,7 @@ class ModelAdapterBackend final : public AdapterBackend {
   std::span<const AdapterModule> modules_;
   AdapterTables& tables_;
   std::string base_name_;
+  std::vector<std::string> ignored_config_keys_;
   Warn warn_;
   const FileBounds bounds_;
   DeviceBaseWeights base_weights_;

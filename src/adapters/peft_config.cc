@@ -20,6 +20,8 @@ constexpr std::string_view kWithoutEffect[] = {
     "auto_mapping",
     "inference_mode",
     "lora_dropout",
+    // Of layers of Megatron, which the served model has none of.
+    "megatron_config",
     "megatron_core",
     "peft_version",
     "revision",
@@ -30,6 +32,8 @@ constexpr std::string_view kWithoutEffect[] = {
     "eva_config",
     "loftq_config",
     "lora_ga_config",
+    // How training keeps activations; nothing in a forward alone.
+    "velora_config",
 };
 
 void check_kind(ConfigReader& reader) {
@@ -182,7 +186,8 @@ void read_variants(ConfigReader& reader, PeftConfig& config) {
 
 }  // namespace
 
-PeftConfig parse_peft_config(const json::object& object, std::string_view origin) {
+PeftConfig parse_peft_config(const json::object& object, std::string_view origin,
+                             std::span<const std::string> ignored_keys) {
   ConfigReader reader(object, origin);
   PeftConfig config;
   check_kind(reader);
@@ -201,9 +206,10 @@ PeftConfig parse_peft_config(const json::object& object, std::string_view origin
   if (std::ranges::find(config.modules_to_save, "") != config.modules_to_save.end()) {
     reader.bad("modules_to_save", "a list of names");
   }
+  config.ensure_weight_tying = reader.boolean("ensure_weight_tying", false);
   config.base_model_name_or_path = reader.text("base_model_name_or_path");
   for (std::string_view key : kWithoutEffect) reader.find(key);
-  reader.check_rest();
+  reader.check_rest(ignored_keys, config.warnings);
   return config;
 }
 

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -36,6 +37,7 @@ struct PeftConfig {
   bool all_linear = false;  // target_modules is "all-linear": every linear layer but the head
   ModuleSelection exclude_modules;
   std::vector<std::string> modules_to_save;
+  bool ensure_weight_tying = false;
   // Layers that target_modules is restricted to; none: all of them.
   std::vector<int64_t> layers_to_transform;
   // Regular expressions of what stands before a layer's number; none: anything.
@@ -51,7 +53,9 @@ struct PeftConfig {
   std::vector<std::string> warnings;
 };
 
-// Throws Error that begins with `origin` and names the key.
-PeftConfig parse_peft_config(const boost::json::object& object, std::string_view origin);
+// Throws Error that begins with `origin` and names the key. `ignored_keys`, where this program does
+// not implement them, only give a warning.
+PeftConfig parse_peft_config(const boost::json::object& object, std::string_view origin,
+                             std::span<const std::string> ignored_keys = {});
 
 }  // namespace lorax

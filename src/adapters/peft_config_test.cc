@@ -64,14 +64,16 @@ TEST(PeftConfig, WhatPeftSaves) {
 
 TEST(PeftConfig, KeysWithEffectThatAreNotImplemented) {
   for (const char* keys :
-       {"'megatron_config': {'a': 1}", "'layer_replication': [[0, 1]]",
-        "'trainable_token_indices': [1]", "'target_parameters': ['x']",
-        "'alora_invocation_tokens': [1]", "'use_qalora': true", "'use_bdlora': {'nblocks': 2}",
-        "'arrow_config': {'top_k': 1}", "'ensure_weight_tying': true", "'kasa_config': {'k': 1}",
+       {"'layer_replication': [[0, 1]]", "'trainable_token_indices': [1]",
+        "'target_parameters': ['x']", "'alora_invocation_tokens': [1]", "'use_qalora': true",
+        "'use_bdlora': {'nblocks': 2}", "'arrow_config': {'top_k': 1}", "'kasa_config': {'k': 1}",
         "'next_years_feature': 0", "'monteclora_config': {'num_samples': 8}"}) {
     const std::string key = std::string(keys).substr(1, std::string(keys).find('\'', 1) - 1);
     expect_error(error(keys), "test: " + key, "does not implement");
   }
+  EXPECT_EQ(error("'megatron_config': {'a': 1}, 'velora_config': {'num_groups': 2}, "
+                  "'lora_dropout': 0.1, 'ensure_weight_tying': true"),
+            "no error");
   EXPECT_EQ(error("'merge_weights': false, 'enable_lora': null, 'new': [], 'newer': ''"),
             "no error");
 }

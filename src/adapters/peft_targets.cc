@@ -195,10 +195,11 @@ bool is_head(const AdapterModule& module) {
 class Resolver {
  public:
   Resolver(const PeftConfig& config, std::span<const AdapterModule> modules,
-           std::string_view origin)
+           std::string_view origin, std::optional<size_t> tied_head)
       : config_(config),
         modules_(modules),
         origin_(origin),
+        tied_head_(tied_head),
         selector_(config, origin),
         ranks_(config.rank_pattern, "rank_pattern", origin),
         alphas_(config.alpha_pattern, "alpha_pattern", origin) {}
@@ -230,7 +231,7 @@ class Resolver {
   void add_lora(size_t index) {
     const AdapterModule& module = modules_[index];
     const bool is_linear = module.kind == AdapterModule::Kind::kLinear && !is_head(module);
-    if (!selector_.selects(module.name, is_linear)) return;
+    if (index != tied_head_ && !selector_.selects(module.name, is_linear)) return;
     if (module.kind == AdapterModule::Kind::kNorm) refuse(module.name);
     if (module.kind == AdapterModule::Kind::kEmbedding && config_.lora_bias) {
       fail("{}: lora_bias is true and target_modules selects {}; embeddings cannot have one",
@@ -273,6 +274,7 @@ class Resolver {
   const PeftConfig& config_;
   std::span<const AdapterModule> modules_;
   std::string_view origin_;
+  std::optional<size_t> tied_head_;
   Selector selector_;
   Patterns<int64_t> ranks_;
   Patterns<double> alphas_;
@@ -282,8 +284,8 @@ class Resolver {
 }  // namespace
 
 PeftTargets resolve_peft_targets(const PeftConfig& config, std::span<const AdapterModule> modules,
-                                 std::string_view origin) {
-  return Resolver(config, modules, origin).resolve();
+                                 std::string_view origin, std::optional<size_t> tied_head) {
+  return Resolver(config, modules, origin, tied_head).resolve();
 }
 
 }  // namespace lorax

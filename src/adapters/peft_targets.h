@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -26,8 +27,10 @@ struct PeftTargets {
 
 // Throws Error that begins with `origin` for: patterns that are none, or take too long; selections
 // that take in no module, or something that LoRA cannot change (a norm, a layer as a whole);
-// modules that are both saved and adapted.
+// modules that are both saved and adapted. `tied_head`: a module that gets LoRA whether it is
+// selected or not (WeightTying::kLora).
 PeftTargets resolve_peft_targets(const PeftConfig& config, std::span<const AdapterModule> modules,
-                                 std::string_view origin);
+                                 std::string_view origin,
+                                 std::optional<size_t> tied_head = std::nullopt);
 
 }  // namespace lorax

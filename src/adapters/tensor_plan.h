@@ -28,6 +28,9 @@ class TensorPlan {
   void claim(const std::string& name, const std::vector<int64_t>& shape, std::string_view owner,
              HostTensor* to);
 
+  // The tensor of that name, if it is there, is of no use and not read.
+  void skip(const std::string& name) { places_.erase(name); }
+
   // Throws Error that names tensors which nobody claimed.
   void check_all_claimed() const;
 

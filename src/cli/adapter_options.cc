@@ -86,11 +86,17 @@ std::string read_adapter_id(const json::object& request, const std::string& wher
   return id_of(read_recipe(merged->get_object(), where + ": merged_adapters"));
 }
 
+CLI::Option* add_ignored_keys_flag(CLI::App& command, std::vector<std::string>& keys) {
+  return command.add_option("--ignore-adapter-config-key", keys, kIgnoredKeysHelp)
+      ->allow_extra_args(false);
+}
+
 void print_warning(const std::string& warning) { print_error(fmt::format("lorax: {}\n", warning)); }
 
 LoadedAdapters load_adapters(LoadedModel& model, const std::string& model_id,
-                             const std::vector<std::string>& ids) {
-  return LoadedAdapters(model, model_id, ids, print_warning);
+                             const std::vector<std::string>& ids,
+                             const std::vector<std::string>& ignored_config_keys) {
+  return LoadedAdapters(model, model_id, ids, print_warning, ignored_config_keys);
 }
 
 }  // namespace lorax::cli

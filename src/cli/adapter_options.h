@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include <CLI/App.hpp>
 #include <boost/json/object.hpp>
 
 #include "engine/loaded_adapters.h"
@@ -20,9 +21,16 @@ std::string adapter_id_of(const std::string& name);
 // `where`.
 std::string read_adapter_id(const boost::json::object& request, const std::string& where);
 
+inline constexpr const char* kIgnoredKeysHelp =
+    "A key of adapter_config.json that may have any value although this program does not implement "
+    "it: a warning instead of an error. Give it again for more";
+// --ignore-adapter-config-key
+CLI::Option* add_ignored_keys_flag(CLI::App& command, std::vector<std::string>& keys);
+
 // Warnings go to standard error.
 LoadedAdapters load_adapters(LoadedModel& model, const std::string& model_id,
-                             const std::vector<std::string>& ids);
+                             const std::vector<std::string>& ids,
+                             const std::vector<std::string>& ignored_config_keys = {});
 void print_warning(const std::string& warning);
 
 }  // namespace lorax::cli

@@ -36,6 +36,7 @@ struct Options {
   std::vector<std::string> prompts;
   std::vector<std::string> input_ids;
   std::vector<std::string> adapter_ids;
+  std::vector<std::string> ignored_adapter_config_keys;
   int64_t max_new_tokens = 128;
   SamplingParameters sampling{.temperature = 0.0f};
   bool ignore_eos = false;
@@ -204,6 +205,7 @@ EngineOptions engine_options(const Options& options,
   out.max_concurrent_requests = static_cast<int64_t>(requests.size());
   out.max_running_sequences = out.max_concurrent_requests;
   out.base_name = options.model_id;
+  out.ignored_adapter_config_keys = options.ignored_adapter_config_keys;
   out.on_warning = print_warning;
   std::set<std::string> adapters;
   for (const GenerationRequest& request : requests) {
@@ -327,6 +329,7 @@ void add_generate_command(CLI::App& app) {
                    "Directory of a PEFT adapter, or __base_model__. Give it again for more: "
                    "prompts and adapters pair up, one of either goes with all of the other")
       ->allow_extra_args(false);
+  add_ignored_keys_flag(*command, options->ignored_adapter_config_keys);
   command->add_option("--max-new-tokens", options->max_new_tokens, "Tokens to generate at most")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
       ->capture_default_str();

@@ -28,6 +28,7 @@ namespace json = boost::json;
 struct Options {
   std::string model_id;
   std::string requests;
+  std::vector<std::string> ignored_adapter_config_keys;
   std::string out;
   int64_t chunk = 0;
   int64_t decode = 0;
@@ -206,7 +207,8 @@ void run(const Options& options) {
   LoadedModel loaded = load_model(options.model_id, options.device);
   const ModelInfo& info = loaded.info();
   Requests requests = read_requests(options.requests, info);
-  const LoadedAdapters adapters = load_adapters(loaded, options.model_id, requests.adapters);
+  const LoadedAdapters adapters = load_adapters(loaded, options.model_id, requests.adapters,
+                                                options.ignored_adapter_config_keys);
   std::vector<int64_t> heads;
   for (size_t i = 0; i < requests.sequences.size(); ++i) {
     requests.sequences[i].adapter = adapters.slot(requests.adapters[i]);
@@ -240,6 +242,7 @@ void add_logits_command(CLI::App& app) {
                    "JSON file: [{\"input_ids\": [..], \"adapter_id\": null}, ..]; adapter_id is a "
                    "directory or null, merged_adapters an object as in the REST API")
       ->required();
+  add_ignored_keys_flag(*command, options->ignored_adapter_config_keys);
   command
       ->add_option("--out", options->out,
                    "safetensors file to write: tensor \"i\" is [positions, vocabulary] float32")

@@ -84,6 +84,7 @@ EngineOptions base_engine_options(const ServeOptions& options, LoadedModel& mode
   engine.adapter_slots = options.max_active_adapters;
   engine.adapter_bytes = adapter_bytes(options, model);
   engine.base_name = options.model_id;
+  engine.ignored_adapter_config_keys = options.ignored_adapter_config_keys;
   engine.on_warning = [&log](const std::string& warning) { log.warn_once(warning); };
   return engine;
 }

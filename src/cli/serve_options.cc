@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "cli/adapter_options.h"
 
 namespace lorax::cli {
 namespace {
@@ -97,6 +98,8 @@ void add_adapter_flags(CLI::App& command, ServeOptions& options) {
            "weights")
       ->check(CLI::Range(0.0, 0.95))
       ->capture_default_str();
+  group.add("--ignore-adapter-config-key", options.ignored_adapter_config_keys, kIgnoredKeysHelp)
+      ->allow_extra_args(false);
   group.add_flag("--allow-runtime-adapters", options.allow_runtime_adapters,
                  "Offer POST /v1/load_lora_adapter and /v1/unload_lora_adapter");
 }

@@ -31,6 +31,7 @@ struct ServeOptions {
   std::string default_adapter_source;
   int max_active_adapters = 1024;
   double adapter_memory_fraction = 0.1;
+  std::vector<std::string> ignored_adapter_config_keys;
   bool allow_runtime_adapters = false;
 
   // Limits of a request. 0: as the model allows.

@@ -25,6 +25,7 @@ constexpr double kTolerance = 1e-3;
 struct Options {
   std::string model_id;
   std::string adapter_id;
+  std::vector<std::string> ignored_adapter_config_keys;
   DeviceFlags device;
 };
 
@@ -103,7 +104,8 @@ void run(const Options& options) {
   DeviceFlags flags = options.device;
   flags.dtype = "float32";
   LoadedModel loaded = load_model(options.model_id, flags);
-  const LoadedAdapters adapters = load_adapters(loaded, options.model_id, {options.adapter_id});
+  const LoadedAdapters adapters = load_adapters(loaded, options.model_id, {options.adapter_id},
+                                                options.ignored_adapter_config_keys);
   const Adapter adapter = adapters.read(options.adapter_id);
   fmt::print("{}", describe(adapter, loaded.model().adapter_modules()));
   compare(loaded, adapter, adapters, options.adapter_id, flags);
@@ -121,6 +123,7 @@ void add_verify_adapter_command(CLI::App& app) {
   add_model_flag(*command, options->model_id);
   command->add_option("--adapter-id", options->adapter_id, "Directory of a PEFT adapter")
       ->required();
+  add_ignored_keys_flag(*command, options->ignored_adapter_config_keys);
   command->add_option("--device", options->device.device, "Where to run: cpu or cuda")
       ->capture_default_str();
   command->add_option("--threads", options->device.threads, "CPU threads (default: one per core)")

@@ -68,7 +68,8 @@ Engine::Engine(LoadedModel& model, const Tokenizer* tokenizer, EngineOptions opt
   tables_ = std::make_unique<AdapterTables>(device, static_cast<int64_t>(modules.size()),
                                             options.adapter_slots, model.dtype());
   backend_ = std::make_unique<ModelAdapterBackend>(device, modules, *tables_, options.base_name,
-                                                   options.on_warning, options.adapter_bounds);
+                                                   options.on_warning, options.adapter_bounds,
+                                                   options.ignored_adapter_config_keys);
   plan_ = plan_engine(model, options, backend_->is_unified());
   plan_memory(plan_, model, options);
   const bool with_adapters = plan_.serves_adapters();

@@ -54,9 +54,10 @@ struct EngineOptions {
   // Whether a step's forward is asked for before the tokens of the one in front are known: default
   // where the device works beside the host.
   std::optional<bool> overlap;
-  bool measures_device = false;  // StepTimes::device_*
-  std::string base_name;         // what adapters may call the model
-  FileBounds adapter_bounds;     // where the files of adapters may lie
+  bool measures_device = false;                          // StepTimes::device_*
+  std::string base_name;                                 // what adapters may call the model
+  FileBounds adapter_bounds;                             // where the files of adapters may lie
+  std::vector<std::string> ignored_adapter_config_keys;  // of BaseModel
   ModelAdapterBackend::Warn on_warning = [](const std::string&) {};
   // Called after every step, from the engine's thread; must not block.
   std::function<void(const StepReport&)> on_step = [](const StepReport&) {};

@@ -9,8 +9,8 @@
 namespace lorax {
 
 LoadedAdapters::LoadedAdapters(LoadedModel& model, const std::string& base_name,
-                               const std::vector<std::string>& ids,
-                               ModelAdapterBackend::Warn warn) {
+                               const std::vector<std::string>& ids, ModelAdapterBackend::Warn warn,
+                               std::vector<std::string> ignored_config_keys) {
   std::set<std::string> unique(ids.begin(), ids.end());
   unique.erase("");
   const std::vector<AdapterModule>& modules = model.model().adapter_modules();
@@ -18,7 +18,7 @@ LoadedAdapters::LoadedAdapters(LoadedModel& model, const std::string& base_name,
   tables_ = std::make_unique<AdapterTables>(model.device(), static_cast<int64_t>(modules.size()),
                                             slots, model.dtype());
   backend_ = std::make_unique<ModelAdapterBackend>(model.device(), modules, *tables_, base_name,
-                                                   std::move(warn));
+                                                   std::move(warn), std::move(ignored_config_keys));
   // All of them are wanted at once, so what is free is theirs.
   AdapterStoreOptions options;
   options.unified_memory = backend_->is_unified();

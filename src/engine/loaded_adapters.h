@@ -16,10 +16,11 @@ namespace lorax {
 class LoadedAdapters {
  public:
   // Ids as of ModelAdapterBackend; "" is the base model. `model` must outlive this. `base_name`:
-  // what adapters may call it. Throws Error if one cannot be loaded, or they do not fit into
-  // memory.
+  // what adapters may call it; `ignored_config_keys` as in BaseModel. Throws Error if one cannot be
+  // loaded, or they do not fit into memory.
   LoadedAdapters(LoadedModel& model, const std::string& base_name,
-                 const std::vector<std::string>& ids, ModelAdapterBackend::Warn warn);
+                 const std::vector<std::string>& ids, ModelAdapterBackend::Warn warn,
+                 std::vector<std::string> ignored_config_keys = {});
 
   const AdapterTables& tables() const { return *tables_; }
   // kNoAdapter for "". `id` is one of those given.

@@ -18,7 +18,12 @@ namespace lorax {
 // each its own way).
 boost::json::value parse_json(std::string_view text, std::string_view origin);
 
-// The whole file, parsed. Throws Error if it cannot be read or is larger than `max_bytes`.
+// The same for texts that Python may have written: NaN, Infinity and -Infinity are numbers, which a
+// reader must not take for finite ones.
+boost::json::value parse_python_json(std::string_view text, std::string_view origin);
+
+// The whole file, parsed as parse_python_json() does. Throws Error if it cannot be read or is
+// larger than `max_bytes`.
 boost::json::value read_json_file(const std::filesystem::path& file,
                                   uint64_t max_bytes = uint64_t{256} << 20);
 

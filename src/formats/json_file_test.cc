@@ -1,7 +1,10 @@
 #include "formats/json_file.h"
 
 #include <gtest/gtest.h>
+
 #include <sys/stat.h>
+#include <cmath>
+#include <limits>
 
 #include <boost/json/parse.hpp>
 
@@ -65,6 +68,26 @@ TEST(ParseJsonTest, ErrorsNameTheByte) {
   for (const Case& c : cases) {
     expect_error(error_of([&] { parse_json(c.text, "f.json"); }), "f.json: ", c.expected);
   }
+}
+
+TEST(ParseJsonTest, NumbersOfPythonInFilesOnly) {
+  const std::string text = R"({"NaN": "a \"NaN\"", "list": [NaN, Infinity, -Infinity, -1]})";
+  const json::value value = parse_python_json(text, "f");
+  EXPECT_EQ(value.at("NaN"), "a \"NaN\"");
+  const json::array& list = value.at("list").as_array();
+  EXPECT_TRUE(std::isnan(list[0].as_double()));
+  EXPECT_EQ(list[1].as_double(), std::numeric_limits<double>::infinity());
+  EXPECT_EQ(list[2].as_double(), -std::numeric_limits<double>::infinity());
+  EXPECT_EQ(list[3].as_int64(), -1);
+  expect_error(error_of([&] { parse_json(text, "f"); }), "f: ", "not valid JSON at byte 30");
+  // Errors name the byte of the file.
+  const auto error = [](std::string_view wrong) {
+    return error_of([&] { parse_python_json(wrong, "f"); });
+  };
+  expect_error(error("[NaN, x]"), "f: ", "not valid JSON at byte 6");
+  expect_error(error("[NaN, NaN, -Infinity x]"), "f: ", "not valid JSON at byte 21");
+  expect_error(error("[NaNs]"), "f: ", "not valid JSON at byte 4");
+  expect_error(error("{NaN: 1}"), "f: ", "byte 1: a key is a number");
 }
 
 TEST(ParseJsonTest, AsManyValuesAsAreAllowed) {

@@ -17,6 +17,7 @@ namespace fs = std::filesystem;
 namespace json = boost::json;
 
 constexpr std::string_view kSingle = "model.safetensors";
+constexpr uint64_t kMaxIndexBytes = uint64_t{256} << 20;
 constexpr std::string_view kIndex = "model.safetensors.index.json";
 
 // What to do about a directory that has no weights that can be read, by what it has instead.
@@ -57,28 +58,28 @@ bool is_plain_file_name(std::string_view name) {
          std::ranges::none_of(name, is_control);
 }
 
-// tensor name -> file name
-std::map<std::string, std::string> read_weight_map(const fs::path& index) {
-  const json::value value = read_json_file(index);
+}  // namespace
+
+std::map<std::string, std::string> parse_weight_map(std::string_view text,
+                                                    std::string_view origin) {
+  const json::value value = parse_python_json(text, origin);
   const json::object* object = value.if_object();
   const json::value* map = object != nullptr ? object->if_contains("weight_map") : nullptr;
   if (map == nullptr || !map->is_object()) {
-    fail("{}: weight_map is missing; download the file again", index.string());
+    fail("{}: weight_map is missing; download the file again", origin);
   }
   std::map<std::string, std::string> files;
   for (const auto& [name, file] : map->get_object()) {
-    const json::string* text = file.if_string();
-    if (text == nullptr || !is_plain_file_name(*text)) {
-      fail("{}: tensor {} lies in {}, which is not the name of a file beside the index",
-           index.string(), printable(name), printable(json::serialize(file)));
+    const json::string* name_of_file = file.if_string();
+    if (name_of_file == nullptr || !is_plain_file_name(*name_of_file)) {
+      fail("{}: tensor {} lies in {}, which is not the name of a file beside the index", origin,
+           printable(name), printable(json::serialize(file)));
     }
-    files[name] = *text;
+    files[name] = *name_of_file;
   }
-  if (files.empty()) fail("{}: weight_map is empty; download the file again", index.string());
+  if (files.empty()) fail("{}: weight_map is empty; download the file again", origin);
   return files;
 }
-
-}  // namespace
 
 SafetensorsCheckpoint SafetensorsCheckpoint::open(const fs::path& directory) {
   std::error_code error;
@@ -105,7 +106,8 @@ void SafetensorsCheckpoint::open_single(const fs::path& file) {
 }
 
 void SafetensorsCheckpoint::open_shards(const fs::path& index) {
-  const std::map<std::string, std::string> weight_map = read_weight_map(index);
+  const std::map<std::string, std::string> weight_map =
+      parse_weight_map(read_file(index, kMaxIndexBytes), index.string());
   std::map<std::string, size_t> numbers;
   for (const auto& [name, file] : weight_map) numbers.emplace(file, 0);
   for (auto& [file, number] : numbers) {

@@ -12,6 +12,11 @@
 
 namespace lorax {
 
+// Name of a tensor -> name of the file beside the index that holds it, as the text of an index of
+// shards says. Never empty. Throws Error that begins with `origin` for anything else, also for a
+// name that leads out of the directory.
+std::map<std::string, std::string> parse_weight_map(std::string_view text, std::string_view origin);
+
 // Reading is thread-safe.
 class SafetensorsCheckpoint {
  public:

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "formats/json_file.h"
+#include "formats/printable.h"
 #include "models/gemma2/definition.h"
 
 namespace lorax {
@@ -58,6 +59,24 @@ std::optional<DType> read_dtype(const json::object& object, std::string_view ori
   return std::nullopt;
 }
 
+// Weights of a quantised checkpoint have other names and meanings than those of the original.
+void check_quantization(const json::object& object, std::string_view origin) {
+  for (std::string_view key : {"quantization_config", "compression_config"}) {
+    const json::value* value = object.if_contains(key);
+    if (value == nullptr || value->is_null()) continue;
+    const json::object* config = value->if_object();
+    if (config != nullptr && config->empty()) continue;
+    const json::value* method = config != nullptr ? config->if_contains("quant_method") : nullptr;
+    fail(
+        "{}: {} says that the checkpoint is quantised ({}); only unquantised weights (float32, "
+        "bfloat16, float16) can be served: take the original checkpoint; adapters that were "
+        "trained on the quantised one fit it",
+        origin, key,
+        printable(method != nullptr && method->is_string() ? std::string(method->get_string())
+                                                           : json::serialize(*value)));
+  }
+}
+
 const Entry& find_entry(const json::object& object, std::string_view origin) {
   const json::value* type = object.if_contains("model_type");
   if (type == nullptr || !type->is_string()) {
@@ -94,6 +113,7 @@ std::unique_ptr<ModelDefinition> read_model_definition(const fs::path& path) {
   }
   const json::object config = read_object(file);
   const Entry& entry = find_entry(config, origin);
+  check_quantization(config, origin);
   ModelInfo info;
   info.checkpoint_dtype = read_dtype(config, origin);
   add_eos_ids(config, origin, info.eos_token_ids);

@@ -56,24 +56,27 @@ class AdapterGoldenTest : public ::testing::TestWithParam<std::tuple<std::string
     return ids_[i].empty() ? "base" : ids_[i].substr(ids_[i].find_first_not_of('\0'));
   }
 
+  // PEFT's own float32 result lies this far from float64's, so ours, which sums in another order,
+  // may lie twice as far from it, and three times as far from PEFT's.
+  double bound(const std::string& name) const { return 3.0 * errors_.at(name).to_number<double>(); }
+
   void expect_peft(const golden::Logits& got, size_t i) {
     const std::vector<float> want = golden::reference(file_, std::to_string(i));
-    EXPECT_LT(golden::largest_difference(got.logits, want), kTolerance) << label(i);
+    EXPECT_LT(golden::largest_difference(got.logits, want), bound(std::to_string(i))) << label(i);
     const std::string speculative = std::to_string(i) + ".speculative";
     if (file_.find(speculative) == nullptr) {
       EXPECT_TRUE(got.speculative.empty()) << label(i);
     } else {
       EXPECT_LT(golden::largest_difference(got.speculative, golden::reference(file_, speculative)),
-                kTolerance)
+                bound(speculative))
           << label(i);
     }
   }
 
-  static constexpr double kTolerance = 2e-4;
-
   const fs::path path_ = std::get<1>(GetParam());
   LoadedModel loaded_ = load(std::get<0>(GetParam()), kBases / path_.filename(), DType::kFloat32);
   const SafetensorsFile file_ = SafetensorsFile::open(path_ / "logits.safetensors");
+  const json::value errors_ = read_json_file(path_ / "errors.json");
   std::vector<golden::Request> requests_;
   std::vector<std::string> ids_;
 };
