@@ -18,7 +18,8 @@ LoadedAdapters::LoadedAdapters(LoadedModel& model, const std::string& base_name,
   tables_ = std::make_unique<AdapterTables>(model.device(), static_cast<int64_t>(modules.size()),
                                             slots, model.dtype());
   backend_ = std::make_unique<ModelAdapterBackend>(model.device(), modules, *tables_, base_name,
-                                                   std::move(warn), std::move(ignored_config_keys));
+                                                   std::move(warn), FileBounds(),
+                                                   std::move(ignored_config_keys));
   // All of them are wanted at once, so what is free is theirs.
   AdapterStoreOptions options;
   options.unified_memory = backend_->is_unified();
