@@ -1,5 +1,6 @@
 // lorax bench: speed of a shape with random weights, beside what this machine's memory allows.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <chrono>
@@ -8,15 +9,16 @@
 #include <set>
 #include <vector>
 
-#include <boost/json/serialize.hpp>
-#include <boost/json/value.hpp>
+#include <boost/json/object.hpp>
 
 #include "base/core_count.h"
 #include "base/error.h"
 #include "cli/bench_adapters.h"
 #include "cli/bench_engine.h"
+#include "cli/bench_report.h"
 #include "cli/commands.h"
 #include "cli/device_rates.h"
+#include "cli/interrupt.h"
 #include "cli/options.h"
 #include "cli/read_bandwidth.h"
 #include "engine/model_runner.h"
@@ -73,6 +75,55 @@ struct Measurement {
   GraphStats graphs = {};
 };
 
+// `peak`: TFLOP/s of a large product, 0 where it was not measured.
+json::object to_json(const Measurement& m, double peak) {
+  json::object object = {{"phase", m.phase},
+                         {"batch", m.batch},
+                         {"prompt", m.prompt},
+                         {"adapters", m.adapters},
+                         {"adapter_gb", m.adapter_gb},
+                         {"kv_gb", m.kv_gb},
+                         {"ms_per_step", m.seconds * 1e3},
+                         {"host_ms_per_step", m.host_seconds * 1e3},
+                         {"device_ms_per_step", m.device_seconds * 1e3},
+                         {"tokens_per_s", m.tokens_per_second},
+                         {"weight_gb_per_s", m.weight_gb_per_second},
+                         {"tflop_per_s", m.tflop_per_second},
+                         {"attention_tflop_per_s", m.attention_tflop_per_second},
+                         {"read_gb_per_s", m.read_gb_per_second},
+                         {"ratio_to_read", m.ratio_to_read},
+                         {"ratio_of_bytes", m.ratio_of_bytes},
+                         {"graphs", m.graphs.graphs},
+                         {"graph_s", m.graphs.seconds},
+                         {"graph_mb", static_cast<double>(m.graphs.bytes) * 1e-6}};
+  if (peak > 0.0) {
+    object["products_of_peak"] = m.tflop_per_second / peak;
+    object["products_and_attention_of_peak"] =
+        (m.tflop_per_second + m.attention_tflop_per_second) / peak;
+  }
+  return object;
+}
+
+std::string table_header() {
+  return fmt::format(
+      "{:8} {:>6} {:>7} {:>8} {:>10} {:>8} {:>10} {:>10} {:>13} {:>9} {:>10} {:>10} {:>6} {:>9} "
+      "{:>9}",
+      "phase", "batch", "prompt", "adapters", "ms/step", "host ms", "device ms", "tokens/s",
+      "weights GB/s", "TFLOP/s", "attention", "read GB/s", "ratio", "of bytes", "of peak");
+}
+
+std::string table_row(const Measurement& m, double peak) {
+  return fmt::format(
+      "{:8} {:>6} {:>7} {:>8} {:>10.3f} {:>8.3f} {:>10.3f} {:>10.2f} {:>13.2f} {:>9.3f} {:>10.3f} "
+      "{:>10.2f} {:>6.2f} {:>9.2f} {:>9}",
+      m.phase, m.batch, m.prompt, m.adapters, m.seconds * 1e3, m.host_seconds * 1e3,
+      m.device_seconds * 1e3, m.tokens_per_second, m.weight_gb_per_second, m.tflop_per_second,
+      m.attention_tflop_per_second, m.read_gb_per_second, m.ratio_to_read, m.ratio_of_bytes,
+      peak > 0.0 ? fmt::format("{:.2f} {:.2f}", m.tflop_per_second / peak,
+                               (m.tflop_per_second + m.attention_tflop_per_second) / peak)
+                 : "");
+}
+
 double median(std::vector<double> values) {
   std::ranges::sort(values);
   return values[values.size() / 2];
@@ -85,25 +136,31 @@ std::unique_ptr<ModelDefinition> read_shape(const std::string& shape) {
 
 class Bench {
  public:
-  explicit Bench(const Options& options)
+  Bench(const Options& options, BenchReport& report, const Interrupt& interrupt)
       : options_(options),
+        report_(report),
+        interrupt_(interrupt),
         loaded_(LoadedModel::with_random_weights(read_shape(options.shape),
                                                  options.device.load_options())),
         pool_(options.device.threads > 0 ? options.device.threads : usable_cores()) {}
 
-  std::vector<Measurement> run() {
-    std::vector<Measurement> measurements;
+  // Every case, until it is interrupted.
+  void run() {
+    if (!on_host()) peak_ = matmul_rate(loaded_.device());
     for (int64_t batch : options_.batches) {
       for (int64_t prompt : options_.prompts) {
         std::set<int64_t> counts;  // a batch has no more adapters than sequences
         for (int64_t adapters : options_.adapters) counts.insert(std::min(adapters, batch));
-        for (int64_t adapters : counts) run_case(batch, prompt, adapters, measurements);
+        for (int64_t adapters : counts) {
+          if (!interrupt_.has_come()) run_case(batch, prompt, adapters);
+        }
       }
     }
-    return measurements;
   }
 
   LoadedModel& loaded() { return loaded_; }
+  // TFLOP/s of a large product, P; 0 where it was not measured.
+  double peak() const { return peak_; }
   // Whether the device's memory is the host's own.
   bool on_host() {
     return loaded_.device().host_pointer(loaded_.weight_buffers().front().data()) != nullptr;
@@ -112,6 +169,15 @@ class Bench {
   double step_bytes() const {
     return static_cast<double>(loaded_.info().multiply_adds_per_token) *
            static_cast<double>(size_of(loaded_.dtype()));
+  }
+
+  // Where the host cannot read the weights: that of copying the largest.
+  double copy_bandwidth() {
+    const Buffer& largest = *std::ranges::max_element(loaded_.weight_buffers(), {}, &Buffer::bytes);
+    if (copy_.data() == nullptr) {
+      copy_ = Buffer(loaded_.device(), std::min(largest.bytes(), size_t{1} << 30));
+    }
+    return copy_rate(loaded_.device(), copy_.data(), largest.data(), copy_.bytes());
   }
 
  private:
@@ -129,15 +195,6 @@ class Bench {
           static_cast<double>(buffer.bytes()) * 1e-9 / read_bandwidth(pool_, data, buffer.bytes());
     }
     return bytes / seconds * 1e-9;
-  }
-
-  // Where the host cannot read them: that of copying the largest.
-  double copy_bandwidth() {
-    const Buffer& largest = *std::ranges::max_element(loaded_.weight_buffers(), {}, &Buffer::bytes);
-    if (copy_.data() == nullptr) {
-      copy_ = Buffer(loaded_.device(), std::min(largest.bytes(), size_t{1} << 30));
-    }
-    return copy_rate(loaded_.device(), copy_.data(), largest.data(), copy_.bytes());
   }
 
   // Adapters take turns over the sequences.
@@ -276,8 +333,10 @@ class Bench {
     return loaded_.info().attention_multiply_adds(end - rows, end);
   }
 
-  void run_case(int64_t batch, int64_t prompt, int64_t adapter_count,
-                std::vector<Measurement>& measurements) {
+  void add(const Measurement& m) { report_.add(table_row(m, peak_), to_json(m, peak_)); }
+
+  // Of a case that is interrupted, reports the rounds that are whole.
+  void run_case(int64_t batch, int64_t prompt, int64_t adapter_count) {
     const int64_t length = prompt + options_.generate;
     if (length > loaded_.info().max_position_embeddings) {
       fail("--prompt {} and --generate {}: the model takes at most {} tokens in all", prompt,
@@ -294,10 +353,15 @@ class Bench {
     Samples prefills;
     Samples decodes;
     for (int round = -1; round < options_.repeat; ++round) {  // the first warms up
+      if (interrupt_.has_come()) break;
+      report_.progress(fmt::format(
+          "batch {}, prompt {}, adapters {}: {}", batch, prompt, adapter_count,
+          round < 0 ? "warming up" : fmt::format("round {} of {}", round + 1, options_.repeat)));
       std::vector<Sequence> sequences = make_sequences(batch, prompt, adapter_count);
       const double prefill = timed_steps(runner, sequences, 1, prefills, round >= 0);
       bool queue = false;  // every other time, where the device works beside the host
       for (int64_t left = options_.generate - 1; left > 0; left -= kStepsPerProbe) {
+        if (interrupt_.has_come()) break;
         const int64_t count = std::min(left, kStepsPerProbe);
         if (queue) {
           queued_steps(runner, sequences, count, decodes, round >= 0);
@@ -308,47 +372,22 @@ class Bench {
       }
       if (options_.repeat > 1 && round < 0 && prefill > 30.0) ++round;  // warm enough
     }
-    measurements.push_back(
-        measure("prefill", batch, prompt, batch * prompt, adapters, runner, prefills));
+    if (!prefills.seconds.empty()) {
+      add(measure("prefill", batch, prompt, batch * prompt, adapters, runner, prefills));
+    }
     if (!decodes.seconds.empty()) {
-      measurements.push_back(measure("decode", batch, prompt, batch, adapters, runner, decodes));
+      add(measure("decode", batch, prompt, batch, adapters, runner, decodes));
     }
   }
 
   const Options& options_;
+  BenchReport& report_;
+  double peak_ = 0.0;
+  const Interrupt& interrupt_;
   LoadedModel loaded_;
   ThreadPool pool_;  // of the bandwidth's measurement
   Buffer copy_;      // likewise
 };
-
-// `peak`: TFLOP/s of a large product, 0 where it was not measured.
-json::object to_json(const Measurement& m, double peak) {
-  json::object object = {{"phase", m.phase},
-                         {"batch", m.batch},
-                         {"prompt", m.prompt},
-                         {"adapters", m.adapters},
-                         {"adapter_gb", m.adapter_gb},
-                         {"kv_gb", m.kv_gb},
-                         {"ms_per_step", m.seconds * 1e3},
-                         {"host_ms_per_step", m.host_seconds * 1e3},
-                         {"device_ms_per_step", m.device_seconds * 1e3},
-                         {"tokens_per_s", m.tokens_per_second},
-                         {"weight_gb_per_s", m.weight_gb_per_second},
-                         {"tflop_per_s", m.tflop_per_second},
-                         {"attention_tflop_per_s", m.attention_tflop_per_second},
-                         {"read_gb_per_s", m.read_gb_per_second},
-                         {"ratio_to_read", m.ratio_to_read},
-                         {"ratio_of_bytes", m.ratio_of_bytes},
-                         {"graphs", m.graphs.graphs},
-                         {"graph_s", m.graphs.seconds},
-                         {"graph_mb", static_cast<double>(m.graphs.bytes) * 1e-6}};
-  if (peak > 0.0) {
-    object["products_of_peak"] = m.tflop_per_second / peak;
-    object["products_and_attention_of_peak"] =
-        (m.tflop_per_second + m.attention_tflop_per_second) / peak;
-  }
-  return object;
-}
 
 EngineBenchOptions engine_options(const Options& options) {
   EngineBenchOptions engine;
@@ -364,64 +403,57 @@ EngineBenchOptions engine_options(const Options& options) {
   return engine;
 }
 
-void run_engine(const Options& options) {
+// Before the weights are made, which takes a while.
+void announce(const Options& options, BenchReport& report) {
+  report.say(fmt::format("{}{}: prompt {}, batch {}, adapters {}, {} tokens each, {} rounds",
+                         options.shape, options.engine ? ", the engine" : "",
+                         fmt::join(options.prompts, ","), fmt::join(options.batches, ","),
+                         fmt::join(options.adapters, ","), options.generate, options.repeat));
+  report.progress("making random weights");
+}
+
+json::object describe(const Options& options, LoadedModel& loaded, BenchReport& report) {
+  const std::string device = loaded.device().describe();
+  report.say(fmt::format("{} on {}, {:.2f} GB of weights", name_of(loaded.dtype()), device,
+                         static_cast<double>(loaded.weight_bytes()) * 1e-9));
+  return {{"shape", options.shape},
+          {"dtype", name_of(loaded.dtype())},
+          {"device", device},
+          {"weight_bytes", loaded.weight_bytes()}};
+}
+
+void run_engine(const Options& options, BenchReport& report, const Interrupt& interrupt) {
   LoadedModel loaded =
       LoadedModel::with_random_weights(read_shape(options.shape), options.device.load_options());
-  const std::vector<EngineMeasurement> measurements = bench_engine(loaded, engine_options(options));
-  const std::string device = loaded.device().describe();
-  if (!options.as_json) {
-    fmt::print("{} {} on {}, the engine\n", options.shape, name_of(loaded.dtype()), device);
-    return print_table(measurements);
+  json::object about = describe(options, loaded, report);
+  bench_engine(loaded, engine_options(options), report, interrupt);
+  report.finish(std::move(about), interrupt.has_come());
+}
+
+void run_steps(const Options& options, BenchReport& report, const Interrupt& interrupt) {
+  Bench bench(options, report, interrupt);
+  json::object about = describe(options, bench.loaded(), report);
+  report.say(table_header());
+  bench.run();
+  if (options.as_json && !bench.on_host() && !interrupt.has_come()) {
+    about["copy_gb_per_s"] = bench.copy_bandwidth();  // C
+    about["matmul_tflop_per_s"] = bench.peak();
   }
-  json::array results;
-  for (const EngineMeasurement& m : measurements) results.push_back(to_json(m));
-  const json::object report{{"shape", options.shape},
-                            {"dtype", name_of(loaded.dtype())},
-                            {"device", device},
-                            {"weight_bytes", loaded.weight_bytes()},
-                            {"results", std::move(results)}};
-  fmt::print("{}\n", json::serialize(report));
+  report.finish(std::move(about), interrupt.has_come());
 }
 
 void run(const Options& options) {
-  if (options.engine) return run_engine(options);
-  Bench bench(options);
-  const std::string device = bench.loaded().device().describe();
-  const std::vector<Measurement> measurements = bench.run();
-  const double peak = bench.on_host() ? 0.0 : matmul_rate(bench.loaded().device());  // P
-  if (options.as_json) {
-    json::array results;
-    for (const Measurement& m : measurements) results.push_back(to_json(m, peak));
-    json::object report{{"shape", options.shape},
-                        {"dtype", name_of(bench.loaded().dtype())},
-                        {"device", device},
-                        {"weight_bytes", bench.loaded().weight_bytes()}};
-    if (!bench.on_host()) {
-      report["copy_gb_per_s"] = measurements.front().read_gb_per_second;  // C
-      report["matmul_tflop_per_s"] = peak;
+  const Interrupt interrupt;
+  {
+    BenchReport report(options.as_json);
+    announce(options, report);
+    if (options.engine) {
+      run_engine(options, report, interrupt);
+    } else {
+      run_steps(options, report, interrupt);
     }
-    report["results"] = std::move(results);
-    fmt::print("{}\n", json::serialize(report));
-    return;
   }
-  fmt::print("{} {} on {}, {:.2f} GB of weights\n", options.shape, name_of(bench.loaded().dtype()),
-             device, static_cast<double>(bench.loaded().weight_bytes()) * 1e-9);
-  fmt::print(
-      "{:8} {:>6} {:>7} {:>8} {:>10} {:>8} {:>10} {:>10} {:>13} {:>9} {:>10} {:>10} {:>6} {:>9} "
-      "{:>9}\n",
-      "phase", "batch", "prompt", "adapters", "ms/step", "host ms", "device ms", "tokens/s",
-      "weights GB/s", "TFLOP/s", "attention", "read GB/s", "ratio", "of bytes", "of peak");
-  for (const Measurement& m : measurements) {
-    fmt::print(
-        "{:8} {:>6} {:>7} {:>8} {:>10.3f} {:>8.3f} {:>10.3f} {:>10.2f} {:>13.2f} {:>9.3f} "
-        "{:>10.3f} {:>10.2f} {:>6.2f} {:>9.2f} {:>9}\n",
-        m.phase, m.batch, m.prompt, m.adapters, m.seconds * 1e3, m.host_seconds * 1e3,
-        m.device_seconds * 1e3, m.tokens_per_second, m.weight_gb_per_second, m.tflop_per_second,
-        m.attention_tflop_per_second, m.read_gb_per_second, m.ratio_to_read, m.ratio_of_bytes,
-        peak > 0.0 ? fmt::format("{:.2f} {:.2f}", m.tflop_per_second / peak,
-                                 (m.tflop_per_second + m.attention_tflop_per_second) / peak)
-                   : "");
-  }
+  interrupt.end_if_come();
 }
 
 }  // namespace

@@ -49,6 +49,8 @@ class Round {
     places_.acquire();
     return std::make_shared<Sink>(*this);
   }
+  // So many requests will not come.
+  void skip(int64_t requests) { left_.count_down(requests); }
   // Throws Error if a request failed.
   void wait() {
     left_.wait();
@@ -101,9 +103,10 @@ std::vector<std::string> adapters_in(const std::string& directory, int64_t count
 class Case {
  public:
   Case(LoadedModel& model, const EngineBenchOptions& options, int64_t batch, int64_t prompt,
-       int64_t adapters)
+       int64_t adapters, const Interrupt& interrupt)
       : model_(model),
         options_(options),
+        interrupt_(interrupt),
         batch_(batch),
         prompt_(prompt),
         adapters_(adapters_in(options.adapter_dir, adapters)) {
@@ -114,7 +117,8 @@ class Case {
     shares_ = std::discrete_distribution<size_t>(weights.begin(), weights.end());
   }
 
-  EngineMeasurement run() {
+  // None if it was interrupted before a round was whole.
+  std::optional<EngineMeasurement> run() {
     EngineMeasurement m{.batch = batch_, .prompt = prompt_, .adapters = std::ssize(adapters_)};
     std::vector<double> rates;
     {
@@ -126,9 +130,11 @@ class Case {
       const int64_t requests = options_.requests > 0 ? options_.requests : batch_;
       for (int round = 0; round < options_.repeat; ++round) {
         const double seconds = run_round(engine, requests, /*in_turns=*/options_.zipf < 0.0);
+        if (interrupt_.has_come()) break;
         rates.push_back(static_cast<double>(requests * options_.generate) / seconds);
       }
     }  // the last step's report comes after its request's end
+    if (rates.empty()) return std::nullopt;
     std::vector<double> seconds, host_seconds, forward_seconds, sampling_seconds, idle_seconds;
     for (const StepReport& report : reports_) {
       if (report.sequences != batch_ || report.tokens != batch_) continue;
@@ -165,13 +171,18 @@ class Case {
     return engine;
   }
 
-  // Adapters take turns over the requests, or have their shares of them. Returns its seconds.
+  // Adapters take turns over the requests, or have their shares of them. Returns its seconds. After
+  // an interrupt no more requests come.
   double run_round(Engine& engine, int64_t requests, bool in_turns) {
     Round round(requests, batch_);
     std::uniform_int_distribution<int32_t> ids(0,
                                                static_cast<int32_t>(model_.info().vocab_size - 1));
     const Clock::time_point start = Clock::now();
     for (int64_t i = 0; i < requests; ++i) {
+      if (interrupt_.has_come()) {
+        round.skip(requests - i);
+        break;
+      }
       GenerationRequest request;
       for (int64_t j = 0; j < prompt_; ++j) request.prompt.push_back(ids(random_));
       if (!adapters_.empty()) {
@@ -189,6 +200,7 @@ class Case {
 
   LoadedModel& model_;
   const EngineBenchOptions& options_;
+  const Interrupt& interrupt_;
   const int64_t batch_;
   const int64_t prompt_;
   const std::vector<std::string> adapters_;
@@ -198,21 +210,7 @@ class Case {
   std::mt19937 random_{1};
 };
 
-}  // namespace
-
-std::vector<EngineMeasurement> bench_engine(LoadedModel& model, const EngineBenchOptions& options) {
-  std::vector<EngineMeasurement> measurements;
-  for (int64_t batch : options.batches) {
-    for (int64_t prompt : options.prompts) {
-      for (int64_t adapters : options.adapters) {
-        measurements.push_back(Case(model, options, batch, prompt, adapters).run());
-      }
-    }
-  }
-  return measurements;
-}
-
-boost::json::value to_json(const EngineMeasurement& m) {
+boost::json::object to_json(const EngineMeasurement& m) {
   return {{"phase", "engine"},
           {"batch", m.batch},
           {"prompt", m.prompt},
@@ -228,17 +226,35 @@ boost::json::value to_json(const EngineMeasurement& m) {
           {"round_tokens_per_s", m.round_tokens_per_second}};
 }
 
-void print_table(const std::vector<EngineMeasurement>& measurements) {
-  fmt::print("{:>6} {:>7} {:>8} {:>8} {:>10} {:>8} {:>8} {:>6} {:>10} {:>15}\n", "batch", "prompt",
-             "adapters", "overlap", "ms/step", "host ms", "idle ms", "idle", "tokens/s",
-             "round tokens/s");
-  for (const EngineMeasurement& m : measurements) {
-    fmt::print(
-        "{:>6} {:>7} {:>8} {:>8} {:>10.3f} {:>8.3f} {:>8.3f} {:>5.1f}% {:>10.1f} {:>15.1f}\n",
-        m.batch, m.prompt, m.adapters, m.overlap ? "yes" : "no", m.seconds * 1e3,
-        m.host_seconds * 1e3, m.idle_seconds * 1e3,
-        m.seconds > 0.0 ? m.idle_seconds / m.seconds * 100 : 0.0, m.tokens_per_second,
-        m.round_tokens_per_second);
+std::string table_header() {
+  return fmt::format("{:>6} {:>7} {:>8} {:>8} {:>10} {:>8} {:>8} {:>6} {:>10} {:>15}", "batch",
+                     "prompt", "adapters", "overlap", "ms/step", "host ms", "idle ms", "idle",
+                     "tokens/s", "round tokens/s");
+}
+
+std::string table_row(const EngineMeasurement& m) {
+  return fmt::format(
+      "{:>6} {:>7} {:>8} {:>8} {:>10.3f} {:>8.3f} {:>8.3f} {:>5.1f}% {:>10.1f} {:>15.1f}", m.batch,
+      m.prompt, m.adapters, m.overlap ? "yes" : "no", m.seconds * 1e3, m.host_seconds * 1e3,
+      m.idle_seconds * 1e3, m.seconds > 0.0 ? m.idle_seconds / m.seconds * 100 : 0.0,
+      m.tokens_per_second, m.round_tokens_per_second);
+}
+
+}  // namespace
+
+void bench_engine(LoadedModel& model, const EngineBenchOptions& options, BenchReport& report,
+                  const Interrupt& interrupt) {
+  report.say(table_header());
+  for (int64_t batch : options.batches) {
+    for (int64_t prompt : options.prompts) {
+      for (int64_t adapters : options.adapters) {
+        if (interrupt.has_come()) return;
+        report.progress(fmt::format("batch {}, prompt {}, adapters {}", batch, prompt, adapters));
+        const std::optional<EngineMeasurement> measured =
+            Case(model, options, batch, prompt, adapters, interrupt).run();
+        if (measured) report.add(table_row(*measured), to_json(*measured));
+      }
+    }
   }
 }
 

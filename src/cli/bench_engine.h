@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include <boost/json/value.hpp>
-
+#include "cli/bench_report.h"
+#include "cli/interrupt.h"
 #include "engine/loaded_model.h"
 
 namespace lorax::cli {
@@ -43,11 +43,10 @@ struct EngineMeasurement {
   double round_tokens_per_second = 0.0;
 };
 
-// Every batch with every prompt and number of adapters. Throws Error for cases that the model or
+// Every batch with every prompt and number of adapters, until `interrupt`; each is reported when it
+// is measured. Throws Error for cases that the model or
 // the memory does not allow, or without an adapter_dir that holds as many adapters.
-std::vector<EngineMeasurement> bench_engine(LoadedModel& model, const EngineBenchOptions& options);
-
-boost::json::value to_json(const EngineMeasurement& measurement);
-void print_table(const std::vector<EngineMeasurement>& measurements);
+void bench_engine(LoadedModel& model, const EngineBenchOptions& options, BenchReport& report,
+                  const Interrupt& interrupt);
 
 }  // namespace lorax::cli
