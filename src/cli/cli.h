@@ -1,4 +1,4 @@
-// The command line: `lorax <command> [flags]`.
+// The command line: `lorax <command> [flags]`, `lorax help [<command>]`.
 #pragma once
 
 namespace lorax {

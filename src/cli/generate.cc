@@ -45,11 +45,6 @@ struct Options {
   std::string load_format = "auto";
 };
 
-bool has_tokenizer(const std::filesystem::path& directory) {
-  return std::filesystem::exists(directory / "tokenizer.json") ||
-         std::filesystem::exists(directory / "tokenizer.model");
-}
-
 // One of the texts to generate: its prompt and its adapter.
 struct Job {
   std::string prompt;   // as given: text or ids
@@ -234,7 +229,7 @@ void run(const Options& options) {
   const bool is_ids = !options.input_ids.empty();
   std::unique_ptr<Tokenizer> tokenizer;
   if (!is_ids || !options.as_json || has_tokenizer(options.model_id)) {
-    tokenizer = load_tokenizer(options.model_id);
+    tokenizer = load_model_tokenizer(options.model_id);
   }
   const std::vector<Job> jobs = make_jobs(options);
   std::vector<GenerationRequest> requests;

@@ -9,6 +9,7 @@
 
 #include "cli/commands.h"
 #include "cli/options.h"
+#include "models/checkpoint_folder.h"
 
 namespace lorax::cli {
 namespace {
@@ -22,6 +23,7 @@ struct Options {
 };
 
 void run(const Options& options) {
+  require_checkpoint(options.model_id);
   const std::unique_ptr<ModelDefinition> definition = read_model_definition(options.model_id);
   const ModelInfo& info = definition->info();
   const SafetensorsCheckpoint checkpoint = SafetensorsCheckpoint::open(options.model_id);

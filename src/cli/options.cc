@@ -2,24 +2,49 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
+#include <cctype>
 #include <charconv>
+#include <utility>
 
 #include "base/error.h"
 #include "base/standard_files.h"
+#include "models/checkpoint_folder.h"
 
 namespace lorax::cli {
 namespace {
 
 constexpr uint64_t kLargeModel = uint64_t{512} << 20;
 
+// Names that others use of what a model computes in.
+constexpr std::array<std::pair<std::string_view, DType>, 8> kDTypeNames = {
+    {{"float32", DType::kFloat32},
+     {"fp32", DType::kFloat32},
+     {"float", DType::kFloat32},
+     {"bfloat16", DType::kBFloat16},
+     {"bf16", DType::kBFloat16},
+     {"float16", DType::kFloat16},
+     {"fp16", DType::kFloat16},
+     {"half", DType::kFloat16}}};
+
 }  // namespace
+
+std::string environment_name(std::string_view flag) {
+  std::string name(flag.substr(flag.find_first_not_of('-')));
+  std::ranges::transform(name, name.begin(), [](unsigned char c) {
+    return c == '-' ? '_' : static_cast<char>(std::toupper(c));
+  });
+  return name;
+}
 
 void DeviceFlags::add_to(CLI::App& command) {
   command.add_option("--device", device, "Where to run: cpu, cuda or cuda:<index>")
       ->capture_default_str();
-  command.add_option("--dtype", dtype,
-                     "float32, bfloat16 or float16 (default: float32 for a float32 checkpoint, "
-                     "bfloat16 otherwise)");
+  command.add_option(
+      "--dtype", dtype,
+      "float32, bfloat16 or float16, also fp32, bf16 or fp16 (default: float32 for a "
+      "float32 checkpoint, bfloat16 otherwise)");
   command.add_option("--threads", threads, "CPU threads (default: one per core)")
       ->check(CLI::Range(1, 1024));
   command
@@ -35,17 +60,19 @@ LoadOptions DeviceFlags::load_options() const {
   LoadOptions options;
   options.device = {
       .name = device, .threads = threads, .cuda_memory_fraction = cuda_memory_fraction};
-  if (!dtype.empty()) {
-    options.dtype = parse_dtype(dtype);
-    if (!options.dtype || *options.dtype == DType::kInt32 || *options.dtype == DType::kInt64) {
-      fail("--dtype {}: must be float32, bfloat16 or float16", dtype);
-    }
+  if (!dtype.empty() && dtype != "auto") {
+    const auto* named = std::ranges::find(kDTypeNames, std::string_view(dtype),
+                                          [](const auto& entry) { return entry.first; });
+    if (named == kDTypeNames.end()) fail("--dtype {}: must be float32, bfloat16 or float16", dtype);
+    options.dtype = named->second;
   }
   return options;
 }
 
 void add_model_flag(CLI::App& command, std::string& model_id) {
-  command.add_option("--model-id", model_id, "Directory of a Hugging Face checkpoint")->required();
+  command.add_option("--model-id", model_id, "Directory of a Hugging Face checkpoint")
+      ->required()
+      ->envname("MODEL_ID");
 }
 
 void add_load_format_flag(CLI::App& command, std::string& load_format) {
@@ -55,6 +82,11 @@ void add_load_format_flag(CLI::App& command, std::string& load_format) {
                   "config.json alone, for benchmarks and planning")
       ->check(CLI::IsMember({"auto", "safetensors", "dummy"}))
       ->capture_default_str();
+}
+
+std::unique_ptr<Tokenizer> load_model_tokenizer(const std::string& model_id) {
+  if (!has_tokenizer(model_id)) require_checkpoint(model_id);
+  return load_tokenizer(model_id);
 }
 
 LoadedModel load_model(const std::string& model_id, const DeviceFlags& flags,
@@ -69,6 +101,7 @@ LoadedModel load_model(const std::string& model_id, const DeviceFlags& flags,
                               static_cast<double>(total) * 1e-9, percent == 100 ? "\n" : ""));
     };
   }
+  require_checkpoint(model_id);
   if (load_format == "dummy") {
     return LoadedModel::with_random_weights(read_model_definition(model_id), options);
   }

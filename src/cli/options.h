@@ -5,13 +5,18 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <CLI/App.hpp>
 
 #include "engine/loaded_model.h"
+#include "text/tokenizer.h"
 
 namespace lorax::cli {
+
+// The environment variable of a flag: "--num-shard" is NUM_SHARD, as LoRAX's launcher has them.
+std::string environment_name(std::string_view flag);
 
 // --device, --dtype, --threads, --cuda-memory-fraction.
 struct DeviceFlags {
@@ -30,6 +35,10 @@ void add_model_flag(CLI::App& command, std::string& model_id);
 
 // --load-format.
 void add_load_format_flag(CLI::App& command, std::string& load_format);
+
+// Throws Error if `model_id` is no checkpoint (models/checkpoint_folder.h) or has no tokenizer that
+// can be read.
+std::unique_ptr<Tokenizer> load_model_tokenizer(const std::string& model_id);
 
 // Loads a checkpoint, or makes random weights in its shape if `load_format` is "dummy"; draws a
 // progress line on standard error while a large one loads, if that is a terminal.

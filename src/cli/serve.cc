@@ -138,7 +138,7 @@ class Serving {
           const std::function<void(const std::string& error)>& on_failed)
       : options_(options),
         log_(log),
-        tokenizer_(load_tokenizer(options.model_id)),
+        tokenizer_(load_model_tokenizer(options.model_id)),
         adapters_(adapter_directory(options), options.adapter_id,
                   {options.adapter_roots.begin(), options.adapter_roots.end()}),
         chat_(chat_templates(options), *tokenizer_, {.fold_system = !options.refuse_system_role},

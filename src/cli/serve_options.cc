@@ -9,37 +9,15 @@
 
 #include "base/error.h"
 #include "cli/adapter_options.h"
+#include "cli/launcher_flags.h"
 
 namespace lorax::cli {
 namespace {
-
-// Schedules and processes that are LoRAX's own. Taken, so that its start scripts work.
-constexpr std::array<std::string_view, 13> kWithoutEffect = {"--source",
-                                                             "--waiting-served-ratio",
-                                                             "--max-waiting-tokens",
-                                                             "--eager-prefill",
-                                                             "--adapter-cycle-time-s",
-                                                             "--memory-wiggle-room",
-                                                             "--backend",
-                                                             "--compile",
-                                                             "--eager",
-                                                             "--compile-max-batch-size",
-                                                             "--compile-max-rank",
-                                                             "--compile-batch-size",
-                                                             "--disable-sgmv"};
 
 // LoRAX's names among them.
 const std::map<std::string, LogLevel> kLogLevels = {
     {"trace", LogLevel::kDebug},     {"debug", LogLevel::kDebug},  {"info", LogLevel::kInfo},
     {"warning", LogLevel::kWarning}, {"warn", LogLevel::kWarning}, {"error", LogLevel::kError}};
-
-std::string environment_name(const std::string& flag) {
-  std::string name = flag.substr(flag.find_first_not_of('-'));
-  std::ranges::transform(name, name.begin(), [](unsigned char c) {
-    return c == '-' ? '_' : static_cast<char>(std::toupper(c));
-  });
-  return name;
-}
 
 // Adds options to one group of the help text, each with its environment variable.
 class Group {
@@ -212,23 +190,10 @@ void add_server_flags(CLI::App& command, ServeOptions& options) {
       ->capture_default_str();
 }
 
-void add_flags_without_effect(CLI::App& command, ServeOptions& options) {
-  for (const std::string_view name : kWithoutEffect) {
-    const std::string flag(name);
-    command
-        .add_option_function<std::string>(
-            flag, [&options, flag](const std::string&) { options.without_effect.push_back(flag); },
-            "")
-        ->expected(0, 1)
-        ->group("");  // not in the help text
-  }
-}
-
 }  // namespace
 
 void ServeOptions::add_to(CLI::App& command) {
   add_model_flag(command, model_id);
-  command.get_option("--model-id")->envname("MODEL_ID");
   device.add_to(command);
   command.get_option("--cuda-memory-fraction")->envname("CUDA_MEMORY_FRACTION");
   add_load_format_flag(command, load_format);
@@ -242,7 +207,7 @@ void ServeOptions::add_to(CLI::App& command) {
   add_request_flags(command, *this);
   add_step_flags(command, *this);
   add_server_flags(command, *this);
-  add_flags_without_effect(command, *this);
+  add_launcher_flags(command, without_effect);
 }
 
 void ServeOptions::check() const {

@@ -53,7 +53,7 @@ json::value convert(const json::value& item, const Tokenizer& tokenizer, const O
 }
 
 void run(const Options& options) {
-  const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(options.model_id);
+  const std::unique_ptr<Tokenizer> tokenizer = load_model_tokenizer(options.model_id);
   const std::string input{std::istreambuf_iterator<char>(std::cin), {}};
   if (!options.as_json) {
     if (options.decode) fail("--decode reads arrays of ids: use it with --json");

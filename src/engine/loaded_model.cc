@@ -3,6 +3,7 @@
 #include "base/core_count.h"
 #include "base/error.h"
 #include "device/dry_run.h"
+#include "models/checkpoint_folder.h"
 
 namespace lorax {
 
@@ -19,6 +20,7 @@ uint64_t check_weights(const ModelDefinition& definition, const TensorSource& so
 
 LoadedModel LoadedModel::from_checkpoint(const std::filesystem::path& directory,
                                          const LoadOptions& options) {
+  require_checkpoint(directory);
   std::unique_ptr<ModelDefinition> definition = read_model_definition(directory);
   auto checkpoint = std::make_unique<SafetensorsCheckpoint>(SafetensorsCheckpoint::open(directory));
   auto source = std::make_unique<CheckpointSource>(*checkpoint);

@@ -6,6 +6,7 @@
 #include <cerrno>
 
 #include "base/error.h"
+#include "formats/lfs_pointer.h"
 
 namespace lorax {
 
@@ -38,6 +39,7 @@ std::string read_whole(const FileDescriptor& file, const std::string& origin, ui
   std::string text(bytes, '\0');
   const std::string reason = read_fully(file, text.data(), bytes, 0);
   if (!reason.empty()) fail("{}: cannot be read: {}", origin, reason);
+  refuse_lfs_pointer(text, origin);
   return text;
 }
 

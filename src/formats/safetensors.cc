@@ -14,6 +14,7 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "formats/json_file.h"
+#include "formats/lfs_pointer.h"
 #include "formats/printable.h"
 
 namespace lorax {
@@ -223,6 +224,9 @@ SafetensorsFile SafetensorsFile::open(FileDescriptor file, const std::filesystem
   };
 
   const uint64_t size = static_cast<uint64_t>(status.st_size);
+  std::string begin(std::min<uint64_t>(size, 64), '\0');
+  read(begin.data(), begin.size(), 0);
+  refuse_lfs_pointer(begin, path.string());
   uint8_t prefix[8];
   if (size < sizeof(prefix)) {
     fail("{}: {} bytes are too few for a safetensors file; download it again", path.string(), size);

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "formats/json_file.h"
 #include "formats/printable.h"
+#include "models/checkpoint_folder.h"
 #include "models/gemma2/definition.h"
 
 namespace lorax {
@@ -101,16 +102,10 @@ json::object read_object(const fs::path& file) {
 
 std::unique_ptr<ModelDefinition> read_model_definition(const fs::path& path) {
   std::error_code ignored;
-  const bool is_directory = fs::is_directory(path, ignored);
-  if (!is_directory && !fs::exists(path, ignored)) {
-    fail("{}: no such directory; --model-id takes a Hugging Face checkpoint directory",
-         path.string());
-  }
+  const bool is_directory = !fs::is_regular_file(path, ignored);
+  if (is_directory) require_checkpoint(path);
   const fs::path file = is_directory ? path / "config.json" : path;
   const std::string origin = file.string();
-  if (!fs::exists(file, ignored)) {
-    fail("{}: no such file; a checkpoint directory holds config.json", origin);
-  }
   const json::object config = read_object(file);
   const Entry& entry = find_entry(config, origin);
   check_quantization(config, origin);

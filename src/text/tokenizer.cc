@@ -1,6 +1,7 @@
 #include "text/tokenizer.h"
 
 #include <algorithm>
+#include <array>
 
 #include "base/error.h"
 #include "text/bpe_tokenizer.h"
@@ -13,6 +14,8 @@ namespace lorax {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr std::array kFileNames = {"tokenizer.json", "tokenizer.model"};  // the first one counts
 
 std::unique_ptr<Tokenizer> load_named(const Folder& folder, const fs::path& name) {
   constexpr const char* kConfig = "tokenizer_config.json";
@@ -60,11 +63,18 @@ bool Tokenizer::is_special(int32_t id) const {
 }
 
 std::unique_ptr<Tokenizer> load_tokenizer(const Folder& folder) {
-  for (const char* name : {"tokenizer.json", "tokenizer.model"}) {
+  for (const char* name : kFileNames) {
     if (folder.has(name)) return load_named(folder, name);
   }
-  fail("{}: has no tokenizer; put a tokenizer.json or a tokenizer.model there",
+  fail("{}: has no tokenizer; put the model's tokenizer.json or tokenizer.model there",
        folder.path().string());
+}
+
+bool has_tokenizer(const fs::path& model_dir) {
+  return std::ranges::any_of(kFileNames, [&](const char* name) {
+    std::error_code ignored;
+    return fs::exists(model_dir / name, ignored);
+  });
 }
 
 std::unique_ptr<Tokenizer> load_tokenizer(const fs::path& model_dir) {

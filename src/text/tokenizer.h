@@ -75,6 +75,9 @@ class Tokenizer {
   TokenizerParts parts_;
 };
 
+// Whether a model's folder has a file that load_tokenizer() takes.
+bool has_tokenizer(const std::filesystem::path& model_dir);
+
 // The tokenizer of a model's folder: tokenizer.json if there is one, else tokenizer.model. Throws
 // Error as below, or one that names the folder if it has neither.
 std::unique_ptr<Tokenizer> load_tokenizer(const Folder& folder);
