@@ -5,10 +5,12 @@ import math
 import os
 import pathlib
 import shutil
+import signal
 import struct
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -26,6 +28,16 @@ def lorax(*args, stdin="", check=True):
     if check and done.returncode != 0:
         raise AssertionError(f"{args}: {done.returncode}: {done.stderr}")
     return done
+
+
+def wait_until_it_catches(pid, number):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        status = pathlib.Path(f"/proc/{pid}/status").read_text()
+        if int(status.split("SigCgt:")[1].split()[0], 16) >> (number - 1) & 1:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"no handler of signal {number}")
 
 
 def read_safetensors(path):
@@ -543,7 +555,102 @@ class BenchTest(Base):
         self.assert_error(("bench", "--shape", "gemma2-3b"), "gemma2-2b")
 
 
+    def test_lines_come_as_cases_end_and_an_interrupt_prints_what_there_is(self):
+        for more in ([], ["--json"]):
+            # Long enough that no machine comes to its end.
+            process = subprocess.Popen([LORAX, "bench", "--shape", TINY, "--prompt", "16",
+                                        "--batch", "1,2", "--repeat", "1000", "--generate", "512",
+                                        *more], stdout=subprocess.PIPE, text=True)
+            self.addCleanup(process.stdout.close)
+            if not more:
+                for expected in ("prompt 16, batch 1,2", "GB of weights", "phase"):
+                    self.assertIn(expected, process.stdout.readline())
+            else:
+                wait_until_it_catches(process.pid, signal.SIGINT)
+            process.send_signal(signal.SIGINT)
+            rest = process.stdout.read()
+            self.assertEqual(process.wait(60), -signal.SIGINT)
+            if more:
+                self.assertTrue(json.loads(rest)["interrupted"])
+
+
+class FirstErrorsTest(Base):
+    """What somebody meets who has not read the manual."""
+
+    def test_models_that_are_none(self):
+        (self.dir / "models").mkdir()
+        tiny = self.copy_tiny()
+        for args in (("serve", "--port", "0"), ("generate", "--prompt", "a"), ("info",),
+                     ("tokenize",), ("verify-adapter", "--adapter-id", "x"),
+                     ("logits", "--requests", "r.json", "--out", "o")):
+            run = (*args, "--model-id")
+            self.assert_error((*run, "google/gemma-2-2b-it"), "hf download google/gemma-2-2b-it")
+            self.assert_error((*run, self.dir / "modle"), f"did you mean {self.dir / 'model'}?")
+            self.assert_error((*run, self.dir / "models"), "is empty")
+            self.assert_error((*run, tiny / "model.safetensors"), "is a file", str(tiny))
+            (self.dir / "g.gguf").write_bytes(b"GGUF")
+            self.assert_error((*run, self.dir / "g.gguf"), "GGUF")
+
+    def test_git_lfs_pointers(self):
+        pointer = ("version https://git-lfs.github.com/spec/v1\n"
+                   "oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\n"
+                   "size 17525357\n")
+        for name in ("config.json", "tokenizer.json", "model.safetensors"):
+            path = self.copy_tiny()
+            (path / name).write_text(pointer)
+            self.assert_error(("serve", "--port", "0", "--model-id", path), name, "git lfs pull")
+            shutil.rmtree(path)
+
+    def test_commands_and_flags_that_are_not_known(self):
+        self.assert_error(("srve",), '"srve"', "did you mean serve?", "lorax --help")
+        self.assert_error(("frobnicate",), '"frobnicate"')
+        self.assert_error(("help", "srve"), "did you mean serve?")
+        self.assert_error(("serve", "--model-di", TINY), "--model-di", "--model-id?",
+                          "lorax serve --help")
+        self.assert_error(("serve", "--model-id", TINY, "--max-totl-tokens=5"),
+                          "did you mean --max-total-tokens?")
+        self.assert_error(("generate", "--model-id", TINY, "words"), 'unexpected argument "words"',
+                          "lorax generate --help")
+        self.assert_error(("--verbos", "info", "--model-id", TINY), "--verbos", "lorax --help")
+        self.assert_error(("info",), "--model-id is required", "lorax info --help")
+
+    def test_launcher_flags_that_ask_for_nothing(self):
+        process = subprocess.Popen(
+            [LORAX, "serve", "--model-id", TINY, "--port", "0", "--log-format", "json",
+             "--sharded", "false", "--num-shard", "1", "--trust-remote-code",
+             "--preloaded-adapter-source", "local", "--speculative-tokens", "0"],
+            stdout=subprocess.PIPE, text=True)
+        self.addCleanup(process.stdout.close)
+        self.addCleanup(process.wait, 30)
+        self.addCleanup(process.terminate)
+        self.assertEqual(json.loads(process.stdout.readline())["without_effect"],
+                         ["--trust-remote-code", "--sharded", "--num-shard",
+                          "--preloaded-adapter-source", "--speculative-tokens"])
+
+    def test_launcher_flags_that_ask_for_something(self):
+        for flag, value in (("--sharded", "true"), ("--num-shard", "2"), ("--quantize", "awq"),
+                            ("--revision", "main"), ("--preloaded-adapter-source", "hub"),
+                            ("--otlp-endpoint", "http://127.0.0.1:4317")):
+            self.assert_error(("serve", "--model-id", TINY, flag, value), f"{flag} {value}: ")
+
+    def test_names_of_dtypes(self):
+        for name in ("fp16", "bf16", "fp32", "half", "auto"):
+            lorax("generate", "--model-id", TINY, "--prompt", "a", "--max-new-tokens", 1,
+                  "--dtype", name)
+
+    def test_every_command_reads_the_models_variable(self):
+        environment = {**os.environ, "MODEL_ID": str(TINY)}
+        for args in (["info"], ["tokenize"], ["generate", "--prompt", "a", "--max-new-tokens", "1"]):
+            subprocess.run([LORAX, *args], env=environment, check=True, capture_output=True,
+                           input=b"a", timeout=60)
+
+
 class HelpTest(Base):
+    def test_help_in_all_its_forms(self):
+        self.assertEqual(lorax().stdout, lorax("--help").stdout)
+        self.assertEqual(lorax("help").stdout, lorax("--help").stdout)
+        self.assertEqual(lorax("help", "serve").stdout, lorax("serve", "--help").stdout)
+
     def test_help(self):
         text = lorax("--help").stdout
         for command in ("generate", "logits", "tokenize", "info", "bench"):
