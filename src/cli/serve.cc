@@ -207,9 +207,8 @@ class Serving {
 
   std::unique_ptr<KeyFileWatcher> watch_keys() {
     if (options_.api_key_file.empty()) return nullptr;
-    return std::make_unique<KeyFileWatcher>(
-        *keys_, options_.api_key_file,
-        [this](const std::string& line) { log_.info(line); });
+    return std::make_unique<KeyFileWatcher>(*keys_, options_.api_key_file,
+                                            [this](const std::string& line) { log_.info(line); });
   }
 
   std::vector<AdapterPin> preload() {

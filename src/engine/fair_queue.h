@@ -1,9 +1,9 @@
-// Whose turn it is: requests that wait, by client (an adapter of a flow), served by the Virtual Token Counter of
-// Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024). A client's counter grows
-// with the service that it is given; the waiting client with the lowest counter is next. One that
-// comes back after a rest is lifted to the others, so that it cannot save service up. Between two
-// clients that wait all the time, service differs by no more than what one admission and the
-// requests in flight take.
+// Whose turn it is: requests that wait, by client (an adapter of a flow), served by the Virtual
+// Token Counter of Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024). A
+// client's counter grows with the service that it is given; the waiting client with the lowest
+// counter is next. One that comes back after a rest is lifted to the others, so that it cannot save
+// service up. Between two clients that wait all the time, service differs by no more than what one
+// admission and the requests in flight take.
 //
 // Of clients with equal counters, one that has nothing running is first, then the one that has been
 // known longest. So one that joins is first in line, unless others wait that have nothing at all.
@@ -12,7 +12,8 @@
 // not ready, is passed over, and is lifted again once it is ready.
 //
 // A flow is whoever several clients work for, such as an API key: they share one client's service.
-// A token costs each of them as many times as they are. Clients without a flow stand for themselves.
+// A token costs each of them as many times as they are. Clients without a flow stand for
+// themselves.
 //
 // All functions take O(log clients) or less. Host logic only, one thread.
 #pragma once
@@ -40,10 +41,7 @@ class FairQueue {
    public:
     // `flow`: null for a client without one; lives longer.
     Client(std::string name, std::string flow_name, Flow* flow, uint64_t number)
-        : name_(std::move(name)),
-          flow_name_(std::move(flow_name)),
-          flow_(flow),
-          number_(number) {}
+        : name_(std::move(name)), flow_name_(std::move(flow_name)), flow_(flow), number_(number) {}
 
     const std::string& name() const { return name_; }
     const std::string& flow_name() const { return flow_name_; }

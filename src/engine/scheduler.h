@@ -64,9 +64,9 @@ struct SchedulerOptions {
 };
 
 struct ScheduledRequest {
-  RequestId id = 0;     // larger than all before
-  std::string adapter;  // "": none
-  std::string flow;     // of the fair queue; "": the adapter's own
+  RequestId id = 0;         // larger than all before
+  std::string adapter;      // "": none
+  std::string flow;         // of the fair queue; "": the adapter's own
   std::string cache_scope;  // pages of the prefix cache are shared within one
   std::vector<int32_t> prompt;
   int64_t max_new_tokens = 1;

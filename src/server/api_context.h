@@ -21,9 +21,9 @@ namespace lorax {
 
 struct ApiSettings {
   // What /info says of the model and of this program.
-  std::string model_id;                  // as clients are told
-  std::vector<std::string> model_names;  // further names by which they may call it
-  std::string model_path;                // where it lies: in no message to them
+  std::string model_id;                        // as clients are told
+  std::vector<std::string> model_names;        // further names by which they may call it
+  std::string model_path;                      // where it lies: in no message to them
   std::string model_sha;                       // "": null
   std::string model_dtype = "torch.bfloat16";  // as PyTorch spells it
   std::string device_type = "cpu";             // "cpu" or "cuda"

@@ -108,9 +108,10 @@ class ApiKeys::FileReader {
       } else if (field == "max_tokens_per_minute") {
         tenant->limits.max_tokens_per_minute = read_limit(field, content);
       } else {
-        fail("{}: {} is no field of a key; fields are name, key, key_sha256, adapters, "
-             "max_concurrent_requests and max_tokens_per_minute",
-             where_, printable(field));
+        fail(
+            "{}: {} is no field of a key; fields are name, key, key_sha256, adapters, "
+            "max_concurrent_requests and max_tokens_per_minute",
+            where_, printable(field));
       }
     }
     if (tenant->name.empty()) fail("{}: name is missing", where_);
@@ -180,8 +181,8 @@ ApiKeys::ApiKeys(std::string_view key) {
 size_t ApiKeys::load(const std::filesystem::path& file) {
   const json::value value = read_json_file(file, kMaxFileBytes);
   const std::lock_guard lock(mutex_);
-  entries_ = std::make_shared<const std::vector<Entry>>(
-      FileReader(file, *entries_).read(value, fixed_));
+  entries_ =
+      std::make_shared<const std::vector<Entry>>(FileReader(file, *entries_).read(value, fixed_));
   return entries_->size();
 }
 

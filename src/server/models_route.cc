@@ -74,15 +74,16 @@ HttpResponse one(const ApiContext& context, const std::string& id, const Tenant*
 void add_models_routes(const std::shared_ptr<const ApiContext>& context,
                        std::vector<ApiRoute>& routes) {
   using Writer = std::shared_ptr<ResponseWriter>;
-  routes.push_back(
-      {"GET", "/v1/models",
-       plain_handler(ApiDialect::kOpenAi, [context](const HttpRequest& request, const Writer& writer) {
-         writer->respond(list(*context, request.tenant.get()));
-       })});
+  routes.push_back({"GET", "/v1/models",
+                    plain_handler(ApiDialect::kOpenAi,
+                                  [context](const HttpRequest& request, const Writer& writer) {
+                                    writer->respond(list(*context, request.tenant.get()));
+                                  })});
   routes.push_back({"GET", std::string(kBelow) + "*",
                     plain_handler(ApiDialect::kOpenAi, [context](const HttpRequest& request,
                                                                  const Writer& writer) {
-                      writer->respond(one(*context, request.path.substr(kBelow.size()), request.tenant.get()));
+                      writer->respond(
+                          one(*context, request.path.substr(kBelow.size()), request.tenant.get()));
                     })});
 }
 

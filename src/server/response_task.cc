@@ -119,8 +119,9 @@ void ResponseTask::take_places(std::vector<GenerationRequest>& requests) {
                             generations, limits.max_concurrent_requests));
   }
   if (const auto wait = tenant->usage->try_begin(generations, limits, Clock::now())) {
-    throw ApiError(ErrorKind::kOverloaded, "this API key has reached its limit of requests at once "
-                                           "or of tokens a minute")
+    throw ApiError(ErrorKind::kOverloaded,
+                   "this API key has reached its limit of requests at once "
+                   "or of tokens a minute")
         .set_retry_after(*wait);
   }
   places_ = TenantPlaces(info_.tenant, generations);

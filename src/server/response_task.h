@@ -26,7 +26,7 @@ namespace lorax {
 struct RequestInfo {
   std::string_view route;
   ApiDialect dialect = ApiDialect::kLorax;
-  std::string adapter;  // as the client named it; "" for the base model
+  std::string adapter;                   // as the client named it; "" for the base model
   std::shared_ptr<const Tenant> tenant;  // whose API key it has; null where there are none
   std::chrono::steady_clock::time_point arrival;
   std::chrono::nanoseconds validation{0};

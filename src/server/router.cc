@@ -110,9 +110,9 @@ Router::Router(RouterOptions options)
       keys_(std::move(options.keys)),
       allowed_hosts_(std::move(options.allowed_hosts)) {
   for (std::string& host : allowed_hosts_) {
-    const bool sound =
-        !host.empty() && std::ranges::all_of(host, [](char c) { return c > ' ' && c <= '~'; }) &&
-        host.find('/') == std::string::npos;
+    const bool sound = !host.empty() &&
+                       std::ranges::all_of(host, [](char c) { return c > ' ' && c <= '~'; }) &&
+                       host.find('/') == std::string::npos;
     if (!sound) fail("--allowed-host {}: give a name, such as api.example.org", printable(host));
     boost::algorithm::to_lower(host);
   }
@@ -140,7 +140,8 @@ void Router::operator()(HttpRequest request, std::shared_ptr<ResponseWriter> wri
         fmt::format("this server is not called {}; call it by a name of --allowed-host",
                     printable(request.header("host").value_or("")))));
   }
-  if (Cors::is_preflight(request)) return writer->respond(no_content(cors_.preflight_headers(request)));
+  if (Cors::is_preflight(request))
+    return writer->respond(no_content(cors_.preflight_headers(request)));
   if (path == "*" && request.method == "OPTIONS") {
     return writer->respond(no_content({{"allow", "GET, HEAD, POST, OPTIONS"}}));
   }

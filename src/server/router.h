@@ -25,8 +25,8 @@ struct RouterOptions {
   // Accepted as `Authorization: Bearer <key>`; null or none: every route is open.
   std::shared_ptr<const ApiKeys> keys;
   // Names by which clients may call the server, in the Host header: "api.example.org", with any
-  // port; "api.example.org:8000", with that one; "*.example.org", all below. None: any. (A page whose
-  // own name has been made to point at this server is one with it for a browser.)
+  // port; "api.example.org:8000", with that one; "*.example.org", all below. None: any. (A page
+  // whose own name has been made to point at this server is one with it for a browser.)
   std::vector<std::string> allowed_hosts;
 };
 

@@ -62,12 +62,14 @@ TEST_F(TenantRoutesTest, AdaptersOfOthersDoNotExist) {
   for (const char* path : {"/v1/completions", "/v1/chat/completions"}) {
     expect_same("POST", path, [](const std::string& name) {
       return Sent("", R"({"prompt": "a", "messages": [{"role": "user", "content": "a"}],
-                          "model": ")" + name + "\"}");
+                          "model": ")" +
+                          name + "\"}");
     });
   }
   expect_same("POST", "/generate", [](const std::string& name) {
     return Sent("", R"({"inputs": "a", "parameters": {"merged_adapters":
-                    {"ids": ["pirate", ")" + name + R"("], "weights": [1, 1]}}})");
+                    {"ids": ["pirate", ")" +
+                        name + R"("], "weights": [1, 1]}}})");
   });
   tenant_ = nullptr;
   EXPECT_EQ(post("/generate", generate_body("caps")).status, 200);
@@ -97,9 +99,9 @@ TEST_F(TenantRoutesTest, FlowsAndScopesOfTheCache) {
   const auto scopes = [&](const std::string& more) {
     service_.forget_requests();
     EXPECT_EQ(post("/v1/completions", R"({"model": "", "prompt": "a")" + more + "}").status, 200);
-    EXPECT_EQ(post("/generate", R"({"inputs": "a", "parameters": {"details": true)" + more + "}}")
-                  .status,
-              200);
+    EXPECT_EQ(
+        post("/generate", R"({"inputs": "a", "parameters": {"details": true)" + more + "}}").status,
+        200);
     const auto requests = service_.requests();
     EXPECT_EQ(requests.at(0).cache_scope, requests.at(1).cache_scope);
     EXPECT_EQ(requests.at(0).flow, tenant_ == nullptr ? "" : tenant_->name);
@@ -120,9 +122,8 @@ TEST_F(TenantRoutesTest, FlowsAndScopesOfTheCache) {
   configure(settings);
   EXPECT_EQ(scopes(""), "");
   EXPECT_EQ(scopes(salt), "s");
-  expect_openai_error(
-      post("/v1/completions", R"({"model": "", "prompt": "a", "cache_salt": ""})"), 400,
-      "cache_salt", "must not be empty");
+  expect_openai_error(post("/v1/completions", R"({"model": "", "prompt": "a", "cache_salt": ""})"),
+                      400, "cache_salt", "must not be empty");
   expect_openai_error(
       post("/v1/chat/completions", R"({"model": "", "messages": [{"role": "user", "content": "a"}],
                                        "cache_salt": 5})"),
@@ -136,8 +137,7 @@ TEST_F(TenantRoutesTest, RequestsAtOnce) {
   const Writer first = send("POST", "/generate_stream", generate_body(""));
   const Writer second = send("POST", "/v1/completions", completion_body(""));
   for (const char* path : {"/generate", "/v1/completions"}) {
-    const Writer third = send("POST", path,
-                              R"({"inputs": "a", "model": "", "prompt": "a"})");
+    const Writer third = send("POST", path, R"({"inputs": "a", "model": "", "prompt": "a"})");
     ASSERT_TRUE(third->ended());
     EXPECT_EQ(third->response().status, 429);
     EXPECT_EQ(header(third->response(), "Retry-After"), "1");
