@@ -6,6 +6,7 @@
 
 #include <boost/algorithm/string/replace.hpp>
 
+#include "server/adapter_request.h"
 #include "server/api_fixture.h"
 
 namespace lorax {
