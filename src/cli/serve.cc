@@ -18,12 +18,14 @@
 
 #include "base/error.h"
 #include "cli/commands.h"
+#include "cli/key_file_watcher.h"
 #include "cli/serve_options.h"
 #include "cli/stop_signal.h"
 #include "engine/engine.h"
 #include "server/access_log.h"
 #include "server/adapter_directory.h"
 #include "server/api.h"
+#include "server/api_keys.h"
 #include "server/health.h"
 #include "server/http_server.h"
 #include "server/log.h"
@@ -60,6 +62,17 @@ ChatTemplates chat_templates(const ServeOptions& options) {
 std::optional<std::filesystem::path> adapter_directory(const ServeOptions& options) {
   if (options.adapter_dir.empty()) return std::nullopt;
   return options.adapter_dir;
+}
+
+std::vector<std::string> served_names(const ServeOptions& options) {
+  if (!options.served_model_names.empty()) return options.served_model_names;
+  std::filesystem::path path = std::filesystem::path(options.model_id).lexically_normal();
+  if (!path.has_filename()) path = path.parent_path();
+  std::error_code error;
+  const bool names_none = path.empty() || path.filename() == "." || path.filename() == "..";
+  if (names_none) path = std::filesystem::canonical(options.model_id, error);
+  const std::string name = path.filename().string();
+  return {name.empty() ? "model" : name};
 }
 
 // None are served without a directory.
@@ -101,9 +114,10 @@ HttpServerOptions http_options(const ServeOptions& options, Log& log) {
   return http;
 }
 
-RouterOptions router_options(const ServeOptions& options) {
+RouterOptions router_options(const ServeOptions& options, std::shared_ptr<const ApiKeys> keys) {
   RouterOptions router;
-  if (!options.api_key.empty()) router.api_keys = {options.api_key};
+  router.keys = std::move(keys);
+  router.allowed_hosts = options.allowed_hosts;
   const auto replace = [](std::vector<std::string>& value, const std::vector<std::string>& given) {
     if (!given.empty()) value = given;
   };
@@ -138,6 +152,8 @@ class Serving {
           const std::function<void(const std::string& error)>& on_failed)
       : options_(options),
         log_(log),
+        keys_(std::make_shared<ApiKeys>(options.api_key)),
+        key_file_(watch_keys()),
         tokenizer_(load_model_tokenizer(options.model_id)),
         adapters_(adapter_directory(options), options.adapter_id,
                   {options.adapter_roots.begin(), options.adapter_roots.end()}),
@@ -190,6 +206,12 @@ class Serving {
     return engine;
   }
 
+  std::unique_ptr<KeyFileWatcher> watch_keys() {
+    if (options_.api_key_file.empty()) return nullptr;
+    return std::make_unique<KeyFileWatcher>(*keys_, options_.api_key_file,
+                                            [this](const std::string& line) { log_.info(line); });
+  }
+
   std::vector<AdapterPin> preload() {
     std::vector<std::string> ids;
     for (const std::string& name : options_.preloaded_adapter_ids) {
@@ -200,7 +222,12 @@ class Serving {
 
   ApiSettings api_settings() {
     ApiSettings settings;
-    settings.model_id = options_.model_id;
+    settings.model_id = served_names(options_).front();
+    settings.model_names = served_names(options_);
+    settings.model_names.erase(settings.model_names.begin());
+    settings.model_path = options_.model_id;
+    settings.shares_prefixes = options_.share_prefixes;
+    settings.protects_status = options_.protect_status;
     settings.model_dtype = fmt::format("torch.{}", name_of(model_.dtype()));
     settings.device_type = options_.device.device.substr(0, options_.device.device.find(':'));
     settings.version = LORAX_VERSION;
@@ -227,19 +254,22 @@ class Serving {
   }
 
   HttpResponse answer_metrics(const HttpRequest& request) const {
+    const auto sees = [&request](const std::string& adapter_names) {
+      return sees_adapter(request.tenant.get(), adapter_names);
+    };
     const std::string_view accept = request.header("accept").value_or("");
     HttpResponse response;
     if (accept.find("application/json") != std::string_view::npos) {
-      response.body = metrics_.json();
+      response.body = metrics_.json(sees);
     } else {
       response.content_type = "text/plain; version=0.0.4; charset=utf-8";
-      response.body = metrics_.text();
+      response.body = metrics_.text(sees);
     }
     return response;
   }
 
   Router make_router() {
-    Router router(router_options(options_));
+    Router router(router_options(options_, keys_));
     const ApiContext context{engine_,  *tokenizer_, adapters_,     chat_,
                              metrics_, workers_,    api_settings()};
     for (const ApiRoute& route : make_api_routes(context)) {
@@ -281,7 +311,7 @@ class Serving {
       add("  no effect  {}", fmt::join(options_.without_effect, ", "));
     }
     add("{}  (docs at /docs, metrics at /metrics{})", url(),
-        options_.api_key.empty() ? "" : ", with an API key");
+        keys_->empty() ? "" : ", with an API key");
     return lines;
   }
 
@@ -325,6 +355,8 @@ class Serving {
 
   const ServeOptions& options_;
   Log& log_;
+  std::shared_ptr<ApiKeys> keys_;
+  std::unique_ptr<KeyFileWatcher> key_file_;
   std::unique_ptr<Tokenizer> tokenizer_;
   AdapterDirectory adapters_;
   TemplateChatRenderer chat_;
@@ -368,6 +400,7 @@ void serve(const ServeOptions& options, Log& log) {
 void run(const ServeOptions& options) {
   options.check();
   signal(SIGPIPE, SIG_IGN);
+  KeyFileWatcher::hold_signal();
   Log log(log_options(options));
   try {
     serve(options, log);

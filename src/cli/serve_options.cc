@@ -150,10 +150,24 @@ void add_server_flags(CLI::App& command, ServeOptions& options) {
       .add("--api-key", options.api_key,
            "Clients must send it as Authorization: Bearer; better given as LORAX_API_KEY")
       ->envname("LORAX_API_KEY");
+  group.add("--api-key-file", options.api_key_file,
+            "JSON file of several keys: each has a name, the adapters that it sees, and limits "
+            "(docs/api.md). Read again when it changes, and at SIGUSR1");
+  group.add_flag("--protect-status", options.protect_status,
+                 "/metrics, /docs and /api-doc/openapi.json need an API key, too");
+  group.add_flag("--share-prefixes", options.share_prefixes,
+                 "API keys share the prefix cache: faster, and times then tell one of them what "
+                 "another has sent");
+  group.add("--served-model-name", options.served_model_names,
+            "What clients call the model; the first is what answers say (default: the last part of "
+            "--model-id)");
+  group.add("--allowed-host", options.allowed_hosts,
+            "Names in the Host header under which requests are taken, such as api.example.org or "
+            "*.example.org (default: any)");
   group.add("--cors-allow-origin", options.cors_allow_origin, "Default: any");
   group.add("--cors-allow-method", options.cors_allow_method, "Default: GET, POST");
   group.add("--cors-allow-header", options.cors_allow_header,
-            "Default: content-type, authorization");
+            "Default: whatever a browser asks for");
   group.add("--cors-expose-header", options.cors_expose_header, "Default: none");
   group.add_flag("--cors-allow-credentials", options.cors_allow_credentials, "Default: no");
   group

@@ -55,6 +55,11 @@ struct ServeOptions {
   std::string hostname = "127.0.0.1";
   int port = 3000;
   std::string api_key;
+  std::string api_key_file;
+  bool protect_status = false;
+  bool share_prefixes = false;  // between API keys
+  std::vector<std::string> served_model_names;
+  std::vector<std::string> allowed_hosts;
   std::vector<std::string> cors_allow_origin;
   std::vector<std::string> cors_allow_method;
   std::vector<std::string> cors_allow_header;

@@ -219,6 +219,8 @@ void Engine::accept(Submission submission) {
   if (submission.ahead) asked_ahead_.push_back(std::move(submission.ahead));
   ScheduledRequest scheduled = {.id = id,
                                 .adapter = request.adapter,
+                                .flow = request.flow,
+                                .cache_scope = request.cache_scope,
                                 .prompt = request.prompt,
                                 .max_new_tokens = request.max_new_tokens,
                                 .reuse_prefix = !request.prompt_logprobs,

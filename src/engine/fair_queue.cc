@@ -6,9 +6,18 @@
 
 namespace lorax {
 
-FairQueue::Client& FairQueue::client(const std::string& name) {
-  std::unique_ptr<Client>& client = clients_[name];
-  if (client == nullptr) client = std::make_unique<Client>(name, ++last_number_);
+// Neither holds a line feed.
+std::string FairQueue::key_of(const std::string& name, const std::string& flow) {
+  return flow.empty() ? name : flow + '\n' + name;
+}
+
+FairQueue::Client& FairQueue::client(const std::string& name, const std::string& flow) {
+  std::unique_ptr<Client>& client = clients_[key_of(name, flow)];
+  if (client == nullptr) {
+    Flow* const members = flow.empty() ? nullptr : &flows_[flow];
+    if (members != nullptr) ++members->clients;
+    client = std::make_unique<Client>(name, flow, members, ++last_number_);
+  }
   resting_.erase(client.get());
   return *client;
 }
@@ -41,11 +50,13 @@ void FairQueue::push(Client& client, RequestId request) {
   }
   LORAX_CHECK(client.waiting_.insert(request).second);
   ++waiting_requests_;
+  note_busy(client);
 }
 
 void FairQueue::remove(Client& client, RequestId request) {
   LORAX_CHECK(client.waiting_.erase(request) == 1);
   --waiting_requests_;
+  note_busy(client);
   if (!client.waiting_.empty()) return;
   waiting_.erase(&client);
   leave_ready(client);
@@ -64,11 +75,22 @@ void FairQueue::set_ready(Client& client, bool ready) {
 
 void FairQueue::start(Client& client) {
   reorder(client, [&] { ++client.running_; });
+  if (client.flow_ != nullptr) ++client.flow_->running;
+  note_busy(client);
 }
 
 void FairQueue::stop(Client& client) {
   LORAX_CHECK(client.running_ > 0);
   reorder(client, [&] { --client.running_; });
+  if (client.flow_ != nullptr) --client.flow_->running;
+  note_busy(client);
+}
+
+void FairQueue::note_busy(Client& client) {
+  const bool is_busy = client.running_ > 0 || !client.waiting_.empty();
+  if (client.flow_ == nullptr || client.busy_ == is_busy) return;
+  client.busy_ = is_busy;
+  client.flow_->busy += is_busy ? 1 : -1;
 }
 
 void FairQueue::leave_ready(Client& client) {
@@ -77,7 +99,8 @@ void FairQueue::leave_ready(Client& client) {
 }
 
 void FairQueue::charge(Client& client, int64_t cost) {
-  reorder(client, [&] { client.counter_ += cost; });
+  const int64_t share = client.flow_ != nullptr ? std::max<int64_t>(1, client.flow_->busy) : 1;
+  reorder(client, [&] { client.counter_ += cost * share; });
 }
 
 void FairQueue::rest(Client& client) {
@@ -96,7 +119,10 @@ void FairQueue::forget_resting() {
       floor_ = std::max(floor_, client->counter_);
       last_left_ = nullptr;
     }
-    clients_.erase(clients_.find(client->name_));
+    if (client->flow_ != nullptr && --client->flow_->clients == 0) {
+      flows_.erase(client->flow_name_);
+    }
+    clients_.erase(key_of(client->name_, client->flow_name_));
   }
 }
 

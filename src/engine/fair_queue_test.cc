@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
 #include <random>
 #include <string>
 
@@ -166,6 +167,47 @@ TEST(FairQueueTest, BackloggedClientsStayTogether) {
   }
   EXPECT_LE(high - low, 40);
   EXPECT_GT(low, 500);
+}
+
+// One flow with three clients and one with a single client get equal service, as do two clients
+// without a flow.
+TEST(FairQueueTest, FlowsAreServedAlikeHoweverManyClientsTheyHave) {
+  FairQueue queue;
+  std::map<std::string, int64_t> served;
+  RequestId id = 0;
+  for (const auto& [name, flow] : std::vector<std::pair<std::string, std::string>>{
+           {"a", "many"}, {"b", "many"}, {"c", "many"}, {"a", "one"}}) {
+    Client& client = queue.client(name, flow);
+    for (int i = 0; i < 1000; ++i) queue.push(client, ++id);
+    queue.set_ready(client, true);
+  }
+  EXPECT_EQ(queue.known_flows(), 2u);
+  for (int i = 0; i < 900; ++i) {
+    Client& next = *queue.first_ready();
+    queue.remove(next, *next.waiting().begin());
+    queue.start(next);
+    queue.charge(next, 10);
+    served[next.flow_name()] += 10;
+    served[next.flow_name() + next.name()] += 10;
+    queue.stop(next);
+  }
+  EXPECT_NEAR(served["many"], served["one"], 60);
+  EXPECT_NEAR(served["manya"], served["manyc"], 30);
+}
+
+TEST(FairQueueTest, FlowsAreForgottenWithTheirClients) {
+  FairQueue queue;
+  for (const char* name : {"a", "b"}) {
+    Client& client = queue.client(name, "flow");
+    queue.push(client, 1);
+    queue.start(client);
+    queue.remove(client, 1);
+    EXPECT_EQ(client.running_in_flow(), 1);
+    queue.stop(client);
+    queue.rest(client);
+  }
+  EXPECT_EQ(queue.known_clients(), 0u);
+  EXPECT_EQ(queue.known_flows(), 0u);
 }
 
 }  // namespace

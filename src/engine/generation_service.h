@@ -18,6 +18,9 @@ using RequestId = uint64_t;
 struct GenerationRequest {
   std::vector<int32_t> prompt;  // ids, at least one, within the service's limits
   std::string adapter;          // id of the AdapterStore; "": the base model
+  std::string flow;             // whose request it is, for fairness: the name of an API key
+  // Keys and values of equal prompts are shared by requests of equal scope alone.
+  std::string cache_scope;
   SamplingParameters sampling;
 
   int64_t max_new_tokens = 1;          // at least 1; prompt + this within max_total_tokens

@@ -4,11 +4,29 @@
 
 #include <algorithm>
 #include <set>
+#include <string_view>
+#include <unordered_set>
 
 #include "base/check.h"
 #include "engine/sequence.h"
 
 namespace lorax {
+namespace {
+
+std::pair<int64_t, int64_t> standing_of(const ScheduledSequence& sequence) {
+  return {sequence.client->running_in_flow(), sequence.client->running()};
+}
+
+// Each name once: clients of several flows may use one adapter.
+template <typename Clients>
+void list_names(const Clients& clients, std::vector<std::string>& names) {
+  std::unordered_set<std::string_view> seen = {""};
+  for (const FairQueue::Client* client : clients) {
+    if (seen.insert(client->name()).second) names.push_back(client->name());
+  }
+}
+
+}  // namespace
 
 Scheduler::Scheduler(const SchedulerOptions& options, AdapterExchange& adapters)
     : options_(options), allocator_(options.blocks), line_(adapters, queue_, options.adapters) {
@@ -37,11 +55,12 @@ void Scheduler::submit(ScheduledRequest request, Time now) {
   }
   auto sequence = std::make_unique<Sequence>(allocator_);
   sequence->id = request.id;
-  sequence->client = &queue_.client(request.adapter);
+  sequence->client = &queue_.client(request.adapter, request.flow);
   sequence->tokens = std::move(request.prompt);
   sequence->prompt_length = prompt_length;
   sequence->max_new_tokens = request.max_new_tokens;
   sequence->reuse_prefix = request.reuse_prefix;
+  sequence->cache_scope = std::move(request.cache_scope);
   sequence->deadline = request.deadline;
   if (request.deadline != Time::max()) deadlines_.emplace(request.deadline, request.id);
   FairQueue::Client& client = *sequence->client;
@@ -189,7 +208,12 @@ void Scheduler::yield_slot() {
   const FairQueue::Client* next = queue_.first_ready();
   if (next == nullptr || next->running() > 0) return;
   Sequence* sequence = victim(/*at_least=*/2);
-  if (sequence != nullptr && FairQueue::Before()(next, sequence->client)) preempt(*sequence);
+  if (sequence == nullptr || !FairQueue::Before()(next, sequence->client)) return;
+  const FairQueue::Client& holder = *sequence->client;
+  const bool has_more = holder.is_of_flow_of(*next)
+                            ? holder.running() > 1
+                            : holder.running_in_flow() > next->running_in_flow() + 1;
+  if (has_more) preempt(*sequence);
 }
 
 // A step for prompts of adapters that have nothing running, if it is their turn, and a crowd would
@@ -252,7 +276,10 @@ void Scheduler::plan_prefills(Time now) {
 bool Scheduler::admit(FairQueue::Client& client, int64_t rows, bool whole, Time now) {
   if (static_cast<int64_t>(running_.size()) >= options_.max_running) return false;
   Sequence& sequence = *sequences_.at(*client.waiting().begin());
-  if (!sequence.admitted) sequence.adapter = line_.lease(client);
+  if (!sequence.admitted) {
+    sequence.adapter = line_.lease(client);
+    sequence.name_space = name_space(sequence);
+  }
   const int64_t budget = rows - plan_->tokens;
   if (!take_pages(sequence) || (whole && sequence.pending() > budget)) {
     sequence.blocks.clear();
@@ -283,7 +310,7 @@ bool Scheduler::admit(FairQueue::Client& client, int64_t rows, bool whole, Time 
 // for each running sequence to grow into. If false, it may hold some.
 bool Scheduler::take_pages(Sequence& sequence) {
   if (cache_ && sequence.reuse_prefix) {
-    sequence.cached = cache_->match(name_space(sequence), sequence.tokens, sequence.blocks);
+    sequence.cached = cache_->match(sequence.name_space, sequence.tokens, sequence.blocks);
     sequence.registered = sequence.blocks.size();
   }
   const int64_t need = pages_for(sequence.length(), options_.block_size) - sequence.blocks.size();
@@ -292,9 +319,10 @@ bool Scheduler::take_pages(Sequence& sequence) {
   return grow(sequence);
 }
 
-const std::string& Scheduler::name_space(const Sequence& sequence) {
-  static const std::string base;
-  return sequence.adapter == nullptr ? base : sequence.adapter->digest();
+std::string Scheduler::name_space(const Sequence& sequence) {
+  const std::string digest = sequence.adapter == nullptr ? "" : sequence.adapter->digest();
+  // No digest holds a line feed.
+  return sequence.cache_scope.empty() ? digest : digest + '\n' + sequence.cache_scope;
 }
 
 void Scheduler::plan(Sequence& sequence, int64_t tokens) {
@@ -336,7 +364,7 @@ void Scheduler::commit(const StepWork& work, const StepResult& result, Time now)
     const auto computed =
         std::span(sequence.tokens).first(static_cast<size_t>(work.begin + work.tokens));
     sequence.registered =
-        cache_->insert(name_space(sequence), computed, sequence.registered, sequence.blocks);
+        cache_->insert(sequence.name_space, computed, sequence.registered, sequence.blocks);
   }
   if (result.kind == StepResult::Kind::kComputed) {
     LORAX_CHECK(result.token.has_value() == work.samples);
@@ -361,14 +389,13 @@ bool Scheduler::grow(Sequence& sequence) {
   return true;
 }
 
-// The youngest sequence of the client that has most of them running: a client is not made to pay
-// for the flood of another. Null if all have fewer than `at_least`.
+// The youngest sequence of the client that has most of them running, of the flow that has: none is
+// made to pay for the flood of another. Null if all flows have fewer than `at_least`.
 Scheduler::Sequence* Scheduler::victim(int64_t at_least) const {
   Sequence* found = nullptr;
   for (auto it = running_.rbegin(); it != running_.rend(); ++it) {
-    const int64_t running = (*it)->client->running();
-    if (running < at_least) continue;
-    if (found == nullptr || running > found->client->running()) found = *it;
+    if ((*it)->client->running_in_flow() < at_least) continue;
+    if (found == nullptr || standing_of(**it) > standing_of(*found)) found = *it;
   }
   return found;
 }
@@ -413,12 +440,8 @@ void Scheduler::list_adapters(std::vector<std::string>& running,
                               std::vector<std::string>& waiting) const {
   std::set<const FairQueue::Client*, FairQueue::ByNumber> clients;
   for (const Sequence* sequence : running_) clients.insert(sequence->client);
-  for (const FairQueue::Client* client : clients) {
-    if (!client->name().empty()) running.push_back(client->name());
-  }
-  for (const FairQueue::Client* client : queue_.waiting()) {
-    if (!client->name().empty()) waiting.push_back(client->name());
-  }
+  list_names(clients, running);
+  list_names(queue_.waiting(), waiting);
 }
 
 }  // namespace lorax

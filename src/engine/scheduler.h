@@ -64,8 +64,10 @@ struct SchedulerOptions {
 };
 
 struct ScheduledRequest {
-  RequestId id = 0;     // larger than all before
-  std::string adapter;  // "": none
+  RequestId id = 0;         // larger than all before
+  std::string adapter;      // "": none
+  std::string flow;         // of the fair queue; "": the adapter's own
+  std::string cache_scope;  // pages of the prefix cache are shared within one
   std::vector<int32_t> prompt;
   int64_t max_new_tokens = 1;
   bool reuse_prefix = true;  // false: every token of the prompt is computed
@@ -92,6 +94,8 @@ struct ScheduledSequence {
   int64_t prompt_length = 0;
   int64_t max_new_tokens = 1;
   bool reuse_prefix = true;
+  std::string cache_scope;
+  std::string name_space;  // of the prefix cache, from the first admission on
   std::chrono::steady_clock::time_point deadline;
 
   // Tokens whose keys and values are in the pages, once the steps planned before the last are done.
@@ -215,8 +219,8 @@ class Scheduler {
   // A free page, if need be from the prefix cache.
   bool make_free();
   bool grow(Sequence& sequence);
-  // Of the prefix cache.
-  static const std::string& name_space(const Sequence& sequence);
+  // Of the prefix cache: the adapter's content and the scope.
+  static std::string name_space(const Sequence& sequence);
   static RequestId id_of(const Sequence* sequence) { return sequence->id; }
   Sequence* victim(int64_t at_least) const;
   void preempt(Sequence& sequence);

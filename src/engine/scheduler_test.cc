@@ -398,5 +398,56 @@ TEST_F(SchedulerTest, EndAllWorksInTheMiddleOfAStep) {
   EXPECT_EQ(step(), Work());
 }
 
+TEST_F(SchedulerTest, PagesAreSharedWithinAScopeAlone) {
+  SchedulerOptions options = small();
+  options.blocks = 100;
+  start(options);
+  const auto cached = [&](const std::string& scope) {
+    ScheduledRequest request;
+    request.id = ++last_id_;
+    request.cache_scope = scope;
+    request.prompt.assign(9, 7);
+    request.max_new_tokens = 2;
+    scheduler_->submit(request, now_);
+    step();
+    const int64_t tokens = scheduler_->running().at(0)->cached_prompt_tokens;
+    scheduler_->cancel(last_id_, now_);
+    step();
+    return tokens;
+  };
+  for (const char* scope : {"", "alice", "bob", "alice\n"}) EXPECT_EQ(cached(scope), 0) << scope;
+  for (const char* scope : {"", "alice", "bob", "alice\n"}) EXPECT_EQ(cached(scope), 8) << scope;
+}
+
+// A flow that has all places, whatever adapters it has them with, yields one to another flow.
+TEST_F(SchedulerTest, AFlowYieldsPlacesToAnother) {
+  SchedulerOptions options = small();
+  options.prefix_cache = false;
+  start(options);
+  const auto send = [&](const std::string& flow, const std::string& adapter) {
+    adapters_.states[adapter] = State::kReady;
+    ScheduledRequest request;
+    request.id = ++last_id_;
+    request.flow = flow;
+    request.adapter = adapter;
+    request.prompt = {1, 2};
+    request.max_new_tokens = 40;
+    scheduler_->submit(request, now_);
+    return last_id_;
+  };
+  for (const char* adapter : {"a", "b", "c", "d", "e"}) send("alice", adapter);
+  step();
+  step();
+  EXPECT_EQ(scheduler_->running().size(), 4u);
+  const RequestId other = send("bob", "a");
+  bool runs = false;
+  for (int i = 0; i < 40 && !runs; ++i) {
+    step();
+    runs = std::ranges::any_of(scheduler_->running(),
+                               [&](const auto* sequence) { return sequence->id == other; });
+  }
+  EXPECT_TRUE(runs);
+}
+
 }  // namespace
 }  // namespace lorax

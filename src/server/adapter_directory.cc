@@ -16,6 +16,7 @@ namespace fs = std::filesystem;
 
 constexpr int kMaxDepth = 4;
 constexpr std::chrono::seconds kListAge{1};
+constexpr std::string_view kNoSuchAdapter = "does not exist; /v1/models lists those that do";
 
 [[noreturn]] void bad_name(std::string_view name, std::string_view reason) {
   refuse("adapter_id", fmt::format("adapter \"{}\" {}", printable(name), reason));
@@ -113,7 +114,7 @@ fs::path AdapterDirectory::locate(std::string_view name, const fs::path& path) c
   }
   std::error_code error;
   const fs::path found = fs::canonical(*root_ / path, error);
-  if (error) unknown(name, "does not exist; /v1/models lists those that do");
+  if (error) unknown(name, kNoSuchAdapter);
   if (found == *root_ || bounds_.root_of(found) == nullptr) {
     bad_name(name, "does not lie below the adapter directory; move or copy it there");
   }
@@ -133,6 +134,12 @@ std::string AdapterDirectory::resolve(std::string_view name) const {
   if (aliased && !has_folder(name)) return *aliased;
   check_parts(name);
   return locate(name, fs::path(name)).string();
+}
+
+void AdapterDirectory::fail_as_unknown(std::string_view name) {
+  check_name(name);
+  check_parts(name);
+  unknown(name, kNoSuchAdapter);
 }
 
 bool AdapterDirectory::has_folder(std::string_view name) const {

@@ -38,6 +38,8 @@ class AdapterDirectory {
   // can be none (empty parts, "..", an absolute path, control characters, links that leave the
   // directory and the further roots), kUnknownModel if there is nothing of this name.
   std::string resolve(std::string_view name) const;
+  // Throws what resolve() throws for a name that can be an adapter's and is none's.
+  [[noreturn]] static void fail_as_unknown(std::string_view name);
 
   // Adds a name for the folder `path`: relative to the directory, or absolute but within bounds().
   // Throws ApiError: kValidation if the name is taken, also by a folder, or one of the two can be

@@ -55,7 +55,7 @@ MergeRecipe read_recipe(const MergedAdapters& merged) {
   return recipe;
 }
 
-AdapterChoice choose_merged(const MergedAdapters& merged, const AdapterDirectory& directory) {
+AdapterChoice choose_merged(const MergedAdapters& merged, const VisibleAdapters& adapters) {
   if (merged.ids.empty()) {
     refuse("merged_adapters",
            "at least one adapter ID must be provided when setting `merged_adapters`");
@@ -71,7 +71,7 @@ AdapterChoice choose_merged(const MergedAdapters& merged, const AdapterDirectory
   MergeRecipe recipe = read_recipe(merged);
   AdapterChoice choice;
   for (const std::string& name : merged.ids) {
-    const AdapterChoice member = choose_adapter(name, directory);
+    const AdapterChoice member = choose_adapter(name, adapters);
     if (member.id.empty()) {
       refuse("merged_adapters", "the base model cannot be merged; leave it out of `ids`");
     }
@@ -107,19 +107,36 @@ const FieldTable<MergedAdapters>& merged_adapters_fields() {
   return table;
 }
 
-AdapterChoice choose_adapter(const std::string& name, const AdapterDirectory& directory) {
-  if (name.empty() || name == kBaseModelId) return {};
-  return {directory.resolve(name), name};
+std::string VisibleAdapters::resolve(const std::string& name) const {
+  if (!sees_adapter(tenant_, name)) AdapterDirectory::fail_as_unknown(name);
+  return directory_.resolve(name);
 }
 
-AdapterChoice choose_adapter(const AdapterFields& fields, const AdapterDirectory& directory) {
+std::string VisibleAdapters::default_name() const {
+  return sees_adapter(tenant_, directory_.default_name()) ? directory_.default_name() : "";
+}
+
+std::vector<AdapterDirectory::Entry> VisibleAdapters::list() const {
+  std::vector<AdapterDirectory::Entry> entries = directory_.list();
+  std::erase_if(entries, [this](const AdapterDirectory::Entry& entry) {
+    return !sees_adapter(tenant_, entry.name);
+  });
+  return entries;
+}
+
+AdapterChoice choose_adapter(const std::string& name, const VisibleAdapters& adapters) {
+  if (name.empty() || name == kBaseModelId) return {};
+  return {adapters.resolve(name), name};
+}
+
+AdapterChoice choose_adapter(const AdapterFields& fields, const VisibleAdapters& adapters) {
   if (fields.adapter_id && fields.merged_adapters) {
     refuse("adapter_id", "at most one of `adapter_id` or `merged_adapters` may be provided");
   }
   check_source(fields);
-  if (fields.merged_adapters) return choose_merged(*fields.merged_adapters, directory);
+  if (fields.merged_adapters) return choose_merged(*fields.merged_adapters, adapters);
   const std::string name = fields.adapter_id.value_or("");
-  return choose_adapter(name.empty() ? directory.default_name() : name, directory);
+  return choose_adapter(name.empty() ? adapters.default_name() : name, adapters);
 }
 
 }  // namespace lorax

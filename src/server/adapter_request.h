@@ -7,6 +7,7 @@
 
 #include "server/adapter_directory.h"
 #include "server/request_fields.h"
+#include "server/tenant.h"
 
 namespace lorax {
 
@@ -27,6 +28,7 @@ struct AdapterFields {
   std::optional<std::string> adapter_source;
   std::optional<std::string> api_token;
   std::optional<MergedAdapters> merged_adapters;
+  std::string cache_salt;
 };
 
 struct AdapterChoice {
@@ -34,10 +36,27 @@ struct AdapterChoice {
   std::string name;  // as clients call it, those of a merged one joined by commas; "" for the base
 };
 
-// The choice that the fields make: the directory's default where they name none. Throws ApiError.
-AdapterChoice choose_adapter(const AdapterFields& fields, const AdapterDirectory& directory);
+// The adapters that one client sees. To it, others do not exist.
+class VisibleAdapters {
+ public:
+  // `tenant`: null where there are no API keys. Both must outlive this.
+  VisibleAdapters(const AdapterDirectory& directory, const Tenant* tenant)
+      : directory_(directory), tenant_(tenant) {}
+
+  // As AdapterDirectory has them. The default is the base model for who does not see the adapter.
+  std::string resolve(const std::string& name) const;
+  std::string default_name() const;
+  std::vector<AdapterDirectory::Entry> list() const;
+
+ private:
+  const AdapterDirectory& directory_;
+  const Tenant* tenant_;
+};
+
+// The choice that the fields make: the default where they name none. Throws ApiError.
+AdapterChoice choose_adapter(const AdapterFields& fields, const VisibleAdapters& adapters);
 // The adapter of one name. Throws ApiError.
-AdapterChoice choose_adapter(const std::string& name, const AdapterDirectory& directory);
+AdapterChoice choose_adapter(const std::string& name, const VisibleAdapters& adapters);
 
 const FieldTable<MergedAdapters>& merged_adapters_fields();
 
@@ -54,6 +73,18 @@ void add_adapter_fields(FieldTable<Request>& table) {
       {"Where the adapter comes from. This server knows \"local\" only.", "\"local\""}));
   table.push_back(field<Request>("api_token", &AdapterFields::api_token,
                                  {"For sources that need one; local adapters do not."}));
+  Field<Request> salt = field<Request>(
+      "cache_salt", &AdapterFields::cache_salt,
+      {"Keys and values of this prompt are shared with requests of the same salt alone, so that "
+       "nobody else learns from the time of an answer what has been sent. Best random and long.",
+       "\"Vd8vqAaPDTxy3Y0bUNPnmQ\""});
+  salt.schema["minLength"] = 1;
+  salt.schema.erase("default");
+  salt.read = [read = salt.read](const boost::json::value& value, Request& request) {
+    read(value, request);
+    if (request.cache_salt.empty()) refuse("cache_salt", "`cache_salt` must not be empty");
+  };
+  table.push_back(std::move(salt));
   Field<Request> merged;
   merged.name = "merged_adapters";
   merged.schema = schema_of(merged_adapters_fields());

@@ -10,6 +10,7 @@
 
 #include "engine/generation_service.h"
 #include "server/adapter_directory.h"
+#include "server/api_error.h"
 #include "server/chat_renderer.h"
 #include "server/http.h"
 #include "server/request_observer.h"
@@ -20,7 +21,9 @@ namespace lorax {
 
 struct ApiSettings {
   // What /info says of the model and of this program.
-  std::string model_id;
+  std::string model_id;                        // as clients are told
+  std::vector<std::string> model_names;        // further names by which they may call it
+  std::string model_path;                      // where it lies: in no message to them
   std::string model_sha;                       // "": null
   std::string model_dtype = "torch.bfloat16";  // as PyTorch spells it
   std::string device_type = "cpu";             // "cpu" or "cuda"
@@ -40,6 +43,10 @@ struct ApiSettings {
   float watermark_gamma = 0.5f;
   float watermark_delta = 2.0f;
   std::chrono::milliseconds max_request_time = std::chrono::minutes(10);
+  // Whether requests of different API keys share pages of the prefix cache.
+  bool shares_prefixes = false;
+  // Whether /metrics and the documentation need an API key.
+  bool protects_status = false;
   // Whether /v1/load_lora_adapter and /v1/unload_lora_adapter do anything.
   bool allow_runtime_adapters = false;
   // Called with a store's id, from the handlers' threads: what is on disk has changed, and: the
@@ -65,5 +72,10 @@ struct ApiContext {
   WorkerPool& workers;
   ApiSettings settings;
 };
+
+// Whether a client's name for a model is the base model's.
+bool is_base_model(const ApiContext& context, std::string_view name);
+// The error without the paths of this machine.
+ApiError for_clients(const ApiContext& context, const ApiError& error);
 
 }  // namespace lorax

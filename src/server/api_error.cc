@@ -101,7 +101,7 @@ HttpResponse error_response(const ApiError& error, ApiDialect dialect) {
   HttpResponse response;
   response.status = status_of(error.kind(), dialect);
   if (error.kind() == ErrorKind::kOverloaded || error.kind() == ErrorKind::kStopping) {
-    response.headers.emplace_back("Retry-After", "1");
+    response.headers.emplace_back("Retry-After", std::to_string(error.retry_after().count()));
   }
   response.body = error_body(error, dialect);
   return response;

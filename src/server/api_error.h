@@ -2,6 +2,7 @@
 // OpenAI's API.
 #pragma once
 
+#include <chrono>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -36,10 +37,17 @@ class ApiError : public std::runtime_error {
 
   ErrorKind kind() const { return kind_; }
   const std::string& param() const { return param_; }
+  // When it is worth to try again, of kOverloaded and kStopping.
+  std::chrono::seconds retry_after() const { return retry_after_; }
+  ApiError& set_retry_after(std::chrono::seconds time) {
+    retry_after_ = time;
+    return *this;
+  }
 
  private:
   ErrorKind kind_;
   std::string param_;
+  std::chrono::seconds retry_after_{1};
 };
 
 // The validation error of a field.

@@ -124,6 +124,7 @@ class ApiTest : public testing::Test {
     request.path = std::move(path);
     request.headers = {{"Content-Type", "application/json"}};
     request.body = std::move(body);
+    request.tenant = tenant_;
     handler(request.method, request.path)(request, writer);
     return writer;
   }
@@ -172,6 +173,7 @@ class ApiTest : public testing::Test {
   }
 
   AdapterDirectory adapters_{"models/tiny-gemma2/adapters"};
+  std::shared_ptr<const Tenant> tenant_;  // of requests from now on
   PlainChat chat_;
   CountingObserver observer_;
   ScriptedService service_;  // after what its requests refer to

@@ -39,7 +39,7 @@ struct GeneratingRoute {
       action(request, info, writer);
     } catch (const ApiError& error) {
       context->observer.on_failure(failure_label(error.kind()));
-      answer_error(*writer, error, dialect);
+      answer_error(*writer, for_clients(*context, error), dialect);
     } catch (...) {
       context->observer.on_failure("generation");
       throw;
@@ -76,6 +76,7 @@ HttpHandler generating_handler(std::shared_ptr<const ApiContext> context, std::s
     RequestInfo info;
     info.route = shared->name;
     info.dialect = shared->dialect;
+    info.tenant = request.tenant;
     info.arrival = std::chrono::steady_clock::now();
     RequestObserver& observer = shared->context->observer;
     observer.on_request(info.route);

@@ -143,8 +143,8 @@ FieldTable<ChatBody> chat_fields(const ApiSettings& settings) {
 }
 
 ChatPlan plan_chat(const ApiContext& context, const FieldTable<ChatBody>& table,
-                   const ChatBody& body) {
-  AdapterChoice adapter = choose_model(context, body);
+                   const ChatBody& body, const Tenant* tenant) {
+  AdapterChoice adapter = choose_model(context, body, tenant);
   check_fields(table, body);
   if (body.top_logprobs && !body.logprobs) {
     refuse("top_logprobs", "`top_logprobs` needs `logprobs` to be true");

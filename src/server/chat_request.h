@@ -27,6 +27,6 @@ struct ChatPlan : OpenAiPlan {
 
 // Reads, checks and plans. Throws ApiError.
 ChatPlan plan_chat(const ApiContext& context, const FieldTable<ChatBody>& table,
-                   const ChatBody& body);
+                   const ChatBody& body, const Tenant* tenant);
 
 }  // namespace lorax

@@ -126,8 +126,8 @@ FieldTable<CompletionBody> completion_fields(const ApiSettings& settings) {
 }
 
 CompletionPlan plan_completion(const ApiContext& context, const FieldTable<CompletionBody>& table,
-                               CompletionBody body) {
-  AdapterChoice adapter = choose_model(context, body);
+                               CompletionBody body, const Tenant* tenant) {
+  AdapterChoice adapter = choose_model(context, body, tenant);
   check_fields(table, body);
   check_best_of(body);
   check_max_tokens(body);

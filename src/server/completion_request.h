@@ -32,6 +32,6 @@ struct CompletionPlan : OpenAiPlan {
 
 // Reads, checks and plans. Throws ApiError.
 CompletionPlan plan_completion(const ApiContext& context, const FieldTable<CompletionBody>& table,
-                               CompletionBody body);
+                               CompletionBody body, const Tenant* tenant);
 
 }  // namespace lorax

@@ -21,6 +21,15 @@ void check_values(const std::vector<std::string>& values, std::string_view flag)
   }
 }
 
+// Names of headers, separated by commas.
+bool is_header_list(std::string_view text) {
+  constexpr std::string_view kOthers = "!#$%&'*+-.^_`|~, ";
+  return !text.empty() && std::ranges::all_of(text, [&](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+           kOthers.find(c) != std::string_view::npos;
+  });
+}
+
 bool contains(const std::vector<std::string>& values, std::string_view value) {
   return std::ranges::find(values, value) != values.end();
 }
@@ -46,19 +55,36 @@ Cors::Cors(CorsOptions options)
 
 bool Cors::any_origin() const { return contains(options_.allow_origins, "*"); }
 
+bool Cors::allows(const HttpRequest& request) const {
+  const auto origin = request.header("origin");
+  return origin && (any_origin() || contains(options_.allow_origins, *origin));
+}
+
 HttpHeaders Cors::response_headers(const HttpRequest& request) const {
   HttpHeaders headers;
   if (!any_origin()) headers.emplace_back("vary", "origin");  // for caches on the way
-  const auto origin = request.header("origin");
-  if (!origin || (!any_origin() && !contains(options_.allow_origins, *origin))) return headers;
-  headers.emplace_back("access-control-allow-origin", any_origin() ? "*" : std::string(*origin));
+  if (!allows(request)) return headers;
+  const std::string origin(*request.header("origin"));
+  headers.emplace_back("access-control-allow-origin", any_origin() ? "*" : origin);
   if (options_.allow_credentials) headers.emplace_back("access-control-allow-credentials", "true");
   if (!exposed_.empty()) headers.emplace_back("access-control-expose-headers", exposed_);
   return headers;
 }
 
-HttpHeaders Cors::preflight_headers() const {
-  return {{"access-control-allow-methods", methods_}, {"access-control-allow-headers", headers_}};
+HttpHeaders Cors::preflight_headers(const HttpRequest& request) const {
+  if (!allows(request)) return {};
+  HttpHeaders headers = {{"access-control-allow-methods", methods_}};
+  if (!options_.allow_headers.empty()) {
+    headers.emplace_back("access-control-allow-headers", headers_);
+    return headers;
+  }
+  // By name: "*" would leave out authorization. Clients send headers of their own (x-stainless-os).
+  headers.emplace_back("vary", "access-control-request-headers");
+  const std::string_view asked = request.header("access-control-request-headers").value_or("");
+  if (is_header_list(asked)) {
+    headers.emplace_back("access-control-allow-headers", std::string(asked));
+  }
+  return headers;
 }
 
 bool Cors::is_preflight(const HttpRequest& request) {

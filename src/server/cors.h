@@ -12,7 +12,7 @@ namespace lorax {
 struct CorsOptions {
   std::vector<std::string> allow_origins = {"*"};
   std::vector<std::string> allow_methods = {"GET", "POST"};
-  std::vector<std::string> allow_headers = {"content-type", "authorization"};
+  std::vector<std::string> allow_headers;  // none: whatever a preflight asks for
   std::vector<std::string> expose_headers;
   bool allow_credentials = false;
 };
@@ -28,12 +28,13 @@ class Cors {
   // For every response; none if the request comes from no other origin or from one that is not
   // allowed.
   HttpHeaders response_headers(const HttpRequest& request) const;
-  // For the response to a preflight request, beside those above.
-  HttpHeaders preflight_headers() const;
+  // For the response to a preflight request, beside those above; none if the origin is not allowed.
+  HttpHeaders preflight_headers(const HttpRequest& request) const;
   static bool is_preflight(const HttpRequest& request);
 
  private:
   bool any_origin() const;
+  bool allows(const HttpRequest& request) const;
 
   CorsOptions options_;
   std::string methods_;

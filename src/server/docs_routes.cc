@@ -71,7 +71,7 @@ void add_docs_routes(const std::shared_ptr<const ApiContext>& context,
                                   [document](const HttpRequest&, const Writer& writer) {
                                     writer->respond(json_response(document));
                                   }),
-                    /*is_open=*/true});
+                    /*is_open=*/!context->settings.protects_status});
   routes.push_back({"GET", "/docs",
                     plain_handler(ApiDialect::kLorax,
                                   [context](const HttpRequest& request, const Writer& writer) {
@@ -80,7 +80,7 @@ void add_docs_routes(const std::shared_ptr<const ApiContext>& context,
                                     response.body = docs_page(*context, server_of(request));
                                     writer->respond(std::move(response));
                                   }),
-                    /*is_open=*/true});
+                    /*is_open=*/!context->settings.protects_status});
 }
 
 }  // namespace lorax

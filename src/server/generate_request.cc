@@ -184,12 +184,12 @@ FieldTable<GenerateBody> generate_fields(const ApiSettings& settings, const Serv
 }
 
 GeneratePlan plan_generate(const ApiContext& context, const FieldTable<P>& table, GenerateBody body,
-                           bool stream) {
+                           bool stream, const Tenant* tenant) {
   const ApiSettings& settings = context.settings;
   const ServiceLimits& limits = context.service.limits();
   const P& parameters = body.parameters;
   GeneratePlan plan;
-  plan.adapter = choose_adapter(parameters, context.adapters);
+  plan.adapter = choose_adapter(parameters, VisibleAdapters(context.adapters, tenant));
   if (stream) check_stream(parameters);
   check_parameters(parameters, table, settings);
   if (body.inputs.empty()) refuse("inputs", "`inputs` cannot be empty");
@@ -206,6 +206,7 @@ GeneratePlan plan_generate(const ApiContext& context, const FieldTable<P>& table
       fit_new_tokens(static_cast<int64_t>(request.prompt.size()), parameters.max_new_tokens, limits,
                      "inputs", "max_new_tokens");
   request.adapter = plan.adapter.id;
+  request.cache_scope = parameters.cache_salt;
   request.sampling = sampling_of(parameters, settings);
   if (!parameters.ignore_eos_token) request.eos_token_ids = settings.eos_token_ids;
   request.stop = parameters.stop;

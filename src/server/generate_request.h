@@ -63,6 +63,6 @@ struct GeneratePlan {
 
 // The plan of a body. Checks in LoRAX's order; throws ApiError.
 GeneratePlan plan_generate(const ApiContext& context, const FieldTable<GenerateParameters>& table,
-                           GenerateBody body, bool stream);
+                           GenerateBody body, bool stream, const Tenant* tenant);
 
 }  // namespace lorax

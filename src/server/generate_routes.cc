@@ -21,7 +21,8 @@ void generate(const std::shared_ptr<const ApiContext>& context, const GenerateTa
   GenerateBody body;
   read_fields(tables.body, parse_body(request.body), body);
   const bool stream = form == Form::kStream || body.stream;
-  GeneratePlan plan = plan_generate(*context, tables.parameters, std::move(body), stream);
+  GeneratePlan plan =
+      plan_generate(*context, tables.parameters, std::move(body), stream, info.tenant.get());
   finish_validation(info, plan.adapter.name);
 
   GenerateAnswer answer = answer_of(*context, plan, form == Form::kCompat);

@@ -14,12 +14,16 @@
 
 namespace lorax {
 
+struct Tenant;  // tenant.h
+
 struct HttpRequest {
   std::string method;  // "GET", "POST", ...
   std::string path;    // percent-decoded, without the query
   std::string query;   // as sent, without '?'
   std::vector<std::pair<std::string, std::string>> headers;
   std::string body;
+  // Whose API key it has; null where there are no keys. The router's answer to who asks.
+  std::shared_ptr<const Tenant> tenant;
   std::string request_id;  // the client's x-request-id or one made up; each response carries it
 
   // The first header of this name, in any case of letters.

@@ -23,7 +23,7 @@ HttpResponse load(const ApiContext& context, const LoraAdapterBody& body) {
     refuse(name.empty() ? "lora_name" : "lora_path",
            "Both 'lora_name' and 'lora_path' must be provided.");
   }
-  if (name == context.settings.model_id || name == kBaseModelId) {
+  if (is_base_model(context, name)) {
     refuse("lora_name", fmt::format("'{}' is the name of the base model; choose another",
                                     context.settings.model_id));
   }
@@ -79,6 +79,10 @@ void add_lora_adapter_routes(const std::shared_ptr<const ApiContext>& context,
                                         "--allow-runtime-adapters, or use adapters by their path "
                                         "below its adapter directory",
                                         path));
+           }
+           if (request.tenant != nullptr && !request.tenant->sees_all_adapters()) {
+             throw ApiError(ErrorKind::kForbidden,
+                            fmt::format("{} needs an API key that may use all adapters", path));
            }
            LoraAdapterBody body;
            read_fields(table, parse_body(request.body), body);

@@ -136,14 +136,16 @@ void Metrics::on_failure(std::string_view error) {
   failures_.Add({{"err", std::string(error)}}).Increment();
 }
 
-std::vector<prometheus::MetricFamily> Metrics::collect() const {
+std::vector<prometheus::MetricFamily> Metrics::collect(const Sees& sees) const {
   std::vector<prometheus::MetricFamily> families = registry_.Collect();
-  std::ranges::move(collector_.Collect(), std::back_inserter(families));
+  std::ranges::move(collector_.collect(sees), std::back_inserter(families));
   return families;
 }
 
-std::string Metrics::text() const { return prometheus::TextSerializer().Serialize(collect()); }
+std::string Metrics::text(const Sees& sees) const {
+  return prometheus::TextSerializer().Serialize(collect(sees));
+}
 
-std::string Metrics::json() const { return metrics_json(collect()); }
+std::string Metrics::json(const Sees& sees) const { return metrics_json(collect(sees)); }
 
 }  // namespace lorax

@@ -35,8 +35,11 @@ class Metrics final : public RequestObserver {
   // lorax_batch_*, whose method is prefill or decode.
   void on_step(const StepReport& report);
 
-  std::string text() const;  // Prometheus' text format 0.0.4
-  std::string json() const;  // metrics_json.h
+  // In Prometheus' text format 0.0.4, and as of metrics_json.h; naming the adapters that `sees` is
+  // true for.
+  using Sees = ServiceCollector::Sees;
+  std::string text(const Sees& sees = ServiceCollector::all) const;
+  std::string json(const Sees& sees = ServiceCollector::all) const;
 
  private:
   // Of steps of one method.
@@ -51,7 +54,7 @@ class Metrics final : public RequestObserver {
   prometheus::Counter& add_counter(const std::string& name, const std::string& help);
   prometheus::Histogram& add_histogram(const std::string& name, const std::string& help,
                                        const std::vector<double>& bounds);
-  std::vector<prometheus::MetricFamily> collect() const;
+  std::vector<prometheus::MetricFamily> collect(const Sees& sees) const;
 
   prometheus::Registry registry_;
   ServiceCollector collector_;

@@ -13,9 +13,9 @@ namespace {
 
 constexpr std::string_view kBelow = "/v1/models/";
 
-void write_base(JsonWriter& json, const ApiContext& context) {
+void write_base(JsonWriter& json, const ApiContext& context, const std::string& name) {
   json.begin_object();
-  json.field("id", context.settings.model_id);
+  json.field("id", name);
   json.field("object", "model");
   json.field("created", context.settings.started);
   json.field("owned_by", "lorax");
@@ -32,32 +32,33 @@ void write_adapter(JsonWriter& json, const ApiContext& context,
   json.field("object", "model");
   json.field("created", adapter.created);
   json.field("owned_by", "lorax");
-  json.field("root", adapter.path);
+  json.field("root", context.adapters.folder_of(adapter.path));
   json.field("parent", context.settings.model_id);
   json.field("max_model_len", context.service.limits().max_total_tokens);
   json.end_object();
 }
 
-HttpResponse list(const ApiContext& context) {
+HttpResponse list(const ApiContext& context, const Tenant* tenant) {
   JsonWriter json;
   json.begin_object();
   json.field("object", "list");
   json.key("data").begin_array();
-  write_base(json, context);
-  for (const AdapterDirectory::Entry& adapter : context.adapters.list()) {
+  write_base(json, context, context.settings.model_id);
+  for (const std::string& name : context.settings.model_names) write_base(json, context, name);
+  for (const AdapterDirectory::Entry& adapter : VisibleAdapters(context.adapters, tenant).list()) {
     write_adapter(json, context, adapter);
   }
   json.end_array().end_object();
   return json_response(json.take());
 }
 
-HttpResponse one(const ApiContext& context, const std::string& id) {
+HttpResponse one(const ApiContext& context, const std::string& id, const Tenant* tenant) {
   JsonWriter json;
-  if (id == context.settings.model_id || id == kBaseModelId) {
-    write_base(json, context);
+  if (is_base_model(context, id)) {
+    write_base(json, context, id == kBaseModelId ? context.settings.model_id : id);
     return json_response(json.take());
   }
-  for (const AdapterDirectory::Entry& adapter : context.adapters.list()) {
+  for (const AdapterDirectory::Entry& adapter : VisibleAdapters(context.adapters, tenant).list()) {
     if (adapter.name != id) continue;
     write_adapter(json, context, adapter);
     return json_response(json.take());
@@ -73,15 +74,16 @@ HttpResponse one(const ApiContext& context, const std::string& id) {
 void add_models_routes(const std::shared_ptr<const ApiContext>& context,
                        std::vector<ApiRoute>& routes) {
   using Writer = std::shared_ptr<ResponseWriter>;
-  routes.push_back(
-      {"GET", "/v1/models",
-       plain_handler(ApiDialect::kOpenAi, [context](const HttpRequest&, const Writer& writer) {
-         writer->respond(list(*context));
-       })});
+  routes.push_back({"GET", "/v1/models",
+                    plain_handler(ApiDialect::kOpenAi,
+                                  [context](const HttpRequest& request, const Writer& writer) {
+                                    writer->respond(list(*context, request.tenant.get()));
+                                  })});
   routes.push_back({"GET", std::string(kBelow) + "*",
                     plain_handler(ApiDialect::kOpenAi, [context](const HttpRequest& request,
                                                                  const Writer& writer) {
-                      writer->respond(one(*context, request.path.substr(kBelow.size())));
+                      writer->respond(
+                          one(*context, request.path.substr(kBelow.size()), request.tenant.get()));
                     })});
 }
 

@@ -37,19 +37,17 @@ void check_count(size_t prompts, int64_t candidates, const ApiContext& context) 
   }
 }
 
-bool is_base(const ApiContext& context, const std::string& model) {
-  return model.empty() || model == kBaseModelId || model == context.settings.model_id;
-}
-
 }  // namespace
 
-AdapterChoice choose_model(const ApiContext& context, const OpenAiFields& body) {
-  AdapterChoice named = choose_adapter(body, context.adapters);
+AdapterChoice choose_model(const ApiContext& context, const OpenAiFields& body,
+                           const Tenant* tenant) {
+  const VisibleAdapters adapters(context.adapters, tenant);
+  AdapterChoice named = choose_adapter(body, adapters);
   const bool names_another = body.merged_adapters || !body.adapter_id.value_or("").empty();
   // The base model itself, not the default adapter.
   if (body.model == kBaseModelId && !names_another) return {};
-  if (is_base(context, body.model)) return named;
-  AdapterChoice model = choose_adapter(body.model, context.adapters);
+  if (is_base_model(context, body.model)) return named;
+  AdapterChoice model = choose_adapter(body.model, adapters);
   if (names_another && named.id != model.id) {
     refuse("adapter_id",
            "`model` names one adapter and `adapter_id` or `merged_adapters` another; leave one of "
@@ -62,13 +60,14 @@ OpenAiPlan plan_openai(const ApiContext& context, const OpenAiFields& body, Adap
                        const std::vector<std::vector<int32_t>>& prompts, const OpenAiShape& shape) {
   check_stop_strings(body.stop, context.settings.max_stop_sequences);
   OpenAiPlan plan;
-  plan.model = body.model.empty() ? context.settings.model_id : body.model;
+  plan.model = is_base_model(context, body.model) ? context.settings.model_id : body.model;
   plan.choices = body.n.value_or(1);
   plan.candidates = shape.best_of > 0 ? shape.best_of : plan.choices;
   check_count(prompts.size(), plan.candidates, context);
 
   GenerationRequest request;
   request.adapter = adapter.id;
+  request.cache_scope = body.cache_salt;
   plan.adapter = std::move(adapter);
   request.sampling = sampling_of(body);
   if (!body.ignore_eos && !body.ignore_eos_token) {

@@ -31,7 +31,8 @@ struct OpenAiShape {
 };
 
 // Throws ApiError. The model or adapter that the fields name:
-AdapterChoice choose_model(const ApiContext& context, const OpenAiFields& body);
+AdapterChoice choose_model(const ApiContext& context, const OpenAiFields& body,
+                           const Tenant* tenant);
 // The checks of the fields that the tables cannot make, and the plan.
 OpenAiPlan plan_openai(const ApiContext& context, const OpenAiFields& body, AdapterChoice adapter,
                        const std::vector<std::vector<int32_t>>& prompts, const OpenAiShape& shape);

@@ -35,7 +35,7 @@ void complete(const ApiContext& context, const FieldTable<CompletionBody>& table
   CompletionBody body;
   read_fields(table, parse_body(request.body), body);
   const OpenAiFields shared = body;
-  CompletionPlan plan = plan_completion(context, table, std::move(body));
+  CompletionPlan plan = plan_completion(context, table, std::move(body), info.tenant.get());
   finish_validation(info, plan.adapter.name);
   respond(context, shared, std::move(info), writer,
           early_headers(context.settings, plan.characters, plan.adapter),
@@ -47,7 +47,7 @@ void chat(const ApiContext& context, const FieldTable<ChatBody>& table, const Ht
           RequestInfo info, const Writer& writer) {
   ChatBody body;
   read_fields(table, parse_body(request.body), body);
-  ChatPlan plan = plan_chat(context, table, body);
+  ChatPlan plan = plan_chat(context, table, body, info.tenant.get());
   finish_validation(info, plan.adapter.name);
   respond(context, body, std::move(info), writer,
           early_headers(context.settings, plan.characters, plan.adapter),

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "server/sse.h"
 
 namespace lorax {
@@ -52,6 +54,8 @@ class ResponseTask::Cancellation {
 ResponseTask::ResponseTask(const ApiContext& context, RequestInfo info,
                            std::shared_ptr<ResponseWriter> writer)
     : service_(context.service),
+      adapters_(context.adapters),
+      shares_prefixes_(context.settings.shares_prefixes),
       observer_(context.observer),
       info_(std::move(info)),
       writer_(std::move(writer)),
@@ -66,6 +70,7 @@ ResponseTask::~ResponseTask() = default;
 void ResponseTask::start(const std::shared_ptr<ResponseTask>& task,
                          std::vector<GenerationRequest> requests) {
   GenerationService& service = task->service_;
+  task->take_places(requests);
   task->note_start(requests);
   const std::shared_ptr<Cancellation>& cancellation = task->cancellation_;
   for (size_t i = 0; i < requests.size(); ++i) {
@@ -103,6 +108,38 @@ void ResponseTask::note_end(const GenerationEnd& end) {
   });
 }
 
+// What is of the tenant's: its flow and its part of the prefix cache.
+void ResponseTask::take_places(std::vector<GenerationRequest>& requests) {
+  const Tenant* tenant = info_.tenant.get();
+  if (tenant == nullptr) return;
+  const auto generations = static_cast<int64_t>(requests.size());
+  const TenantLimits& limits = tenant->limits;
+  if (limits.max_concurrent_requests > 0 && generations > limits.max_concurrent_requests) {
+    refuse("n", fmt::format("the request asks for {} generations; this API key may have {} at once",
+                            generations, limits.max_concurrent_requests));
+  }
+  if (const auto wait = tenant->usage->try_begin(generations, limits, Clock::now())) {
+    throw ApiError(ErrorKind::kOverloaded,
+                   "this API key has reached its limit of requests at once "
+                   "or of tokens a minute")
+        .set_retry_after(*wait);
+  }
+  places_ = TenantPlaces(info_.tenant, generations);
+  for (GenerationRequest& request : requests) {
+    spend(static_cast<int64_t>(request.prompt.size()));
+    request.flow = tenant->name;
+    // Its length in front: no salt of one tenant makes another's scope.
+    if (shares_prefixes_) continue;
+    request.cache_scope =
+        fmt::format("{}:{}{}", tenant->name.size(), tenant->name, request.cache_scope);
+  }
+}
+
+void ResponseTask::spend(int64_t tokens) const {
+  const Tenant* tenant = info_.tenant.get();
+  if (tenant != nullptr) tenant->usage->spend(tokens, tenant->limits, Clock::now());
+}
+
 template <typename Event>
 void ResponseTask::deliver(Event event) {
   const std::lock_guard lock(mutex_);
@@ -128,6 +165,7 @@ void ResponseTask::open(size_t generations) {
 void ResponseTask::drop() {
   const std::lock_guard lock(mutex_);
   state_ = State::kDone;
+  places_.give_back();
   early_ = {};
 }
 
@@ -139,6 +177,7 @@ void ResponseTask::take_prompt(size_t index, std::vector<TokenInfo> tokens) {
 void ResponseTask::take_token(size_t index, GeneratedToken token) {
   deliver([this, index, token = std::move(token)]() mutable {
     observe_token(index);
+    spend(1);
     on_token(index, std::move(token));
   });
 }
@@ -151,7 +190,9 @@ void ResponseTask::finish_one(size_t index, GenerationEnd end) {
   note_end(end);
   if (!ended_by_itself(end)) {
     state_ = State::kDone;
+    places_.give_back();
     if (running_ > 1) cancellation_->cancel();
+    end.error = adapters_.without_roots(std::move(end.error));
     const ApiError error = error_of(end);
     observer_.on_failure(failure_label(error.kind()));
     note_error(*writer_, error);
@@ -163,6 +204,7 @@ void ResponseTask::finish_one(size_t index, GenerationEnd end) {
   on_end(index, std::move(end));
   if (--running_ > 0) return;
   state_ = State::kDone;
+  places_.give_back();
   report_.total = Clock::now() - info_.arrival;
   observer_.on_success(report_);
   all_ended(report_);

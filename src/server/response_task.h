@@ -18,6 +18,7 @@
 #include "server/api_context.h"
 #include "server/api_error.h"
 #include "server/http.h"
+#include "server/tenant.h"
 
 namespace lorax {
 
@@ -25,7 +26,8 @@ namespace lorax {
 struct RequestInfo {
   std::string_view route;
   ApiDialect dialect = ApiDialect::kLorax;
-  std::string adapter;  // as the client named it; "" for the base model
+  std::string adapter;                   // as the client named it; "" for the base model
+  std::shared_ptr<const Tenant> tenant;  // whose API key it has; null where there are none
   std::chrono::steady_clock::time_point arrival;
   std::chrono::nanoseconds validation{0};
 };
@@ -83,8 +85,13 @@ class ResponseTask : public std::enable_shared_from_this<ResponseTask> {
   void finish_one(size_t index, GenerationEnd end);
   void observe_token(size_t index);
   void add_to_report(const GenerationEnd& end);
+  // Takes the tenant's places, or throws ApiError.
+  void take_places(std::vector<GenerationRequest>& requests);
+  void spend(int64_t tokens) const;
 
   GenerationService& service_;
+  const AdapterDirectory& adapters_;
+  const bool shares_prefixes_;
   RequestObserver& observer_;
   RequestInfo info_;
   std::shared_ptr<ResponseWriter> writer_;
@@ -95,6 +102,7 @@ class ResponseTask : public std::enable_shared_from_this<ResponseTask> {
   size_t running_ = 0;
   std::vector<Clock::time_point> last_token_;  // of each generation
   RequestReport report_;
+  TenantPlaces places_;
 };
 
 // Collects all generations and then answers with what `build` makes of them.

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include <fmt/format.h>
-#include <openssl/crypto.h>
+#include <boost/algorithm/string/case_conv.hpp>
 #include <boost/algorithm/string/predicate.hpp>
 #include <boost/algorithm/string/trim.hpp>
 
@@ -14,6 +14,13 @@
 
 namespace lorax {
 namespace {
+
+// Who has no key.
+const std::shared_ptr<const Tenant>& nobody() {
+  static const auto tenant = std::make_shared<const Tenant>(
+      Tenant{.name = {}, .adapters = std::vector<std::string>{}, .limits = {}});
+  return tenant;
+}
 
 // Adds headers to whatever is answered.
 class HeadersWriter final : public ResponseWriter {
@@ -80,6 +87,15 @@ std::optional<HttpResponse> fault_of_body(const HttpRequest& request) {
   return std::nullopt;
 }
 
+// "[::1]:3000" is "[::1]".
+std::string without_port(const std::string& host) {
+  const size_t colon = host.rfind(':');
+  const size_t bracket = host.rfind(']');
+  const bool has_port = colon != std::string::npos &&
+                        (bracket == std::string::npos ? host.find(':') == colon : colon > bracket);
+  return has_port ? host.substr(0, colon) : host;
+}
+
 HttpResponse no_content(HttpHeaders headers) {
   HttpResponse response;
   response.status = 204;
@@ -90,11 +106,15 @@ HttpResponse no_content(HttpHeaders headers) {
 }  // namespace
 
 Router::Router(RouterOptions options)
-    : cors_(std::move(options.cors)), api_keys_(std::move(options.api_keys)) {
-  for (const std::string& key : api_keys_) {
-    const bool sound =
-        !key.empty() && std::ranges::all_of(key, [](char c) { return c > ' ' && c <= '~'; });
-    if (!sound) fail("an API key must be visible ASCII without spaces, and not empty");
+    : cors_(std::move(options.cors)),
+      keys_(std::move(options.keys)),
+      allowed_hosts_(std::move(options.allowed_hosts)) {
+  for (std::string& host : allowed_hosts_) {
+    const bool sound = !host.empty() &&
+                       std::ranges::all_of(host, [](char c) { return c > ' ' && c <= '~'; }) &&
+                       host.find('/') == std::string::npos;
+    if (!sound) fail("--allowed-host {}: give a name, such as api.example.org", printable(host));
+    boost::algorithm::to_lower(host);
   }
 }
 
@@ -114,7 +134,14 @@ void Router::operator()(HttpRequest request, std::shared_ptr<ResponseWriter> wri
     writer = std::make_shared<HeadersWriter>(std::move(writer), std::move(cors));
   }
   const std::string& path = request.path;
-  if (Cors::is_preflight(request)) return writer->respond(no_content(cors_.preflight_headers()));
+  if (!allows_host(request)) {
+    return writer->respond(error_response(
+        path, 403,
+        fmt::format("this server is not called {}; call it by a name of --allowed-host",
+                    printable(request.header("host").value_or("")))));
+  }
+  if (Cors::is_preflight(request))
+    return writer->respond(no_content(cors_.preflight_headers(request)));
   if (path == "*" && request.method == "OPTIONS") {
     return writer->respond(no_content({{"allow", "GET, HEAD, POST, OPTIONS"}}));
   }
@@ -136,7 +163,12 @@ void Router::operator()(HttpRequest request, std::shared_ptr<ResponseWriter> wri
     return writer->respond(std::move(response));
   }
   const Route& route = found->second;
-  if (route.access == RouteAccess::kKey && !has_key(request)) {
+  const bool needs_key = keys_ != nullptr && !keys_->empty();
+  if (needs_key) request.tenant = tenant_of(request);
+  if (needs_key && request.tenant == nullptr && route.access == RouteAccess::kOpen) {
+    request.tenant = nobody();
+  }
+  if (needs_key && request.tenant == nullptr) {
     HttpResponse response =
         error_response(path, 401, "give the API key as header: Authorization: Bearer <key>");
     response.headers.emplace_back("www-authenticate", "Bearer");
@@ -164,19 +196,25 @@ const Router::Methods* Router::find(std::string_view path) const {
   return best;
 }
 
-// The time it takes tells the length of a key, not what is in it.
-bool Router::has_key(const HttpRequest& request) const {
-  if (api_keys_.empty()) return true;
+std::shared_ptr<const Tenant> Router::tenant_of(const HttpRequest& request) const {
   constexpr std::string_view kScheme = "bearer ";
   const std::string_view given = request.header("authorization").value_or("");
-  if (!boost::istarts_with(given, kScheme)) return false;
+  if (!boost::istarts_with(given, kScheme)) return nullptr;
   std::string key(given.substr(kScheme.size()));
   boost::algorithm::trim(key);
-  bool found = false;
-  for (const std::string& known : api_keys_) {
-    found |= key.size() == known.size() && CRYPTO_memcmp(key.data(), known.data(), key.size()) == 0;
-  }
-  return found;
+  return keys_->find(key);
+}
+
+bool Router::allows_host(const HttpRequest& request) const {
+  if (allowed_hosts_.empty()) return true;
+  std::string host(request.header("host").value_or(""));
+  boost::algorithm::trim(host);
+  boost::algorithm::to_lower(host);
+  const std::string bare = without_port(host);
+  return std::ranges::any_of(allowed_hosts_, [&](const std::string& allowed) {
+    if (allowed.starts_with("*.")) return bare.ends_with(std::string_view(allowed).substr(1));
+    return allowed == "*" || allowed == bare || allowed == host;
+  });
 }
 
 }  // namespace lorax

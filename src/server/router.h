@@ -3,10 +3,12 @@
 #pragma once
 
 #include <map>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "server/api_keys.h"
 #include "server/cors.h"
 #include "server/http.h"
 
@@ -20,8 +22,12 @@ enum class RouteAccess { kOpen, kKey };
 
 struct RouterOptions {
   CorsOptions cors;
-  // Accepted as `Authorization: Bearer <key>`; none: every route is open.
-  std::vector<std::string> api_keys;
+  // Accepted as `Authorization: Bearer <key>`; null or none: every route is open.
+  std::shared_ptr<const ApiKeys> keys;
+  // Names by which clients may call the server, in the Host header: "api.example.org", with any
+  // port; "api.example.org:8000", with that one; "*.example.org", all below. None: any. (A page
+  // whose own name has been made to point at this server is one with it for a browser.)
+  std::vector<std::string> allowed_hosts;
 };
 
 class Router {
@@ -36,8 +42,9 @@ class Router {
   void add(std::string_view method, std::string_view path, HttpHandler handler,
            RouteAccess access = RouteAccess::kKey);
 
-  // Answers 404, 405 with Allow, OPTIONS, 401 and 415; hands on the rest. A handler that throws is
-  // answered with 500 by the transport.
+  // Answers 403 for hosts that are not allowed, 404, 405 with Allow, OPTIONS, 401 and 415; hands on
+  // the rest, with its tenant. On open routes who has no key is a tenant that sees no adapter. A
+  // handler that throws is answered with 500 by the transport.
   void operator()(HttpRequest request, std::shared_ptr<ResponseWriter> writer) const;
 
  private:
@@ -48,10 +55,13 @@ class Router {
   using Methods = std::map<std::string, Route, std::less<>>;
 
   const Methods* find(std::string_view path) const;
-  bool has_key(const HttpRequest& request) const;
+  // Null if the request has no key, or none that is known.
+  std::shared_ptr<const Tenant> tenant_of(const HttpRequest& request) const;
+  bool allows_host(const HttpRequest& request) const;
 
   Cors cors_;
-  std::vector<std::string> api_keys_;
+  std::shared_ptr<const ApiKeys> keys_;
+  std::vector<std::string> allowed_hosts_;
   std::map<std::string, Methods, std::less<>> exact_;
   std::map<std::string, Methods, std::less<>> below_;  // "/v1/models/" for "/v1/models/*"
 };

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <fstream>
 #include <memory>
 #include <optional>
 #include <string>
@@ -11,6 +13,18 @@
 
 namespace lorax {
 namespace {
+
+// A file of keys, removed with this.
+class TestKeyFile {
+ public:
+  TestKeyFile() : path_(std::filesystem::path(testing::TempDir()) / "router_test_keys.json") {}
+  ~TestKeyFile() { std::filesystem::remove(path_); }
+  const std::filesystem::path& path() const { return path_; }
+  void write(std::string_view text) const { std::ofstream(path_) << text; }
+
+ private:
+  std::filesystem::path path_;
+};
 
 struct Recorded {
   std::optional<HttpResponse> response;
@@ -132,7 +146,11 @@ TEST_F(RouterTest, PostBodiesAreJson) {
 
 TEST_F(RouterTest, ApiKeys) {
   RouterOptions options;
-  options.api_keys = {"first", "second-key"};
+  const auto keys = std::make_shared<ApiKeys>("first");
+  TestKeyFile file;
+  file.write(R"({"keys": [{"name": "two", "key": "second-key", "adapters": ["x"]}]})");
+  keys->load(file.path());
+  options.keys = keys;
   make(options);
   const auto with = [&](std::string value) {
     return status("POST", "/generate", {json[0], {"Authorization", std::move(value)}});
@@ -149,10 +167,58 @@ TEST_F(RouterTest, ApiKeys) {
   EXPECT_NE(missing.response->body.find("invalid_api_key"), std::string::npos);
   EXPECT_EQ(status("GET", "/health"), 200) << "open";
   EXPECT_EQ(status("POST", "/generate"), 401) << "before the content type";
-  options.api_keys = {""};
-  EXPECT_THROW(Router{options}, Error);
-  options.api_keys = {"a b"};
-  EXPECT_THROW(Router{options}, Error);
+}
+
+// The handler learns who asks, on open routes too.
+TEST_F(RouterTest, TenantsOfRequests) {
+  RouterOptions options;
+  const auto keys = std::make_shared<ApiKeys>("first");
+  options.keys = keys;
+  make(options);
+  std::shared_ptr<const Tenant> seen;
+  const auto see = [&](HttpRequest request, std::shared_ptr<ResponseWriter> writer) {
+    seen = request.tenant;
+    writer->respond({});
+  };
+  router->add("GET", "/open", see, RouteAccess::kOpen);
+  router->add("GET", "/closed", see);
+  for (const char* path : {"/open", "/closed"}) {
+    call("GET", path, {{"Authorization", "Bearer first"}});
+    EXPECT_EQ(seen, keys->find("first")) << path;
+  }
+  for (const char* key : {"Bearer other", ""}) {
+    EXPECT_EQ(status("GET", "/open", {{"Authorization", key}}), 200);
+    ASSERT_NE(seen, nullptr);
+    EXPECT_FALSE(seen->sees_adapter("x"));
+    EXPECT_EQ(status("GET", "/closed", {{"Authorization", key}}), 401);
+  }
+  make();
+  router->add("GET", "/open", see, RouteAccess::kOpen);
+  call("GET", "/open", {{"Authorization", "Bearer first"}});
+  EXPECT_EQ(seen, nullptr) << "no keys";
+}
+
+TEST_F(RouterTest, HostsByName) {
+  RouterOptions options;
+  options.allowed_hosts = {"API.example", "*.inner.example", "10.0.0.1:8000", "[::1]"};
+  make(options);
+  const auto with = [&](const char* host) { return status("GET", "/health", {{"Host", host}}); };
+  for (const char* good : {"api.example", "Api.Example:3000", "a.inner.example",
+                           "a.b.inner.example", "10.0.0.1:8000", "[::1]", "[::1]:3000"}) {
+    EXPECT_EQ(with(good), 200) << good;
+  }
+  for (const char* bad : {"evil.example", "api.example.evil", "xapi.example", "inner.example",
+                          "evilinner.example", "10.0.0.1", "10.0.0.1:80", "", "::1",
+                          "api.example:"
+                          "80:80"}) {
+    EXPECT_EQ(with(bad), 403) << bad;
+  }
+  EXPECT_EQ(status("GET", "/health"), 403) << "no host";
+  EXPECT_EQ(status("OPTIONS", "/health", {{"Host", "evil.example"}}), 403);
+  for (const char* bad : {"", "a b", "http://a"}) {
+    options.allowed_hosts = {bad};
+    EXPECT_THROW(Router{options}, Error) << bad;
+  }
 }
 
 TEST_F(RouterTest, CorsForAnyOrigin) {
@@ -170,7 +236,31 @@ TEST_F(RouterTest, CorsForAnyOrigin) {
   EXPECT_EQ(preflight.response->status, 204);
   EXPECT_EQ(preflight.header("access-control-allow-origin"), "*");
   EXPECT_EQ(preflight.header("access-control-allow-methods"), "GET, POST");
-  EXPECT_EQ(preflight.header("access-control-allow-headers"), "content-type, authorization");
+}
+
+TEST_F(RouterTest, PreflightsAreAllowedTheHeadersTheyAskFor) {
+  const auto preflight = [&](const char* origin, const char* asked) {
+    return call("OPTIONS", "/generate",
+                {{"Origin", origin},
+                 {"Access-Control-Request-Method", "POST"},
+                 {"Access-Control-Request-Headers", asked}});
+  };
+  const char* asked = "authorization,content-type, x-stainless-os";
+  make();
+  const Recorded any = preflight("https://a", asked);
+  EXPECT_EQ(any.header("access-control-allow-headers"), asked);
+  EXPECT_EQ(any.header("vary"), "access-control-request-headers");
+  EXPECT_EQ(preflight("https://a", "x: y").header("access-control-allow-headers"), "");
+  RouterOptions options;
+  options.cors.allow_origins = {"https://a"};
+  make(options);
+  EXPECT_EQ(preflight("https://a", asked).header("access-control-allow-headers"), asked);
+  const Recorded other = preflight("https://b", asked);
+  EXPECT_EQ(other.header("access-control-allow-headers"), "");
+  EXPECT_EQ(other.header("access-control-allow-methods"), "");
+  options.cors.allow_headers = {"x-a", "x-b"};
+  make(options);
+  EXPECT_EQ(preflight("https://a", asked).header("access-control-allow-headers"), "x-a, x-b");
 }
 
 TEST_F(RouterTest, CorsForSomeOrigins) {

@@ -63,11 +63,14 @@ class Families {
 };
 
 std::string joined(const std::vector<std::string>& ids,
-                   const std::function<std::string(const std::string&)>& name_of) {
+                   const std::function<std::string(const std::string&)>& name_of,
+                   const ServiceCollector::Sees& sees) {
   std::string list;
   for (size_t i = 0; i < std::min(ids.size(), ServiceCollector::kMaxListedAdapters); ++i) {
-    if (i > 0) list += ',';
-    list += name_of(ids[i]);
+    const std::string name = name_of(ids[i]);
+    if (!sees(name)) continue;
+    if (!list.empty()) list += ',';
+    list += name;
   }
   return list;
 }
@@ -140,7 +143,7 @@ void add_adapters(const AdapterStoreStats& stats, Families& out) {
 
 }  // namespace
 
-std::vector<MetricFamily> ServiceCollector::Collect() const {
+std::vector<MetricFamily> ServiceCollector::collect(const Sees& sees) const {
   Families families;
   const ServiceStats service = sources_.service->stats();
   const AdapterStoreStats adapters = sources_.adapters();
@@ -157,8 +160,8 @@ std::vector<MetricFamily> ServiceCollector::Collect() const {
       "vllm:lora_requests_info", "Adapters of running and of waiting requests; value: unix time",
       now.count(),
       {{"max_lora", fmt::to_string(adapters.slots)},
-       {"running_lora_adapters", joined(service.running_adapters, sources_.adapter_name)},
-       {"waiting_lora_adapters", joined(service.waiting_adapters, sources_.adapter_name)}});
+       {"running_lora_adapters", joined(service.running_adapters, sources_.adapter_name, sees)},
+       {"waiting_lora_adapters", joined(service.waiting_adapters, sources_.adapter_name, sees)}});
   return families.take();
 }
 

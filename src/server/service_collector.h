@@ -31,7 +31,12 @@ class ServiceCollector final : public prometheus::Collectable {
 
   explicit ServiceCollector(Sources sources) : sources_(std::move(sources)) {}
 
-  std::vector<prometheus::MetricFamily> Collect() const override;
+  // Whether an adapter may be named, by the name that clients know.
+  using Sees = std::function<bool(const std::string& adapter_name)>;
+  static bool all(const std::string&) { return true; }
+
+  std::vector<prometheus::MetricFamily> Collect() const override { return collect(all); }
+  std::vector<prometheus::MetricFamily> collect(const Sees& sees) const;
 
  private:
   Sources sources_;

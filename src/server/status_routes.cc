@@ -91,7 +91,7 @@ void add_status_routes(const std::shared_ptr<const ApiContext>& context,
                                   [context](const HttpRequest& request, const Writer& writer) {
                                     writer->respond(context->settings.metrics(request));
                                   }),
-                    /*is_open=*/true});
+                    /*is_open=*/!context->settings.protects_status});
 }
 
 }  // namespace lorax

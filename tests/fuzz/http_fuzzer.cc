@@ -36,7 +36,7 @@ HttpLimits small_limits() {
 const Router& router() {
   static const Router* const instance = [] {
     RouterOptions options;
-    options.api_keys = {"key"};
+    options.keys = std::make_shared<ApiKeys>("key");
     auto* made = new Router(options);
     // Repeats as much foreign text as a handler could.
     const auto echo = [](HttpRequest request, std::shared_ptr<ResponseWriter> writer) {
