@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "server/adapter_directory.h"
+#include "server/foreign_fields.h"
 #include "server/request_fields.h"
 
 namespace lorax {
@@ -27,6 +28,7 @@ struct AdapterFields {
   std::optional<std::string> adapter_source;
   std::optional<std::string> api_token;
   std::optional<MergedAdapters> merged_adapters;
+  IgnoredFields ignored;  // fields of the whole body
 };
 
 struct AdapterChoice {
@@ -62,6 +64,10 @@ void add_adapter_fields(FieldTable<Request>& table) {
   merged.read = [](const boost::json::value& value, Request& request) {
     if (!value.is_object()) fields::wrong_type(value, "merged_adapters", "an object");
     read_fields(merged_adapters_fields(), value.get_object(), request.merged_adapters.emplace());
+    take_unread(
+        value.get_object(), FieldPlace::kRequest, "merged_adapters.",
+        [](std::string_view name) { return has_field(merged_adapters_fields(), name); },
+        request.ignored);
   };
   table.push_back(std::move(merged));
 }
