@@ -43,6 +43,9 @@ AdapterChoice choose_adapter(const std::string& name, const AdapterDirectory& di
 
 const FieldTable<MergedAdapters>& merged_adapters_fields();
 
+// Says in the schema of a table with the rows below that only one of the two names an adapter.
+void exclude_both_adapter_fields(boost::json::object& schema);
+
 // The rows of AdapterFields in the table of a request that has them.
 template <typename Request>
 void add_adapter_fields(FieldTable<Request>& table) {

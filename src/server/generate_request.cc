@@ -174,6 +174,7 @@ FieldTable<GenerateBody> generate_fields(const ApiSettings& settings, const Serv
   parameters.name = "parameters";
   parameters.schema = schema_of(*table);
   parameters.schema["type"] = {"object", "null"};
+  exclude_both_adapter_fields(parameters.schema);
   parameters.read = [table](const boost::json::value& value, B& body) {
     if (!value.is_object()) fields::wrong_type(value, "parameters", "an object");
     read_fields(*table, value.get_object(), body.parameters);
