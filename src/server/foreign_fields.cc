@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <iterator>
 #include <map>
 #include <ranges>
 
@@ -343,14 +344,22 @@ const Known& known_at(FieldPlace place) {
   }
 }
 
-bool is_same(const json::value& a, const json::value& b) {
-  if (a.is_number() && b.is_number()) return a.to_number<double>() == b.to_number<double>();
-  return a == b;
+// Numbers by their value; fields of objects that are null count as missing.
+bool is_same(const json::value& value, const json::value& known) {
+  if (value.is_number() && known.is_number()) {
+    return value.to_number<double>() == known.to_number<double>();
+  }
+  if (!value.is_object()) return value == known;
+  json::object given = value.get_object();
+  for (auto field = given.begin(); field != given.end();) {
+    field = field->value().is_null() ? given.erase(field) : std::next(field);
+  }
+  return json::value(given) == known;
 }
 
 bool is_listed(std::string_view list, const json::value& value) {
   return std::ranges::any_of(json::parse(list).as_array(),
-                             [&](const json::value& each) { return is_same(each, value); });
+                             [&](const json::value& known) { return is_same(value, known); });
 }
 
 // Names of one thing in several APIs.
