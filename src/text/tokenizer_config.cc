@@ -36,11 +36,11 @@ void read_special_names(const JsonField& root, TokenizerConfig& config) {
     } else if (key == "additional_special_tokens" || key == "extra_special_tokens") {
       if (field.is_object()) {
         for (const auto& [name, of_model] : field.object()) {
-          if (const auto token = read_token(field[name])) config.special_names.push_back(*token);
+          if (const auto token = read_token(field[name])) config.additional_names.push_back(*token);
         }
       } else if (field.is_array()) {
         for (size_t i = 0; i < field.array().size(); ++i) {
-          if (const auto token = read_token(field[i])) config.special_names.push_back(*token);
+          if (const auto token = read_token(field[i])) config.additional_names.push_back(*token);
         }
       }
     }
@@ -110,6 +110,10 @@ void set_special_tokens(const std::vector<AddedToken>& added_tokens, const Token
     if (id != Vocabulary::kNone) parts.special_ids.push_back(id);
   };
   for (const std::string& name : config.special_names) add(name);
+  for (const std::string& name : config.additional_names) {
+    if (std::ranges::find(added_tokens, name, &AddedToken::content) == added_tokens.end())
+      add(name);
+  }
   for (const auto& [kind, name] : kUsualNames) {
     if (std::ranges::find(config.named_kinds, kind) == config.named_kinds.end()) add(name);
   }

@@ -16,12 +16,13 @@ struct TokenizerConfig {
   std::optional<std::string> eos_token;
   std::optional<bool> add_bos_token;
   std::vector<AddedToken> added_tokens;  // "added_tokens_decoder", by id
-  // Names that tokens have there: "mask_token", "additional_special_tokens". They are special
-  // whatever the tokenizer itself says of them.
+  // Names that tokens have there: "mask_token", special whatever the tokenizer itself says of them,
+  // and "additional_special_tokens", special unless they are added tokens that say otherwise.
   std::vector<std::string> special_names;
+  std::vector<std::string> additional_names;
   std::vector<std::string> named_kinds;  // "mask_token", for which there is a name, or null
 
-  // Whether special_tokens_map.json says more: older folders keep names there.
+  // Whether special_tokens_map.json says more: it does where the config lists no added tokens.
   bool needs_special_tokens_map = true;
 
   // Takes over the names of special tokens in a special_tokens_map.json. Throws as from_json.
