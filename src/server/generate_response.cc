@@ -149,7 +149,7 @@ class GenerateEvents final : public EventFormat {
     const TokenInfo& newest = held_.emplace_back(Held{std::move(token.token), std::nullopt}).token;
     set_texts(texts_.push(newest));
     std::string events;
-    while (held_.size() > (may_be_last ? 1 : 0) && is_certain(held_.front())) events += release();
+    while (held_.size() > size_t{may_be_last} && is_certain(held_.front())) events += release();
     return events;
   }
 
@@ -247,3 +247,56 @@ class GenerateEvents final : public EventFormat {
   int64_t tokens_ = 0;
   std::deque<Held> held_;
 };
+
+}  // namespace
+
+double mean_logprob(const Generation& generation) {
+  if (generation.tokens.empty()) return -std::numeric_limits<double>::infinity();
+  double sum = 0.0;
+  for (const GeneratedToken& token : generation.tokens) sum += token.token.logprob;
+  return sum / static_cast<double>(generation.tokens.size());
+}
+
+GenerateAnswer answer_of(const ApiContext& context, const GeneratePlan& plan, bool as_array) {
+  const GenerationRequest& request = plan.generations.front();
+  GenerateAnswer answer;
+  answer.tokenizer = &context.tokenizer;
+  answer.inputs = plan.inputs;
+  answer.adapter = plan.adapter;
+  if (plan.samples) {
+    for (const GenerationRequest& each : plan.generations) {
+      answer.seeds.push_back(each.sampling.seed);
+    }
+  }
+  answer.eos_token_ids = request.eos_token_ids;
+  answer.max_new_tokens = request.max_new_tokens;
+  answer.alternatives = request.alternatives;
+  answer.details = plan.details;
+  answer.return_full_text = plan.return_full_text;
+  answer.as_array = as_array;
+  return answer;
+}
+
+HttpResponse generate_response(const GenerateAnswer& answer, Headers headers,
+                               std::vector<Generation>& generations, const RequestReport& report) {
+  const size_t best = index_of_best(generations);
+  const Generation& generation = generations[best];
+  JsonWriter json;
+  if (answer.as_array) json.begin_array();
+  json.begin_object();
+  json.field("generated_text", text_of(answer, generation.text, generation.end));
+  if (answer.details) write_details(json, answer, generations, best);
+  json.end_object();
+  if (answer.as_array) json.end_array();
+
+  HttpResponse response = json_response(json.take());
+  response.headers = std::move(headers);
+  add_late_headers(response.headers, generation.end, report);
+  return response;
+}
+
+std::unique_ptr<EventFormat> generate_events(GenerateAnswer answer) {
+  return std::make_unique<GenerateEvents>(std::move(answer));
+}
+
+}  // namespace lorax
