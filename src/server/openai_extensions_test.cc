@@ -99,12 +99,12 @@ TEST_F(OpenAiExtensionsTest, PromptLogprobs) {
     return info;
   };
   script.prompt = {token(2, "<bos>", std::nanf("")), token(10, "x", -2.5f)};
-  script.prompt[1].alternatives = {{11, "y", -0.5f}, {12, "z", -1.0f}};
+  script.prompt[1].alternatives = {{11, "y", -0.5f}, {12, "z", -1.25f}};
   service_.set_script(script);
   const HttpResponse response = complete(R"("prompt": "a", "prompt_logprobs": 2)");
   const std::string want =
       R"("prompt_logprobs":[null,{"11":{"logprob":-0.5,"rank":1,"decoded_token":"y"},)"
-      R"("12":{"logprob":-1.0,"rank":2,"decoded_token":"z"},)"
+      R"("12":{"logprob":-1.25,"rank":2,"decoded_token":"z"},)"
       R"("10":{"logprob":-2.5,"rank":null,"decoded_token":"x"}}])";
   EXPECT_NE(response.body.find(want), std::string::npos) << response.body;
   EXPECT_EQ(service_.requests().back().prompt_alternatives, 2);
