@@ -191,8 +191,8 @@ std::string AdapterDirectory::remove_alias(const std::string& name) {
   return id;
 }
 
-// Folders within adapters, too. A folder is entered once, by its own path where that is below the
-// directory: what links lead to comes last.
+// Folders within adapters, too. A folder is entered once, however many links lead to it, and by its
+// own path where that is below the directory: links come last.
 std::vector<AdapterDirectory::Entry> AdapterDirectory::scan() const {
   std::vector<Entry> found;
   std::set<fs::path> seen = {*root_};
@@ -206,14 +206,15 @@ std::vector<AdapterDirectory::Entry> AdapterDirectory::scan() const {
     if (folder != *root_) {
       std::error_code error;
       const fs::path path = fs::canonical(folder, error);
-      if (error || bounds_.root_of(path) == nullptr || !is_listable(name.string()) ||
-          !seen.insert(path).second) {
+      if (error || path == *root_ || bounds_.root_of(path) == nullptr ||
+          !is_listable(name.string())) {
         continue;
       }
+      const bool is_new = seen.insert(path).second;
       if (const std::optional<int64_t> time = adapter_time(path, bounds_)) {
         found.push_back({name.string(), path.string(), *time});
       }
-      if (std::distance(name.begin(), name.end()) >= kMaxDepth) continue;
+      if (!is_new || std::distance(name.begin(), name.end()) >= kMaxDepth) continue;
     }
     std::error_code error;
     for (fs::directory_iterator entry(folder, error), end; !error && entry != end;

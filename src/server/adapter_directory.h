@@ -52,9 +52,8 @@ class AdapterDirectory {
     std::string path;     // the store's id
     int64_t created = 0;  // seconds since 1970: when its config was last written
   };
-  // Every folder that resolve() takes for an adapter, once, however many links lead to it: by its
-  // own path if that is below the directory. Also all aliases. Sorted by name; at most a second
-  // old.
+  // Every folder that holds an adapter, and links to such; what is below a link only if no other
+  // path leads there. Also all aliases. Each name once, sorted; at most a second old.
   std::vector<Entry> list() const;
 
   // What to call a store's id in messages, metrics and headers: an alias of it, or its path below
