@@ -96,6 +96,12 @@ void TokenizerConfig::read_special_tokens_map(std::string_view bytes, std::strin
   read_special_names(JsonField(value, std::string(origin) + ":"), *this);
 }
 
+void TokenizerConfig::add_usual_names() {
+  for (const auto& [kind, name] : kUsualNames) {
+    if (std::ranges::find(named_kinds, kind) == named_kinds.end()) special_names.emplace_back(name);
+  }
+}
+
 void set_special_tokens(const std::vector<AddedToken>& added_tokens, const TokenizerConfig& config,
                         std::string_view origin, TokenizerParts& parts) {
   parts.bos_id = find_token(config.bos_token, "bos_token", origin, parts.vocabulary);
@@ -113,9 +119,6 @@ void set_special_tokens(const std::vector<AddedToken>& added_tokens, const Token
   for (const std::string& name : config.additional_names) {
     if (std::ranges::find(added_tokens, name, &AddedToken::content) == added_tokens.end())
       add(name);
-  }
-  for (const auto& [kind, name] : kUsualNames) {
-    if (std::ranges::find(config.named_kinds, kind) == config.named_kinds.end()) add(name);
   }
 }
 

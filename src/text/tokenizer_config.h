@@ -28,12 +28,15 @@ struct TokenizerConfig {
   // Takes over the names of special tokens in a special_tokens_map.json. Throws as from_json.
   void read_special_tokens_map(std::string_view bytes, std::string_view origin);
 
+  // Adds Gemma's usual names of kinds that have none, as AutoTokenizer does for a model's folder.
+  void add_usual_names();
+
   // Throws Error that begins with `origin` and names the field.
   static TokenizerConfig from_json(std::string_view bytes, std::string_view origin);
 };
 
 // Notes in `parts` which of its vocabulary's tokens are special: those that say so, those that the
-// config names and, of Gemma's usual names, those whose kind it does not name. Also bos and eos as
+// config names. Also bos and eos as
 // `config` names them; without a name, a special token "<eos>" is eos. Throws Error that begins
 // with `origin` if the vocabulary lacks them.
 void set_special_tokens(const std::vector<AddedToken>& added_tokens, const TokenizerConfig& config,
