@@ -32,6 +32,7 @@
 #include "server/metrics.h"
 #include "server/router.h"
 #include "server/template_chat_renderer.h"
+#include "server/url.h"
 #include "server/worker_pool.h"
 #include "text/tokenizer.h"
 
@@ -279,7 +280,9 @@ class Serving {
     return router;
   }
 
-  std::string url() const { return fmt::format("http://{}:{}", options_.hostname, server_.port()); }
+  std::string url() const {
+    return "http://" + authority_of(options_.hostname, static_cast<uint16_t>(server_.port()));
+  }
 
   std::vector<std::string> text_report() {
     const EnginePlan& plan = engine_.plan();

@@ -61,6 +61,8 @@ struct EditedRow {
 // How one row's token is drawn. Applied in the order of the members.
 struct SampledRow {
   int32_t row = 0;
+  // In device memory: id i may be chosen if bit i % 32 of word i / 32 is set. Null: all may be.
+  const uint32_t* allowed = nullptr;
   Watermark watermark = {};
   float temperature = 1.0f;  // 0: the most likely, the lowest id among equals; no draw
   int32_t top_k = 0;         // 0: all

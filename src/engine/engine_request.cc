@@ -9,8 +9,11 @@
 namespace lorax {
 namespace {
 
-void check_usable(const SampledToken& token) {
+void check_usable(const SampledToken& token, bool bans) {
   if (token.id < 0) {
+    if (bans) {
+      fail("no token is left to choose: what may be chosen is all banned; ask for less");
+    }
     fail("the model gave a logit that is not a number; the weights hold infinities or NaN");
   }
 }
@@ -47,13 +50,13 @@ int64_t EngineRequest::take_prompt_rows(int64_t begin, int64_t end) {
 
 void EngineRequest::report_prompt(std::span<const SampledToken> tokens) {
   for (const SampledToken& token : tokens) {
-    check_usable(token);
+    check_usable(token, /*bans=*/false);
     prompt_.push_back(info_of(token));
   }
 }
 
 std::optional<FinishReason> EngineRequest::report_token(const SampledToken& token, Time now) {
-  check_usable(token);
+  check_usable(token, sampler_.bans());
   sampler_.accept(token.id);
   if (!first_token_) {
     first_token_ = now;
@@ -62,8 +65,13 @@ std::optional<FinishReason> EngineRequest::report_token(const SampledToken& toke
   ++generated_;
   GeneratedToken out;
   out.token = info_of(token);
-  if (text_) out.delta = text_->push(token.id);
+  const bool ends =
+      std::ranges::find(request_.stop_token_ids, token.id) != request_.stop_token_ids.end();
+  if (text_ && !ends) {
+    out.delta = text_->push(token.id, /*may_stop=*/generated_ > request_.sampling.min_tokens);
+  }
   sink_->on_token(std::move(out));
+  if (ends) return FinishReason::kStopSequence;
   if (std::ranges::find(request_.eos_token_ids, token.id) != request_.eos_token_ids.end()) {
     return FinishReason::kEosToken;
   }
@@ -75,7 +83,7 @@ std::optional<FinishReason> EngineRequest::report_token(const SampledToken& toke
 void EngineRequest::report_end(GenerationEnd end, Time now) {
   if (text_) {
     end.delta = text_->finish();
-    if (end.reason == FinishReason::kStopSequence) end.stop_sequence = text_->stop_sequence();
+    if (text_->stopped()) end.stop_sequence = text_->stop_sequence();
   }
   end.prompt_tokens = prompt_tokens_;
   end.generated_tokens = generated_;

@@ -25,6 +25,9 @@ struct GenerationRequest {
 
   int64_t max_new_tokens = 1;          // at least 1; prompt + this within max_total_tokens
   std::vector<int32_t> eos_token_ids;  // end the text; empty to go on after them
+  // End the text, too; they are no part of it. Neither of them ends it, nor does a stop string,
+  // before there are sampling.min_tokens: the caller names them in sampling.ending_ids.
+  std::vector<int32_t> stop_token_ids;
   // Strings that end the text where they first appear, across token borders and inside a token
   // too. None is empty.
   std::vector<std::string> stop;
@@ -62,7 +65,7 @@ struct GeneratedToken {
 enum class FinishReason {
   kLength,        // max_new_tokens
   kEosToken,      //
-  kStopSequence,  // a stop string
+  kStopSequence,  // a stop string, or one of stop_token_ids
   kCancelled,     // cancel(), or the service stopped
   kTimedOut,      // deadline
   kFailed,        // `error` says why
@@ -81,7 +84,7 @@ struct GenerationEnd {
   FailureKind failure = FailureKind::kNone;
   std::string error;          // one line, for the client
   std::string delta;          // the rest of the text that was held back
-  std::string stop_sequence;  // the stop string that was found; it is in no delta
+  std::string stop_sequence;  // the stop string that was found, if one was; it is in no delta
   int64_t prompt_tokens = 0;
   int64_t cached_prompt_tokens = 0;  // taken from the prefix cache
   int64_t generated_tokens = 0;

@@ -45,6 +45,7 @@ struct Sampler::Inputs {
         edited(layout.take<EditedRow>(sampler.edited_.size())),
         edits(layout.take<LogitEdit>(sampler.edits_.size())),
         tops(layout.take<TopRow>(call.tops.size())),
+        masks(layout.take<uint32_t>(sampler.masks_.size())),
         given(layout.take<int32_t>(call.given.size())),
         uploaded(layout.bytes()),
         saved(layout.take<float>(sampler.edits_.size())) {}
@@ -53,6 +54,7 @@ struct Sampler::Inputs {
   EditedRow* edited;
   LogitEdit* edits;
   TopRow* tops;
+  uint32_t* masks;
   int32_t* given;
   size_t uploaded;  // bytes of all above
   float* saved;     // raw logits of edits
@@ -118,6 +120,8 @@ void Sampler::pack(Call& call, std::span<const SamplerRow> rows, int64_t vocab_s
   choices_.clear();
   edited_.clear();
   edits_.clear();
+  masks_.clear();
+  mask_of_choice_.clear();
   call.rows = static_cast<int64_t>(rows.size());
   call.tops.clear();
   call.top_of_row.assign(rows.size(), -1);
@@ -134,8 +138,19 @@ void Sampler::pack(Call& call, std::span<const SamplerRow> rows, int64_t vocab_s
     const SamplerState* state = rows[i].state;
     if (state == nullptr || state->is_plain_greedy()) continue;  // the statistics have the token
     choices_.push_back(state->choice(row));
+    pack_mask(state->parameters().allowed_ids, vocab_size);
     EditedRow edited;
     if (state->append_edits(row, edits_, edited)) edited_.push_back(edited);
+  }
+}
+
+void Sampler::pack_mask(std::span<const int32_t> allowed, int64_t vocab_size) {
+  mask_of_choice_.push_back(allowed.empty() ? -1 : std::ssize(masks_));
+  if (allowed.empty()) return;
+  const size_t begin = masks_.size();
+  masks_.resize(begin + static_cast<size_t>((vocab_size + 31) / 32), 0);
+  for (const int32_t id : allowed) {
+    masks_[begin + static_cast<size_t>(id / 32)] |= uint32_t{1} << (id % 32);
   }
 }
 
@@ -149,14 +164,19 @@ Sampler::Inputs Sampler::upload(Call& call) {
   }
   Layout host_layout(static_cast<char*>(call.to_device.data()));
   const Inputs host(host_layout, *this, call);
+  Layout layout(static_cast<char*>(call.inputs.data()));
+  const Inputs on_device(layout, *this, call);
+  for (size_t i = 0; i < choices_.size(); ++i) {
+    if (mask_of_choice_[i] >= 0) choices_[i].allowed = on_device.masks + mask_of_choice_[i];
+  }
   std::ranges::copy(choices_, host.choices);
   std::ranges::copy(edited_, host.edited);
   std::ranges::copy(edits_, host.edits);
   std::ranges::copy(call.tops, host.tops);
+  std::ranges::copy(masks_, host.masks);
   std::ranges::copy(call.given, host.given);
   device_.copy_from_host(call.inputs.data(), call.to_device.data(), sizes.uploaded);
-  Layout layout(static_cast<char*>(call.inputs.data()));
-  return Inputs(layout, *this, call);
+  return on_device;
 }
 
 void Sampler::begin(Call& call, const Tensor& logits, const Tensor& ids_out) {

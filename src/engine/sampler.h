@@ -84,6 +84,7 @@ class Sampler {
 
   Call& next_call();
   void pack(Call& call, std::span<const SamplerRow> rows, int64_t vocab_size);
+  void pack_mask(std::span<const int32_t> allowed, int64_t vocab_size);
   Inputs upload(Call& call);
   void begin(Call& call, const Tensor& logits, const Tensor& ids);
   SampledToken token_of(const Call& call, const Results& results, size_t row) const;
@@ -96,6 +97,8 @@ class Sampler {
   std::vector<SampledRow> choices_;
   std::vector<EditedRow> edited_;
   std::vector<LogitEdit> edits_;
+  std::vector<uint32_t> masks_;          // SampledRow::allowed of those that have one
+  std::vector<int64_t> mask_of_choice_;  // where in masks_; -1: none
   std::vector<SamplerRow> scored_rows_;
   std::vector<SampledToken> tokens_;  // of the last finish()
 };

@@ -1,6 +1,7 @@
 #include "engine/sampler_state.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "base/mix64.h"
 
@@ -22,13 +23,41 @@ SamplerState::SamplerState(const SamplingParameters& parameters, std::span<const
     for (int32_t id : prompt) see(id, false);
   }
   if (!prompt.empty()) previous_ = prompt.back();
+  for (const std::vector<int32_t>& word : parameters_.bad_words) {
+    longest_tail_ = std::max(longest_tail_, word.size() - 1);
+  }
+  find_banned();
 }
 
 void SamplerState::accept(int32_t id) {
   if (counts_generated_) see(id, true);
   previous_ = id;
   ++generated_;
+  if (longest_tail_ > 0) {
+    if (tail_.size() == longest_tail_) tail_.erase(tail_.begin());
+    tail_.push_back(id);
+  }
+  find_banned();
 }
+
+void SamplerState::find_banned() {
+  banned_.clear();
+  for (const std::vector<int32_t>& word : parameters_.bad_words) {
+    const std::span<const int32_t> front(word.data(), word.size() - 1);
+    const std::span<const int32_t> tail(tail_);
+    if (front.size() <= tail.size() && std::ranges::equal(front, tail.last(front.size()))) {
+      banned_.push_back(word.back());
+    }
+  }
+  if (static_cast<int64_t>(generated_) < parameters_.min_tokens) {
+    banned_.insert(banned_.end(), parameters_.ending_ids.begin(), parameters_.ending_ids.end());
+  }
+  std::ranges::sort(banned_);
+  const auto rest = std::ranges::unique(banned_);
+  banned_.erase(rest.begin(), rest.end());
+}
+
+bool SamplerState::bans() const { return !banned_.empty() || !parameters_.allowed_ids.empty(); }
 
 LogitEdit& SamplerState::entry(int32_t id) {
   const uint64_t key = static_cast<uint32_t>(id);
@@ -67,7 +96,7 @@ Watermark SamplerState::watermark() const {
 }
 
 bool SamplerState::is_plain_greedy() const {
-  return parameters_.temperature == 0.0f && !parameters_.watermark &&
+  return parameters_.temperature == 0.0f && !parameters_.watermark && !bans() &&
          std::ranges::none_of(entries_, [&](const LogitEdit& edit) { return has_effect(edit); });
 }
 
@@ -85,9 +114,12 @@ SampledRow SamplerState::choice(int32_t row) const {
 bool SamplerState::append_edits(int32_t row, std::vector<LogitEdit>& edits,
                                 EditedRow& edited) const {
   const size_t begin = edits.size();
+  constexpr float kNever = -std::numeric_limits<float>::infinity();
+  const auto is_banned = [&](int32_t id) { return std::ranges::binary_search(banned_, id); };
   for (const LogitEdit& edit : entries_) {
-    if (has_effect(edit)) edits.push_back(edit);
+    if (has_effect(edit) && !is_banned(edit.id)) edits.push_back(edit);
   }
+  for (const int32_t id : banned_) edits.push_back({.id = id, .bias = kNever});
   if (edits.size() == begin) return false;
   edited = {.row = row,
             .begin = static_cast<int32_t>(begin),

@@ -28,6 +28,8 @@ class SamplerState {
   // Appends the edits that the next token's logits need. Returns false, and appends nothing, if
   // they need none; otherwise `edited` becomes their row.
   bool append_edits(int32_t row, std::vector<LogitEdit>& edits, EditedRow& edited) const;
+  // Whether something keeps ids from being chosen, so that none may be left.
+  bool bans() const;
 
   const SamplingParameters& parameters() const { return parameters_; }
   // Tokens generated so far: the number of the next one.
@@ -37,13 +39,18 @@ class SamplerState {
   LogitEdit& entry(int32_t id);
   void see(int32_t id, bool is_generated);
   bool has_effect(const LogitEdit& edit) const;
+  // The ids, ascending, that the next token may not be, beside all that are not allowed.
+  void find_banned();
   Watermark watermark() const;
 
   SamplingParameters parameters_;
   bool counts_prompt_;
   bool counts_generated_;
   uint64_t generated_ = 0;
-  int32_t previous_ = -1;  // the last token, of the prompt at first
+  int32_t previous_ = -1;      // the last token, of the prompt at first
+  std::vector<int32_t> tail_;  // the last generated tokens, as many as bad_words look back
+  size_t longest_tail_ = 0;
+  std::vector<int32_t> banned_;
   std::vector<LogitEdit> entries_;
   IntMap places_;  // of ids in entries_
 };

@@ -264,6 +264,37 @@ TEST_F(SamplerTest, TheSameSeedAndStepGiveTheSameToken) {
   EXPECT_GT(differ, 50);
 }
 
+TEST_F(SamplerTest, WhatIsBannedIsNotChosen) {
+  const auto tokens = [&](const SamplingParameters& parameters, int count) {
+    SamplerState state(parameters, kPrompt);
+    std::vector<int32_t> ids;
+    for (int i = 0; i < count; ++i) {
+      ids.push_back(sample_one(kLogits, state).id);
+      state.accept(ids.back());
+    }
+    return ids;
+  };
+  using Ids = std::vector<int32_t>;
+  // Greedy gives 1, and if that may not be 3, then 2, 0, 4.
+  EXPECT_EQ(tokens({.temperature = 0.0f, .allowed_ids = {0, 2}}, 2), (Ids{2, 2}));
+  EXPECT_EQ(tokens({.temperature = 0.0f, .bad_words = {{1}, {3}}}, 2), (Ids{2, 2}));
+  EXPECT_EQ(tokens({.temperature = 0.0f, .bad_words = {{1, 1, 1}}}, 6), (Ids{1, 1, 3, 1, 1, 3}));
+  EXPECT_EQ(tokens({.temperature = 0.0f, .bad_words = {{1, 1}, {1, 3}}}, 4), (Ids{1, 2, 1, 2}));
+  // The prompt ends in 2.
+  EXPECT_EQ(tokens({.temperature = 0.0f, .bad_words = {{2, 1}}}, 1), (Ids{1}));
+  EXPECT_EQ(tokens({.temperature = 0.0f, .ending_ids = {1, 3}, .min_tokens = 2}, 3),
+            (Ids{2, 2, 1}));
+  // A bias does not bring back what is banned, nor is it applied to it.
+  EXPECT_EQ(tokens({.temperature = 0.0f, .logit_bias = {{1, 50.0f}}, .bad_words = {{1}}}, 1),
+            (Ids{3}));
+  EXPECT_EQ(tokens({.temperature = 0.0f, .allowed_ids = {1}, .bad_words = {{1}}}, 1), (Ids{-1}));
+  for (uint64_t seed = 0; seed < 200; ++seed) {
+    const int32_t drawn =
+        token_at({.temperature = 3.0f, .allowed_ids = {0, 4}, .seed = seed}, 0).id;
+    EXPECT_TRUE(drawn == 0 || drawn == 4) << drawn;
+  }
+}
+
 TEST_F(SamplerTest, PenaltiesCountWhatTheySay) {
   // Prompt 0, 2; then 1, 1, 3.
   const auto edits_of = [](const SamplingParameters& parameters) {

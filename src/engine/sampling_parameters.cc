@@ -53,6 +53,19 @@ void validate(const SamplingParameters& parameters) {
 
 void validate(const SamplingParameters& parameters, int64_t vocab_size) {
   validate(parameters);
+  const auto check_ids = [&](std::string_view name, const std::vector<int32_t>& ids) {
+    for (const int32_t id : ids) {
+      if (id < 0 || id >= vocab_size) {
+        fail("{} has the token id {}; the model has ids 0 to {}", name, id, vocab_size - 1);
+      }
+    }
+  };
+  check_ids("allowed_ids", parameters.allowed_ids);
+  check_ids("ending_ids", parameters.ending_ids);
+  for (const std::vector<int32_t>& word : parameters.bad_words) {
+    if (word.empty()) fail("bad_words has a word without a token");
+    check_ids("bad_words", word);
+  }
   for (const auto& [id, bias] : parameters.logit_bias) {
     if (id >= vocab_size) {
       fail("logit_bias has the token id {}; the model has ids 0 to {}", id, vocab_size - 1);

@@ -8,8 +8,8 @@
 namespace lorax {
 
 // Applied to each row of logits in this order: watermark, repetition penalty, frequency and
-// presence penalty, logit_bias, temperature, top_k, top_p, typical_p, min_p, choice. Defaults
-// change nothing but the choice, which is then a draw from softmax(logits).
+// presence penalty, logit_bias, what may not be chosen, temperature, top_k, top_p, typical_p,
+// min_p, choice. Defaults change nothing but the choice, which is then a draw from softmax(logits).
 struct SamplingParameters {
   float temperature = 1.0f;  // divides the logits; 0: greedy, the cuts below don't matter
   int32_t top_k = 0;         // keep the k most likely; 0: all
@@ -23,6 +23,13 @@ struct SamplingParameters {
   float frequency_penalty = 0.0f;
   float presence_penalty = 0.0f;
   std::vector<std::pair<int32_t, float>> logit_bias = {};  // (token id, added to its logit)
+  std::vector<int32_t> allowed_ids = {};                   // only these are chosen; empty: all are
+  // Sequences of ids, none empty, that the generated text does not get: the last id of one is not
+  // chosen behind the others.
+  std::vector<std::vector<int32_t>> bad_words = {};
+  // Not chosen for the first `min_tokens` generated tokens: ids that would end the text.
+  std::vector<int32_t> ending_ids = {};
+  int64_t min_tokens = 0;
   // Kirchenbauer et al. 2023: a share gamma of the vocabulary, drawn from a hash of the previous
   // token, gains delta.
   bool watermark = false;
@@ -35,7 +42,7 @@ struct SamplingParameters {
 // Throws Error that names the field and its range: those of LoRAX's API, with temperature 0 and
 // probabilities of 1 (off) allowed, and OpenAI's for logit_bias.
 void validate(const SamplingParameters& parameters);
-// Also that the ids of logit_bias lie below vocab_size.
+// Also that ids lie below vocab_size.
 void validate(const SamplingParameters& parameters, int64_t vocab_size);
 
 }  // namespace lorax

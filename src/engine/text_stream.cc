@@ -9,10 +9,10 @@ namespace lorax {
 TextStream::TextStream(const Tokenizer& tokenizer, const std::vector<std::string>& stops)
     : detokenizer_(tokenizer, /*skip_special_tokens=*/true), matcher_(stops) {}
 
-std::string TextStream::push(int32_t id) {
+std::string TextStream::push(int32_t id, bool may_stop) {
   LORAX_CHECK(!stopped());
-  std::string delta = take(detokenizer_.push(id));
-  if (stopped() || matcher_.empty()) return delta;
+  std::string delta = take(detokenizer_.push(id), may_stop);
+  if (stopped() || matcher_.empty() || !may_stop) return delta;
   // Bytes wait for the token behind them, which will not come if they complete a stop string.
   const std::string pending = IncrementalDetokenizer(detokenizer_).finish();
   if (pending.empty() || StopMatcher(matcher_).push(pending).stop == nullptr) return delta;
@@ -27,9 +27,12 @@ std::string TextStream::finish() {
   return rest;
 }
 
-std::string TextStream::take(const std::string& text) {
+std::string TextStream::take(const std::string& text, bool may_stop) {
   if (matcher_.empty()) return text;
-  const StopMatcher::Match match = matcher_.push(text);
+  StopMatcher::Match match = matcher_.push(text);
+  for (size_t at = match.end; !may_stop && match.stop != nullptr; at += match.end) {
+    match = matcher_.push(std::string_view(text).substr(at));
+  }
   if (match.stop == nullptr) {
     held_ += text;
     std::string out = held_.substr(0, held_.size() - matcher_.held_back());

@@ -18,8 +18,9 @@ class TextStream {
   TextStream(const Tokenizer& tokenizer, const std::vector<std::string>& stops);
 
   // What the text surely gains by the next token: whole code points, special tokens left out,
-  // nothing that belongs to a stop string or may turn out to. Nothing may be pushed once stopped().
-  std::string push(int32_t id);
+  // nothing that belongs to a stop string or may turn out to. Without `may_stop`, stop strings that
+  // end in it end nothing. Nothing may be pushed once stopped().
+  std::string push(int32_t id, bool may_stop = true);
   // What was held back, for a text that no stop string has ended. Nothing may be pushed after.
   std::string finish();
 
@@ -29,7 +30,7 @@ class TextStream {
 
  private:
   // Takes text that is certain; what may be handed out of all held back.
-  std::string take(const std::string& text);
+  std::string take(const std::string& text, bool may_stop = true);
 
   IncrementalDetokenizer detokenizer_;
   StopMatcher matcher_;

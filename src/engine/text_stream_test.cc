@@ -57,6 +57,27 @@ TEST_F(TextStreamTest, AStopStringAcrossTokensIsInNoDelta) {
   EXPECT_EQ(text + stream.finish(), "on");
 }
 
+TEST_F(TextStreamTest, AStopStringCountsOnlyFromWhereItMayEndTheText) {
+  const std::vector<int32_t> ids = tokenizer_->encode("one two one two three");
+  for (size_t least = 0; least <= ids.size(); ++least) {
+    TextStream stream(*tokenizer_, {"two"});
+    std::string text;
+    size_t count = 0;
+    for (; count < ids.size() && !stream.stopped(); ++count) {
+      text += stream.push(ids[count], /*may_stop=*/count >= least);
+    }
+    text += stream.finish();
+    // The texts of the tokens before `least` end nothing.
+    const std::string front = tokenizer_->decode(std::span(ids).first(least), true);
+    const std::string whole = "one two one two three";
+    size_t stop = whole.find("two");
+    while (stop != std::string::npos && stop + 3 <= front.size())
+      stop = whole.find("two", stop + 1);
+    EXPECT_EQ(text, whole.substr(0, stop)) << least;
+    EXPECT_EQ(stream.stopped(), stop != std::string::npos) << least;
+  }
+}
+
 TEST_F(TextStreamTest, ABeginningThatCameToNothingIsHandedOut) {
   TextStream stream(*tokenizer_, {"one two four"});
   std::string text;

@@ -1,6 +1,8 @@
 #include "server/adapter_directory.h"
 
 #include <algorithm>
+#include <iterator>
+#include <set>
 #include <system_error>
 
 #include "adapters/merge_recipe.h"
@@ -14,7 +16,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int kMaxDepth = 4;
 constexpr std::chrono::seconds kListAge{1};
 constexpr std::string_view kNoSuchAdapter = "does not exist; /v1/models lists those that do";
 
@@ -41,6 +42,10 @@ void check_name(std::string_view name) {
 }
 
 void check_parts(std::string_view name) {
+  if (std::ranges::count(name, '/') >= AdapterDirectory::kMaxDepth) {
+    bad_name(name, fmt::format("lies more than {} folders below the adapter directory; move it up",
+                               AdapterDirectory::kMaxDepth));
+  }
   if (name.front() == '/') {
     bad_name(name, "is an absolute path; name it by its path below the adapter directory");
   }
@@ -88,6 +93,12 @@ void replace_all(std::string& text, const std::string& part, std::string_view wi
     text.replace(at, part.size(), with);
     at += with.size();
   }
+}
+
+// Whether resolve() takes the name.
+bool is_listable(const std::string& name) {
+  return name.size() <= AdapterDirectory::kMaxNameBytes && is_valid_utf8(name) &&
+         std::ranges::none_of(name, is_control);
 }
 
 }  // namespace
@@ -187,25 +198,40 @@ std::string AdapterDirectory::remove_alias(const std::string& name) {
   return id;
 }
 
-void AdapterDirectory::scan(const fs::path& folder, int depth, std::vector<Entry>& out) const {
-  std::error_code error;
-  for (fs::directory_iterator entry(folder, error), end; !error && entry != end;
-       entry.increment(error)) {
-    std::error_code vanished;
-    if (!entry->is_directory(vanished)) continue;
-    const std::string name = entry->path().lexically_relative(*root_).string();
-    const fs::path path = fs::canonical(entry->path(), vanished);
-    if (vanished || path == *root_ || bounds_.root_of(path) == nullptr ||
-        std::ranges::any_of(name, is_control) || name.size() > kMaxNameBytes ||
-        !is_valid_utf8(name)) {
-      continue;
+// Folders within adapters, too. A folder is entered once, however many links lead to it, and by its
+// own path where that is below the directory: links come last.
+std::vector<AdapterDirectory::Entry> AdapterDirectory::scan() const {
+  std::vector<Entry> found;
+  std::set<fs::path> seen = {*root_};
+  std::vector<fs::path> folders = {*root_};
+  std::vector<fs::path> links;
+  while (!folders.empty() || !links.empty()) {
+    std::vector<fs::path>& from = folders.empty() ? links : folders;
+    const fs::path folder = std::move(from.back());
+    from.pop_back();
+    const fs::path name = folder.lexically_relative(*root_);
+    if (folder != *root_) {
+      std::error_code error;
+      const fs::path path = fs::canonical(folder, error);
+      if (error || path == *root_ || bounds_.root_of(path) == nullptr ||
+          !is_listable(name.string())) {
+        continue;
+      }
+      const bool is_new = seen.insert(path).second;
+      if (const std::optional<int64_t> time = adapter_time(path, bounds_)) {
+        found.push_back({name.string(), path.string(), *time});
+      }
+      if (!is_new || std::distance(name.begin(), name.end()) >= kMaxDepth) continue;
     }
-    if (const std::optional<int64_t> time = adapter_time(path, bounds_)) {
-      out.push_back({name, path.string(), *time});
-    } else if (depth < kMaxDepth) {
-      scan(entry->path(), depth + 1, out);
+    std::error_code error;
+    for (fs::directory_iterator entry(folder, error), end; !error && entry != end;
+         entry.increment(error)) {
+      std::error_code vanished;
+      if (!entry->is_directory(vanished)) continue;
+      (entry->is_symlink(vanished) ? links : folders).push_back(entry->path());
     }
   }
+  return found;
 }
 
 std::vector<AdapterDirectory::Entry> AdapterDirectory::list() const {
@@ -213,7 +239,7 @@ std::vector<AdapterDirectory::Entry> AdapterDirectory::list() const {
   const auto now = std::chrono::steady_clock::now();
   if (listed_at_ && now - *listed_at_ < kListAge) return listed_;
   std::vector<Entry> entries;
-  if (root_) scan(*root_, 1, entries);
+  if (root_) entries = scan();
   for (const auto& [name, path] : aliases_) {
     if (std::ranges::find(entries, name, &Entry::name) != entries.end()) continue;
     entries.push_back({name, path, adapter_time(path, bounds_).value_or(0)});

@@ -20,6 +20,7 @@ namespace lorax {
 class AdapterDirectory {
  public:
   static constexpr size_t kMaxNameBytes = 255;
+  static constexpr int kMaxDepth = 8;  // folders in a name
 
   // Without a directory there are no adapters. `default_name`: of requests that name none; "" is
   // the base model. `further_roots`: directories that links below the first one may lead to. Throws
@@ -53,8 +54,8 @@ class AdapterDirectory {
     std::string path;     // the store's id
     int64_t created = 0;  // seconds since 1970: when its config was last written
   };
-  // All folders below the directory that hold an adapter, at most 4 deep, and all aliases, sorted
-  // by name. At most a second old.
+  // Every folder that holds an adapter, and links to such; what is below a link only if no other
+  // path leads there. Also all aliases. Each name once, sorted; at most a second old.
   std::vector<Entry> list() const;
 
   // What to call a store's id in messages, metrics and headers: an alias of it, or its path below
@@ -70,7 +71,7 @@ class AdapterDirectory {
   // The canonical path of a relative or absolute path that leads to an adapter. Throws ApiError.
   std::filesystem::path locate(std::string_view name, const std::filesystem::path& path) const;
   bool has_folder(std::string_view name) const;
-  void scan(const std::filesystem::path& folder, int depth, std::vector<Entry>& out) const;
+  std::vector<Entry> scan() const;
 
   std::optional<std::filesystem::path> root_;
   FileBounds bounds_ = {{}, ""};

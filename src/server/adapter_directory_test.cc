@@ -166,10 +166,28 @@ TEST_F(AdapterDirectoryTest, ListFindsLoraAndMedusa) {
   write_text("adapters/a/b/c/d/adapter_config.json", "{}");
   write_text("adapters/a/b/c/d/e/adapter_config.json", "{}");
   const AdapterDirectory adapters(root_);
-  EXPECT_EQ(names(adapters), (std::vector<std::string>{"a/b/c/d", "heads", "pirate", "team/red"}));
-  const AdapterDirectory::Entry entry = adapters.list()[2];
+  EXPECT_EQ(names(adapters),
+            (std::vector<std::string>{"a/b/c/d", "a/b/c/d/e", "heads", "pirate", "team/red"}));
+  const AdapterDirectory::Entry entry = adapters.list()[3];
   EXPECT_EQ(entry.path, adapters.resolve("pirate"));
   EXPECT_GT(entry.created, 1'600'000'000);
+}
+
+TEST_F(AdapterDirectoryTest, WhatCanBeUsedIsListedOnce) {
+  std::string deep;
+  for (int i = 1; i <= AdapterDirectory::kMaxDepth; ++i) deep += i == 1 ? "d" : "/d";
+  for (const std::string& name : {deep, deep + "/d"}) {
+    fs::create_directories(root_ / name);
+    write_text("adapters/" + name + "/adapter_config.json", "{}");
+  }
+  fs::create_directory_symlink(root_ / "pirate", root_ / "a-link");
+  fs::create_directory_symlink(root_ / "team", root_ / "team/loop");
+  fs::create_directory_symlink(root_, root_ / "all");
+  const AdapterDirectory adapters(root_);
+  EXPECT_EQ(names(adapters), (std::vector<std::string>{"a-link", deep, "pirate", "team/red"}));
+  EXPECT_EQ(adapters.resolve("a-link"), adapters.resolve("pirate"));
+  expect_api_error([&] { adapters.resolve(deep + "/d"); }, ErrorKind::kValidation,
+                   "more than 8 folders");
 }
 
 TEST_F(AdapterDirectoryTest, Aliases) {

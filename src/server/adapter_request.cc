@@ -85,6 +85,13 @@ AdapterChoice choose_merged(const MergedAdapters& merged, const VisibleAdapters&
 
 }  // namespace
 
+void exclude_both_adapter_fields(json::object& schema) {
+  schema["not"] = {{"required", {"adapter_id", "merged_adapters"}},
+                   {"properties",
+                    {{"adapter_id", {{"type", "string"}, {"minLength", 1}}},
+                     {"merged_adapters", {{"type", "object"}}}}}};
+}
+
 const FieldTable<MergedAdapters>& merged_adapters_fields() {
   using M = MergedAdapters;
   static const FieldTable<M> table = [] {
@@ -130,7 +137,7 @@ AdapterChoice choose_adapter(const std::string& name, const VisibleAdapters& ada
 }
 
 AdapterChoice choose_adapter(const AdapterFields& fields, const VisibleAdapters& adapters) {
-  if (fields.adapter_id && fields.merged_adapters) {
+  if (!fields.adapter_id.value_or("").empty() && fields.merged_adapters) {
     refuse("adapter_id", "at most one of `adapter_id` or `merged_adapters` may be provided");
   }
   check_source(fields);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "server/adapter_directory.h"
+#include "server/foreign_fields.h"
 #include "server/request_fields.h"
 #include "server/tenant.h"
 
@@ -29,6 +30,7 @@ struct AdapterFields {
   std::optional<std::string> api_token;
   std::optional<MergedAdapters> merged_adapters;
   std::string cache_salt;
+  IgnoredFields ignored;  // fields of the whole body
 };
 
 struct AdapterChoice {
@@ -59,6 +61,9 @@ AdapterChoice choose_adapter(const AdapterFields& fields, const VisibleAdapters&
 AdapterChoice choose_adapter(const std::string& name, const VisibleAdapters& adapters);
 
 const FieldTable<MergedAdapters>& merged_adapters_fields();
+
+// Says in the schema of a table with the rows below that only one of the two names an adapter.
+void exclude_both_adapter_fields(boost::json::object& schema);
 
 // The rows of AdapterFields in the table of a request that has them.
 template <typename Request>
@@ -93,6 +98,10 @@ void add_adapter_fields(FieldTable<Request>& table) {
   merged.read = [](const boost::json::value& value, Request& request) {
     if (!value.is_object()) fields::wrong_type(value, "merged_adapters", "an object");
     read_fields(merged_adapters_fields(), value.get_object(), request.merged_adapters.emplace());
+    take_unread(
+        value.get_object(), FieldPlace::kRequest, "merged_adapters.",
+        [](std::string_view name) { return has_field(merged_adapters_fields(), name); },
+        request.ignored);
   };
   table.push_back(std::move(merged));
 }

@@ -22,15 +22,21 @@ namespace lorax {
 
 class PlainChat final : public ChatRenderer {
  public:
-  std::string render(const boost::json::array& messages,
-                     const std::string& adapter) const override {
+  std::string render(const Conversation& conversation, const std::string& adapter) const override {
     std::string text = adapter.empty() ? "<bos>" : "<bos>+";
-    for (const boost::json::value& message : messages) {
+    if (const auto* mood = conversation.variables.if_contains("mood")) text += mood->as_string();
+    for (const boost::json::value& message : conversation.messages) {
       const std::string role(message.at("role").as_string());
       if (role == "tool") fail("this template takes no role tool");
       text += role + ":" + text_of(message.at("content")) + "\n";
+      if (const auto* weather = message.as_object().if_contains("weather")) {
+        text += weather->as_string();
+      }
     }
-    return text + "assistant:";
+    return text + (conversation.add_generation_prompt ? "assistant:" : "");
+  }
+  bool reads(std::string_view variable, const std::string&) const override {
+    return variable == "mood";
   }
 
  private:

@@ -5,10 +5,10 @@
 
 namespace lorax {
 
-std::string render_chat(const ChatRenderer& chat, const boost::json::array& messages,
+std::string render_chat(const ChatRenderer& chat, const Conversation& conversation,
                         const std::string& adapter) {
   try {
-    return chat.render(messages, adapter);
+    return chat.render(conversation, adapter);
   } catch (const Error& error) {
     throw ApiError(ErrorKind::kTemplate, error.what(), "messages");
   }

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "formats/printable.h"
+#include "server/chat_prompt.h"
 #include "server/prompt_tokens.h"
 #include "server/response_headers.h"
 
@@ -99,25 +100,66 @@ Field<ChatBody> messages_field() {
   return messages;
 }
 
-// Without tools, a choice among none of them is what happens anyway.
-bool is_no_tool(const json::value& value) { return value == "none" || value == "auto"; }
-bool is_text_only(const json::value& value) { return value == json::array{"text"}; }
-
-void add_unsupported_chat_fields(FieldTable<ChatBody>& table) {
-  using B = ChatBody;
-  const auto add = [&](const char* name, json::object schema, const char* description,
-                       std::function<bool(const json::value&)> is_harmless) {
-    table.push_back(unsupported<B>(name, std::move(schema), {description}, std::move(is_harmless)));
+// Tools are offered to nobody: a request that wants none called is answered, others are refused.
+Field<ChatBody> offer_field(const char* name, bool ChatBody::*offers) {
+  Field<ChatBody> field;
+  field.name = name;
+  field.schema = {{"type", {"array", "null"}}};
+  fields::document(field.schema, {"Not supported by this server, unless the choice among them is "
+                                  "\"none\"."});
+  field.read = [name, offers](const json::value& value, ChatBody& body) {
+    if (!value.is_array()) fields::wrong_type(value, name, "a list");
+    body.*offers = !value.get_array().empty();
   };
-  const json::object list = {{"type", {"array", "null"}}};
-  add("tools", list, "Functions that the model may call.", is_empty_list);
-  add("tool_choice", {{"type", {"string", "object", "null"}}},
-      "Which tool to call; other than \"none\" and \"auto\":", is_no_tool);
-  add("functions", list, "The older form of tools.", is_empty_list);
-  add("function_call", {{"type", {"string", "object", "null"}}}, "The older form of tool_choice.",
-      is_no_tool);
-  add("modalities", list, "Forms of the answer; other than [\"text\"]:", is_text_only);
-  add("audio", {{"type", {"object", "null"}}}, "A spoken answer.", is_nothing);
+  return field;
+}
+
+Field<ChatBody> offer_choice_field(const char* name, bool ChatBody::*declines) {
+  Field<ChatBody> field;
+  field.name = name;
+  field.schema = {{"enum", {"none", "auto", nullptr}}};
+  fields::document(field.schema, {"Which of them to call; this server calls none."});
+  field.read = [name, declines](const json::value& value, ChatBody& body) {
+    body.*declines = value == "none";
+    if (value == "none" || value == "auto" || asks_for_nothing(value)) return;
+    refuse(name, fmt::format("`{}` other than \"none\" and \"auto\" is not supported by this "
+                             "server; leave it out",
+                             name));
+  };
+  return field;
+}
+
+void check_offers(const ChatBody& body) {
+  const auto check = [](const char* name, const char* choice, bool offers, bool declines) {
+    if (!offers || declines) return;
+    refuse(name, fmt::format("`{}` is not supported by this server; leave it out, or set `{}` to "
+                             "\"none\"",
+                             name, choice));
+  };
+  check("tools", "tool_choice", body.offers_tools, body.declines_tools);
+  check("functions", "function_call", body.offers_functions, body.declines_functions);
+}
+
+void add_template_fields(FieldTable<ChatBody>& table) {
+  using B = ChatBody;
+  table.push_back(field<B>("add_generation_prompt", &B::add_generation_prompt,
+                           {"End the prompt where an answer begins. None: yes, unless "
+                            "`continue_final_message` is set."}));
+  table.push_back(field<B>("continue_final_message", &B::continue_final_message,
+                           {"Continue the text of the last message instead of answering it."}));
+  Field<B> variables;
+  variables.name = "chat_template_kwargs";
+  variables.schema = {{"type", {"object", "null"}}};
+  fields::document(variables.schema, {"More variables for the chat template.", R"({})"});
+  variables.read = [](const json::value& value, B& body) {
+    if (!value.is_object()) fields::wrong_type(value, "chat_template_kwargs", "an object");
+    body.chat_template_kwargs = value.get_object();
+  };
+  table.push_back(std::move(variables));
+  table.push_back(offer_field("tools", &B::offers_tools));
+  table.push_back(offer_choice_field("tool_choice", &B::declines_tools));
+  table.push_back(offer_field("functions", &B::offers_functions));
+  table.push_back(offer_choice_field("function_call", &B::declines_functions));
 }
 
 }  // namespace
@@ -138,7 +180,7 @@ FieldTable<ChatBody> chat_fields(const ApiSettings& settings) {
       field<B>("top_logprobs", &B::top_logprobs,
                {.at_least = 0, .at_most = static_cast<double>(settings.max_alternatives)},
                {"With `logprobs`: report so many most likely tokens, too.", "2"}));
-  add_unsupported_chat_fields(table);
+  add_template_fields(table);
   return table;
 }
 
@@ -146,14 +188,18 @@ ChatPlan plan_chat(const ApiContext& context, const FieldTable<ChatBody>& table,
                    const ChatBody& body, const Tenant* tenant) {
   AdapterChoice adapter = choose_model(context, body, tenant);
   check_fields(table, body);
-  if (body.top_logprobs && !body.logprobs) {
+  check_offers(body);
+  if (body.top_logprobs.value_or(0) > 0 && !body.logprobs) {
     refuse("top_logprobs", "`top_logprobs` needs `logprobs` to be true");
   }
-  const std::string text = render_chat(context.chat, body.messages, adapter.id);
-  const std::vector<int32_t> prompt = encode_prompt(context.tokenizer, text, /*adds_bos=*/false);
+  ChatPlan plan;
+  plan.ignored = body.ignored;
+  const std::string text =
+      prompt_of_chat(context.chat, body.messages, body, adapter.id, plan.ignored);
+  const std::vector<int32_t> prompt =
+      encode_prompt(context.tokenizer, text, /*adds_bos=*/false, truncation_of(context, body));
   if (prompt.empty()) refuse("messages", "`messages` give no token; write some text");
 
-  ChatPlan plan;
   plan.characters = count_characters(text);
   plan.has_logprobs = body.logprobs;
   OpenAiShape shape;

@@ -6,21 +6,27 @@
 
 #include <boost/json/array.hpp>
 
+#include "server/chat_prompt.h"
 #include "server/openai_plan.h"
 
 namespace lorax {
 
-struct ChatBody : OpenAiFields {
+struct ChatBody : OpenAiFields, ChatOptions {
   boost::json::array messages;  // checked, "developer" spelled "system"
   std::optional<int64_t> max_tokens;
   std::optional<int64_t> max_completion_tokens;
   bool logprobs = false;
   std::optional<int64_t> top_logprobs;
+  bool offers_tools = false;
+  bool declines_tools = false;  // tool_choice is "none"
+  bool offers_functions = false;
+  bool declines_functions = false;
 };
 
 FieldTable<ChatBody> chat_fields(const ApiSettings& settings);
 
 struct ChatPlan : OpenAiPlan {
+  IgnoredFields ignored;
   bool has_logprobs = false;
   size_t characters = 0;  // of the rendered prompt
 };

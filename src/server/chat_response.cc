@@ -149,6 +149,8 @@ HttpResponse chat_response(const ChatAnswer& answer, Headers headers,
     write_choice(json, answer, generations[i], static_cast<int64_t>(i));
     usage.add(generations[i].end, i, answer.candidates);
   }
+  json.end_array();
+  write_prompt_logprobs(json, answer, generations.front().prompt);
   return end_answer(json, usage, std::move(headers), generations, report);
 }
 

@@ -99,6 +99,31 @@ void check_max_tokens(const CompletionBody& body) {
   }
 }
 
+// The ids of a prompt, and how its text is echoed.
+std::vector<int32_t> tokens_of(const ApiContext& context, const CompletionBody& body,
+                               const CompletionPrompt& prompt, Echo& echo) {
+  const int64_t truncate = truncation_of(context, body);
+  const std::string* text = std::get_if<std::string>(&prompt);
+  if (text == nullptr) {
+    std::vector<int32_t> ids = std::get<std::vector<int32_t>>(prompt);
+    const int64_t extra = static_cast<int64_t>(ids.size()) - truncate;
+    if (truncate > 0 && extra > 0) ids.erase(ids.begin(), ids.begin() + extra);
+    echo.text = context.tokenizer.decode(ids, false);
+    return ids;
+  }
+  std::vector<int32_t> ids =
+      encode_prompt(context.tokenizer, *text, body.add_special_tokens, truncate);
+  if (!body.echo) return ids;
+  const std::vector<int32_t> whole =
+      encode_prompt(context.tokenizer, *text, body.add_special_tokens);
+  const std::vector<int32_t> own = encode_prompt(context.tokenizer, *text, /*adds_bos=*/false);
+  echo.has_hidden_bos = whole.size() > own.size() && !ids.empty();
+  const std::span<const int32_t> shown =
+      std::span<const int32_t>(ids).subspan(echo.has_hidden_bos ? 1 : 0);
+  echo.text = ids == whole ? *text : context.tokenizer.decode(shown, false);
+  return ids;
+}
+
 }  // namespace
 
 FieldTable<CompletionBody> completion_fields(const ApiSettings& settings) {
@@ -120,8 +145,8 @@ FieldTable<CompletionBody> completion_fields(const ApiSettings& settings) {
                {.at_least = 0, .at_most = static_cast<double>(settings.max_alternatives)},
                {"Report logprobs of the tokens, and of so many most likely ones.", "1"}));
   table.push_back(field<B>("echo", &B::echo, {"Put the prompt before the text."}));
-  table.push_back(unsupported<B>("suffix", {{"type", {"string", "null"}}},
-                                 {"Text after the completion."}, is_empty_text));
+  table.push_back(field<B>("add_special_tokens", &B::add_special_tokens,
+                           {"Put bos in front of a prompt that comes as text."}));
   return table;
 }
 
@@ -135,18 +160,12 @@ CompletionPlan plan_completion(const ApiContext& context, const FieldTable<Compl
   CompletionPlan plan;
   std::vector<std::vector<int32_t>> prompts;
   for (CompletionPrompt& prompt : body.prompts) {
-    std::string* text = std::get_if<std::string>(&prompt);
-    if (text != nullptr) {
-      plan.characters += count_characters(*text);
-      prompts.push_back(encode_prompt(context.tokenizer, *text));
-    } else {
-      prompts.push_back(std::move(std::get<std::vector<int32_t>>(prompt)));
-    }
+    const std::string* text = std::get_if<std::string>(&prompt);
+    if (text != nullptr) plan.characters += count_characters(*text);
+    Echo echo;
+    prompts.push_back(tokens_of(context, body, prompt, echo));
     if (prompts.back().empty()) refuse("prompt", "`prompt` gives no token; write some text");
-    if (body.echo) {
-      plan.echoes.push_back(text != nullptr ? std::move(*text)
-                                            : context.tokenizer.decode(prompts.back(), false));
-    }
+    if (body.echo) plan.echoes.push_back(std::move(echo));
   }
 
   OpenAiShape shape;
@@ -157,6 +176,7 @@ CompletionPlan plan_completion(const ApiContext& context, const FieldTable<Compl
   shape.best_of = body.best_of.value_or(0);
   shape.alternatives = static_cast<int32_t>(body.logprobs.value_or(0));
   plan.has_logprobs = body.logprobs.has_value();
+  plan.alternatives = static_cast<size_t>(shape.alternatives);
   shape.prompt_logprobs = body.echo && plan.has_logprobs;
   static_cast<OpenAiPlan&>(plan) = plan_openai(context, body, std::move(adapter), prompts, shape);
   return plan;

@@ -2,16 +2,20 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <set>
+#include <span>
 #include <utility>
+
+#include "server/text_offsets.h"
 
 namespace lorax {
 namespace {
 
 constexpr std::string_view kObject = "text_completion";
 
-// The chosen token and the alternatives, by text; the first of those with equal texts.
-void write_top(JsonWriter& json, const TokenInfo& token) {
+// The chosen token and up to `count` alternatives, by text; the first of those with equal texts.
+void write_top(JsonWriter& json, const TokenInfo& token, size_t count) {
   if (std::isnan(token.logprob)) {
     json.null();
     return;
@@ -21,22 +25,42 @@ void write_top(JsonWriter& json, const TokenInfo& token) {
   const auto write = [&](const std::string& text, float logprob) {
     if (seen.insert(text).second) json.field(text, finite_logprob(logprob));
   };
-  for (const TokenAlternative& alternative : token.alternatives) {
+  for (const TokenAlternative& alternative :
+       std::span(token.alternatives).first(std::min(count, token.alternatives.size()))) {
     write(alternative.text, alternative.logprob);
   }
   write(token.text, token.logprob);
   json.end_object();
 }
 
-// `offset`: of the first token's text, in characters; moved behind the last.
+// Where the text of each token of a choice begins, in characters of the choice's text.
+class ChoiceOffsets {
+ public:
+  // `echo`: null for none.
+  ChoiceOffsets(const Tokenizer& tokenizer, const Echo* echo)
+      : echo_(echo == nullptr ? Echo() : *echo),
+        length_(static_cast<int64_t>(count_characters(echo_.text))),
+        prompt_(tokenizer, /*skip_special_tokens=*/false),
+        generated_(tokenizer, /*skip_special_tokens=*/true, length_) {}
+
+  int64_t of_prompt(const TokenInfo& token) {
+    if (std::exchange(echo_.has_hidden_bos, false)) return 0;
+    return std::min(prompt_.next(token.id), length_);
+  }
+  int64_t of_generated(const TokenInfo& token) { return generated_.next(token.id); }
+
+ private:
+  Echo echo_;
+  int64_t length_;
+  TextOffsets prompt_;
+  TextOffsets generated_;
+};
+
 void write_logprobs(JsonWriter& json, const std::vector<const TokenInfo*>& tokens,
-                    int64_t& offset) {
+                    const std::vector<int64_t>& offsets, size_t alternatives) {
   json.key("logprobs").begin_object();
   json.key("text_offset").begin_array();
-  for (const TokenInfo* token : tokens) {
-    json.value(offset);
-    offset += static_cast<int64_t>(count_characters(token->text));
-  }
+  for (const int64_t offset : offsets) json.value(offset);
   json.end_array();
   json.key("token_logprobs").begin_array();
   for (const TokenInfo* token : tokens) {
@@ -48,7 +72,7 @@ void write_logprobs(JsonWriter& json, const std::vector<const TokenInfo*>& token
   for (const TokenInfo* token : tokens) json.value(token->text);
   json.end_array();
   json.key("top_logprobs").begin_array();
-  for (const TokenInfo* token : tokens) write_top(json, *token);
+  for (const TokenInfo* token : tokens) write_top(json, *token, alternatives);
   json.end_array();
   json.end_object();
 }
@@ -57,22 +81,33 @@ void write_choice(JsonWriter& json, const CompletionAnswer& answer, const Genera
                   size_t prompt, int64_t index) {
   json.begin_object();
   json.field("index", index);
-  std::string text = answer.echoes.empty() ? "" : answer.echoes[prompt];
+  const Echo* echo = answer.echoes.empty() ? nullptr : &answer.echoes[prompt];
+  std::string text = echo == nullptr ? "" : echo->text;
   if (!answer.hides_completion) text += generation.text;
   json.field("text", text);
   if (answer.has_logprobs) {
+    ChoiceOffsets offsets(*answer.tokenizer, echo);
     std::vector<const TokenInfo*> tokens;
-    for (const TokenInfo& token : generation.prompt) tokens.push_back(&token);
-    if (!answer.hides_completion) {
-      for (const GeneratedToken& token : generation.tokens) tokens.push_back(&token.token);
+    std::vector<int64_t> starts;
+    if (echo != nullptr) {
+      for (const TokenInfo& token : generation.prompt) {
+        tokens.push_back(&token);
+        starts.push_back(offsets.of_prompt(token));
+      }
     }
-    int64_t offset = 0;
-    write_logprobs(json, tokens, offset);
+    if (!answer.hides_completion) {
+      for (const GeneratedToken& token : generation.tokens) {
+        tokens.push_back(&token.token);
+        starts.push_back(offsets.of_generated(token.token));
+      }
+    }
+    write_logprobs(json, tokens, starts, answer.alternatives);
   } else {
     json.null_field("logprobs");
   }
   json.field("finish_reason",
              answer.hides_completion ? "length" : openai_reason(generation.end.reason));
+  write_prompt_logprobs(json, answer, generation.prompt);
   json.end_object();
 }
 
@@ -87,7 +122,7 @@ class CompletionEvents final : public EventFormat {
     for (size_t prompt = 0; prompt < answer_.echoes.size(); ++prompt) {
       for (int64_t i = 0; i < answer_.choices; ++i) {
         const size_t index = prompt * static_cast<size_t>(answer_.choices) + static_cast<size_t>(i);
-        events += chunk(index, answer_.echoes[prompt], {}, nullptr);
+        events += chunk(index, answer_.echoes[prompt].text, {}, {}, nullptr);
       }
     }
     return events;
@@ -95,19 +130,24 @@ class CompletionEvents final : public EventFormat {
 
   std::string prompt(size_t index, std::vector<TokenInfo> tokens) override {
     std::vector<const TokenInfo*> pointers;
-    for (const TokenInfo& token : tokens) pointers.push_back(&token);
-    return chunk(index, answer_.echoes[index / static_cast<size_t>(answer_.choices)], pointers,
-                 nullptr);
+    std::vector<int64_t> starts;
+    for (const TokenInfo& token : tokens) {
+      pointers.push_back(&token);
+      starts.push_back(offsets_of(index).of_prompt(token));
+    }
+    return chunk(index, echo_of(index)->text, pointers, starts, nullptr);
   }
 
   std::string token(size_t index, GeneratedToken token) override {
     if (token.delta.empty() && !answer_.has_logprobs) return "";
-    return chunk(index, token.delta, {&token.token}, nullptr);
+    if (!answer_.has_logprobs) return chunk(index, token.delta, {}, {}, nullptr);
+    return chunk(index, token.delta, {&token.token}, {offsets_of(index).of_generated(token.token)},
+                 nullptr);
   }
 
   std::string end(size_t index, const GenerationEnd& end) override {
     usage_.add(end, index, answer_.candidates);
-    return chunk(index, end.delta, {}, &end);
+    return chunk(index, end.delta, {}, {}, &end);
   }
 
   std::string closing(const RequestReport&) override {
@@ -115,14 +155,24 @@ class CompletionEvents final : public EventFormat {
   }
 
  private:
+  // Null if prompts are not echoed.
+  const Echo* echo_of(size_t index) const {
+    if (answer_.echoes.empty()) return nullptr;
+    return &answer_.echoes[index / static_cast<size_t>(answer_.choices)];
+  }
+
+  ChoiceOffsets& offsets_of(size_t index) {
+    return offsets_.try_emplace(index, *answer_.tokenizer, echo_of(index)).first->second;
+  }
+
   std::string chunk(size_t index, std::string_view text,
-                    const std::vector<const TokenInfo*>& tokens, const GenerationEnd* end) {
+                    const std::vector<const TokenInfo*>& tokens, const std::vector<int64_t>& starts,
+                    const GenerationEnd* end) {
     JsonWriter json;
     begin_chunk(json, answer_, kObject, index);
     json.field("text", text);
     if (answer_.has_logprobs && !tokens.empty()) {
-      if (offsets_.size() <= index) offsets_.resize(index + 1);
-      write_logprobs(json, tokens, offsets_[index]);
+      write_logprobs(json, tokens, starts, answer_.alternatives);
     } else {
       json.null_field("logprobs");
     }
@@ -130,7 +180,7 @@ class CompletionEvents final : public EventFormat {
   }
 
   CompletionAnswer answer_;
-  std::vector<int64_t> offsets_;  // of each choice: characters of the tokens that went out
+  std::map<size_t, ChoiceOffsets> offsets_;  // of each choice
   Usage usage_;
 };
 
@@ -140,8 +190,10 @@ CompletionAnswer completion_answer(const ApiContext& context, const CompletionPl
                                    bool include_usage) {
   CompletionAnswer answer;
   static_cast<OpenAiAnswer&>(answer) = openai_answer(context, plan, "cmpl", include_usage);
+  answer.tokenizer = &context.tokenizer;
   answer.echoes = plan.echoes;
   answer.has_logprobs = plan.has_logprobs;
+  answer.alternatives = plan.alternatives;
   answer.hides_completion = plan.hides_completion;
   return answer;
 }
@@ -164,6 +216,7 @@ HttpResponse completion_response(const CompletionAnswer& answer, Headers headers
     usage.add(generations[i].end, i, answer.candidates);
   }
   if (answer.hides_completion) usage.completion_tokens = 0;
+  json.end_array();
   return end_answer(json, usage, std::move(headers), generations, report);
 }
 

@@ -12,8 +12,10 @@
 namespace lorax {
 
 struct CompletionAnswer : OpenAiAnswer {
-  std::vector<std::string> echoes;  // the text of each prompt, or none
+  const Tokenizer* tokenizer = nullptr;
+  std::vector<Echo> echoes;  // of each prompt, or none
   bool has_logprobs = false;
+  size_t alternatives = 0;
   bool hides_completion = false;
 };
 

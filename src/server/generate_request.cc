@@ -2,10 +2,10 @@
 
 #include <fmt/format.h>
 
+#include "server/openai_fields.h"
 #include "server/prompt_tokens.h"
 #include "server/random_seed.h"
 #include "server/sampling_choice.h"
-#include "server/unsupported_fields.h"
 
 namespace lorax {
 namespace {
@@ -16,8 +16,8 @@ using P = GenerateParameters;
 // greedy whatever stands beside it.
 bool samples(const P& parameters) {
   const double temperature = parameters.temperature.value_or(1.0);
-  if (temperature == 0.0) return false;
-  return parameters.do_sample || temperature != 1.0 || parameters.top_k ||
+  if (temperature == 0.0 || parameters.top_p == 0.0) return false;
+  return parameters.do_sample || temperature != 1.0 || parameters.top_k.value_or(0) > 0 ||
          parameters.top_p.value_or(1.0) < 1.0 || parameters.typical_p.value_or(1.0) < 1.0 ||
          parameters.min_p.value_or(0.0) > 0.0;
 }
@@ -25,8 +25,9 @@ bool samples(const P& parameters) {
 void check_parameters(const P& parameters, const FieldTable<P>& table,
                       const ApiSettings& settings) {
   const int64_t best_of = parameters.best_of.value_or(1);
-  const bool may_sample = parameters.do_sample || parameters.temperature || parameters.top_k ||
-                          parameters.top_p || parameters.typical_p || parameters.min_p;
+  const bool may_sample = parameters.do_sample || parameters.temperature ||
+                          parameters.top_k.value_or(0) > 0 || parameters.top_p ||
+                          parameters.typical_p || parameters.min_p;
   if (best_of > 1 && !may_sample) {
     refuse("best_of", "you must use sampling when `best_of` is > 1");
   }
@@ -50,7 +51,9 @@ void check_stream(const P& parameters) {
 SamplingParameters sampling_of(const P& parameters, const ApiSettings& settings) {
   SamplingParameters sampling;
   sampling.temperature =
-      samples(parameters) ? usable_temperature(parameters.temperature.value_or(1.0)) : 0.0f;
+      samples(parameters)
+          ? usable_temperature(parameters.temperature.value_or(1.0), parameters.top_p)
+          : 0.0f;
   sampling.top_k = usable_top_k(parameters.top_k.value_or(0));
   sampling.top_p = positive_float(parameters.top_p.value_or(1.0));
   sampling.typical_p = positive_float(parameters.typical_p.value_or(1.0));
@@ -70,9 +73,9 @@ std::vector<int32_t> prompt_of(const ApiContext& context, const GenerateBody& bo
   if (!body.parameters.apply_chat_template) {
     return encode_prompt(context.tokenizer, body.inputs, /*adds_bos=*/true, truncate);
   }
-  const boost::json::object message = {{"role", "user"}, {"content", body.inputs}};
-  return encode_prompt(context.tokenizer,
-                       render_chat(context.chat, boost::json::array{message}, adapter),
+  Conversation conversation;
+  conversation.messages.push_back(boost::json::object{{"role", "user"}, {"content", body.inputs}});
+  return encode_prompt(context.tokenizer, render_chat(context.chat, conversation, adapter),
                        /*adds_bos=*/false, truncate);
 }
 
@@ -96,7 +99,6 @@ void add_plain_fields(FieldTable<P>& table) {
                             "42"}));
   table.push_back(field<P>("apply_chat_template", &P::apply_chat_template,
                            {"Make `inputs` a user's turn by the model's chat template."}));
-  table.push_back(response_format_field<P>());
 }
 
 }  // namespace
@@ -125,11 +127,11 @@ FieldTable<P> generate_parameters(const ApiSettings& settings, const ServiceLimi
              {"Taken off a token's logit for each time that the text has it. None: 0.", "0.1"}));
   table.push_back(number(&P::presence_penalty, "presence_penalty", {.at_least = -2, .at_most = 2},
                          {"Taken off the logit of tokens that the text has. None: 0.", "0.1"}));
-  table.push_back(number(&P::top_p, "top_p", {.above = 0, .at_most = 1},
+  table.push_back(number(&P::top_p, "top_p", {.at_least = 0, .at_most = 1},
                          {"Choose among the most likely tokens that together have this "
-                          "probability. None: 1, all.",
+                          "probability; 0 is greedy. None: 1, all.",
                           "0.95"}));
-  table.push_back(number(&P::typical_p, "typical_p", {.above = 0, .below = 1},
+  table.push_back(number(&P::typical_p, "typical_p", {.above = 0, .at_most = 1},
                          {"Choose among the most typical tokens that together have this "
                           "probability. None: all.",
                           "0.95"}));
@@ -137,20 +139,23 @@ FieldTable<P> generate_parameters(const ApiSettings& settings, const ServiceLimi
                          {"Choose among tokens at least this times as likely as the most likely "
                           "one. None: 0, all.",
                           "0.05"}));
-  table.push_back(count(&P::top_k, "top_k", {.above = 0},
-                        {"Choose among the most likely tokens. None: all.", "50"}));
+  table.push_back(count(&P::top_k, "top_k", {.at_least = -1},
+                        {"Choose among so many most likely tokens. None, 0 and -1: all.", "50"}));
   table.push_back(
       count(&P::return_k_alternatives, "return_k_alternatives",
-            {.above = 0, .at_most = static_cast<double>(settings.max_alternatives)},
+            {.at_least = 0, .at_most = static_cast<double>(settings.max_alternatives)},
             {"Report so many most likely tokens beside each chosen one. None: 0.", "2"}));
   table.push_back(
       count(&P::max_new_tokens, "max_new_tokens", {.above = 0},
             {"Tokens to generate at most. None: as many as the server's limits leave.", "20"}));
-  Field<P> stop =
-      field<P>("stop", &P::stop,
-               {"Texts that end the generation where they first appear; they stay in the text.",
-                R"(["\n\n"])"});
-  stop.schema["maxItems"] = settings.max_stop_sequences;
+  Field<P> stop;
+  stop.name = "stop";
+  stop.schema = fields::stop_schema(settings.max_stop_sequences);
+  stop.schema["description"] =
+      "Texts that end the generation where they first appear; they stay in the text.";
+  stop.read = [](const boost::json::value& value, P& parameters) {
+    fields::read_stop(value, parameters.stop);
+  };
   table.push_back(std::move(stop));
   Field<P> truncate = count(&P::truncate, "truncate", {},
                             {"Keep so many of the last tokens of `inputs`. None: all.", "1024"});
@@ -169,9 +174,13 @@ FieldTable<GenerateBody> generate_fields(const ApiSettings& settings, const Serv
   parameters.name = "parameters";
   parameters.schema = schema_of(*table);
   parameters.schema["type"] = {"object", "null"};
+  exclude_both_adapter_fields(parameters.schema);
   parameters.read = [table](const boost::json::value& value, B& body) {
     if (!value.is_object()) fields::wrong_type(value, "parameters", "an object");
     read_fields(*table, value.get_object(), body.parameters);
+    take_unread(
+        value.get_object(), FieldPlace::kRequest, "parameters.",
+        [&](std::string_view name) { return has_field(*table, name); }, body.parameters.ignored);
   };
   FieldTable<B> fields = {
       required(field<B>("inputs", &B::inputs, {"The prompt.", "\"What is deep learning?\""})),
@@ -181,6 +190,18 @@ FieldTable<GenerateBody> generate_fields(const ApiSettings& settings, const Serv
     fields.push_back(field<B>("stream", &B::stream, {"Answer with server-sent events."}));
   }
   return fields;
+}
+
+void take_unread_fields(const boost::json::object& object, const FieldTable<GenerateBody>& table,
+                        const FieldTable<P>& parameters, bool may_stream, GenerateBody& body) {
+  const auto is_read = [&](std::string_view name) {
+    return has_field(table, name) || (may_stream && name == "stream");
+  };
+  const auto hint = [&](std::string_view name) -> std::string {
+    if (name == "stream") return "use /generate_stream";
+    return has_field(parameters, name) ? "put it into `parameters`" : "";
+  };
+  take_unread(object, FieldPlace::kRequest, "", is_read, body.parameters.ignored, hint);
 }
 
 GeneratePlan plan_generate(const ApiContext& context, const FieldTable<P>& table, GenerateBody body,
@@ -216,10 +237,12 @@ GeneratePlan plan_generate(const ApiContext& context, const FieldTable<P>& table
 
   plan.samples = samples(parameters);
   for (int64_t i = 0; i < parameters.best_of.value_or(1); ++i) {
-    request.sampling.seed = parameters.seed.value_or(plan.samples ? random_seed() : 0);
+    request.sampling.seed =
+        parameters.seed ? parameters.seed->value : (plan.samples ? random_seed() : 0);
     plan.generations.push_back(request);
   }
   plan.inputs = std::move(body.inputs);
+  plan.ignored = std::move(body.parameters.ignored);
   plan.details = parameters.details || parameters.decoder_input_details;
   plan.return_full_text = parameters.return_full_text;
   return plan;

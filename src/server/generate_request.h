@@ -35,7 +35,7 @@ struct GenerateParameters : AdapterFields {
   bool apply_chat_template = false;
   bool details = false;
   bool decoder_input_details = false;
-  std::optional<uint64_t> seed;
+  std::optional<fields::Seed> seed;
 };
 
 struct GenerateBody {
@@ -51,11 +51,18 @@ FieldTable<GenerateParameters> generate_parameters(const ApiSettings& settings,
 FieldTable<GenerateBody> generate_fields(const ApiSettings& settings, const ServiceLimits& limits,
                                          bool has_stream);
 
+// Refuses or reports what the body has beside the fields of `table`, which is generate_fields().
+// `may_stream`: "stream" is none of these, and what it says is what the route does anyway.
+void take_unread_fields(const boost::json::object& object, const FieldTable<GenerateBody>& table,
+                        const FieldTable<GenerateParameters>& parameters, bool may_stream,
+                        GenerateBody& body);
+
 // A valid request, ready to be submitted.
 struct GeneratePlan {
   std::string inputs;
   AdapterChoice adapter;
   std::vector<GenerationRequest> generations;  // best_of; they differ in their seeds
+  IgnoredFields ignored;
   bool samples = false;
   bool details = false;
   bool return_full_text = false;

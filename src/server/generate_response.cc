@@ -1,46 +1,18 @@
 #include "server/generate_response.h"
 
 #include <algorithm>
+#include <deque>
 #include <limits>
+#include <optional>
+#include <utility>
 
 #include "server/api_route.h"
 #include "server/json_writer.h"
 #include "server/sse.h"
-#include "server/token_offsets.h"
-#include "text/incremental_detokenizer.h"
-#include "text/utf8.h"
+#include "server/token_texts.h"
 
 namespace lorax {
 namespace {
-
-// LoRAX's tokens have the text that they add: clients put those of a stream together. So of a code
-// point that is spelled in bytes the last one has all of it, the others nothing.
-class TokenTexts {
- public:
-  explicit TokenTexts(const GenerateAnswer& answer)
-      : tokenizer_(*answer.tokenizer), detokenizer_(tokenizer_, /*skip_special_tokens=*/false) {}
-
-  std::string next(const TokenInfo& token) {
-    constexpr size_t kLongest = 4;  // bytes of a code point
-    if (const auto byte = byte_of_piece(tokenizer_.piece(token.id))) {
-      bytes_ += static_cast<char>(*byte);
-      return is_valid_utf8(bytes_) || bytes_.size() == kLongest ? take_bytes() : "";
-    }
-    const std::string before = take_bytes();
-    return before + detokenizer_.push(token.id);
-  }
-
- private:
-  std::string take_bytes() {
-    std::string text = replace_invalid_utf8(bytes_);
-    bytes_.clear();
-    return text;
-  }
-
-  const Tokenizer& tokenizer_;
-  IncrementalDetokenizer detokenizer_;  // of what is not spelled in bytes
-  std::string bytes_;                   // of a code point that is incomplete
-};
 
 void write_token(JsonWriter& json, const TokenInfo& token, const std::string& text,
                  bool with_alternatives) {
@@ -70,6 +42,33 @@ std::string text_of(const GenerateAnswer& answer, const std::string& text,
   return (answer.return_full_text ? answer.inputs : "") + text + end.stop_sequence;
 }
 
+// Cuts the texts of a text's last tokens, which may go on behind a stop string: `left` bytes are to
+// come.
+std::string take_text(const TokenInfo& token, std::string text, size_t& left) {
+  if (token.special) return text;
+  text.resize(std::min(text.size(), left));
+  left -= text.size();
+  return text;
+}
+
+// Of each token what it adds to the generated text.
+std::vector<std::string> texts_of(const GenerateAnswer& answer, const Generation& generation) {
+  TokenTexts certain(*answer.tokenizer);
+  std::vector<std::string> texts;
+  const auto add = [&](std::vector<std::string> more) {
+    for (std::string& text : more) {
+      texts.push_back(std::move(text));
+    }
+  };
+  for (const GeneratedToken& token : generation.tokens) add(certain.push(token.token));
+  add(certain.finish());
+  size_t left = generation.text.size() + generation.end.stop_sequence.size();
+  for (size_t i = 0; i < texts.size(); ++i) {
+    texts[i] = take_text(generation.tokens[i].token, std::move(texts[i]), left);
+  }
+  return texts;
+}
+
 void write_seed(JsonWriter& json, const GenerateAnswer& answer, size_t index) {
   json.key("seed");
   answer.seeds.empty() ? json.null() : json.value(answer.seeds[index]);
@@ -86,9 +85,9 @@ void write_tokens(JsonWriter& json, const GenerateAnswer& answer, const Generati
   }
   json.end_array();
   json.key("tokens").begin_array();
-  TokenTexts texts(answer);
-  for (const GeneratedToken& token : generation.tokens) {
-    write_token(json, token.token, texts.next(token.token), answer.alternatives > 0);
+  const std::vector<std::string> texts = texts_of(answer, generation);
+  for (size_t i = 0; i < generation.tokens.size(); ++i) {
+    write_token(json, generation.tokens[i].token, texts[i], answer.alternatives > 0);
   }
   json.end_array();
 }
@@ -133,40 +132,57 @@ size_t index_of_best(const std::vector<Generation>& generations) {
   return best;
 }
 
+// An event goes out once its text is certain: the tokens' texts together are the generated text, of
+// which bytes and what may turn out to be a stop string are not, and the last token's event has the
+// whole of it.
 class GenerateEvents final : public EventFormat {
  public:
-  explicit GenerateEvents(GenerateAnswer answer) : answer_(std::move(answer)), texts_(answer_) {}
+  explicit GenerateEvents(GenerateAnswer answer)
+      : answer_(std::move(answer)), texts_(*answer_.tokenizer) {}
 
   std::string prompt(size_t, std::vector<TokenInfo>) override { return ""; }
 
   std::string token(size_t, GeneratedToken token) override {
     text_ += token.delta;
     ++tokens_;
-    std::string events = interruption();
-    if (may_be_last(token)) {
-      held_ = std::move(token.token);
-    } else {
-      events += event(token.token, nullptr);
-    }
+    const bool may_be_last = is_last(token.token);
+    const TokenInfo& newest = held_.emplace_back(Held{std::move(token.token), std::nullopt}).token;
+    set_texts(texts_.push(newest));
+    std::string events;
+    while (held_.size() > size_t{may_be_last} && is_certain(held_.front())) events += release();
     return events;
   }
 
   std::string end(size_t, const GenerationEnd& end) override {
     text_ += end.delta;
-    if (!held_) held_ = no_token();
-    return event(*held_, &end);
+    set_texts(texts_.finish());
+    if (held_.empty()) held_.push_back({no_token(), ""});
+    size_t left = text_.size() + end.stop_sequence.size() - released_;
+    std::string events;
+    for (size_t i = 0; i < held_.size(); ++i) {
+      Held& held = held_[i];
+      held.text = take_text(held.token, std::move(*held.text), left);
+      events += event(held, i + 1 == held_.size() ? &end : nullptr);
+    }
+    return events;
   }
 
   std::string closing(const RequestReport&) override { return ""; }
 
   std::string interruption() override {
-    if (!held_) return "";
-    std::string before = event(*held_, nullptr);
-    held_.reset();
-    return before;
+    set_texts(texts_.finish());
+    std::string events;
+    while (!held_.empty()) events += release();
+    return events;
   }
 
  private:
+  // A token whose event has not gone out.
+  struct Held {
+    TokenInfo token;
+    std::optional<std::string> text;
+  };
+
   // For an end that comes without a token.
   static TokenInfo no_token() {
     TokenInfo token;
@@ -175,23 +191,34 @@ class GenerateEvents final : public EventFormat {
     return token;
   }
 
-  // The last token's event has the whole text, so a token that can be the last waits for the end of
-  // the generation or the next token, whichever comes. One that a stop string ends in cannot have
-  // given all of its own text.
-  bool may_be_last(const GeneratedToken& token) const {
-    if (tokens_ >= answer_.max_new_tokens) return true;
-    if (std::ranges::find(answer_.eos_token_ids, token.token.id) != answer_.eos_token_ids.end()) {
-      return true;
-    }
-    return !answer_.stop.empty() &&
-           (token.token.text.empty() || !token.delta.ends_with(token.token.text));
+  // Of the oldest tokens that have none.
+  void set_texts(std::vector<std::string> texts) {
+    auto held = std::ranges::find_if(held_, [](const Held& each) { return !each.text; });
+    for (std::string& text : texts) (held++)->text = std::move(text);
   }
 
-  std::string event(const TokenInfo& token, const GenerationEnd* end) {
+  bool is_last(const TokenInfo& token) const {
+    const std::vector<int32_t>& eos = answer_.eos_token_ids;
+    return tokens_ >= answer_.max_new_tokens || std::ranges::find(eos, token.id) != eos.end();
+  }
+
+  // The engine holds text back that may belong to a stop string.
+  bool is_certain(const Held& held) const {
+    return held.text && (held.token.special || released_ + held.text->size() <= text_.size());
+  }
+
+  std::string release() {
+    const Held held = std::move(held_.front());
+    held_.pop_front();
+    if (!held.token.special) released_ += held.text->size();
+    return event(held, nullptr);
+  }
+
+  std::string event(const Held& held, const GenerationEnd* end) {
     JsonWriter json;
     json.begin_object();
     json.key("token");
-    write_token(json, token, texts_.next(token), answer_.alternatives > 0);
+    write_token(json, held.token, *held.text, answer_.alternatives > 0);
     if (end == nullptr) {
       json.null_field("generated_text");
       json.null_field("details");
@@ -215,9 +242,10 @@ class GenerateEvents final : public EventFormat {
 
   GenerateAnswer answer_;
   TokenTexts texts_;
-  std::string text_;
+  std::string text_;     // without what the engine holds back
+  size_t released_ = 0;  // bytes of it that have gone out
   int64_t tokens_ = 0;
-  std::optional<TokenInfo> held_;  // the last token, if its event has not gone out
+  std::deque<Held> held_;
 };
 
 }  // namespace
@@ -241,7 +269,6 @@ GenerateAnswer answer_of(const ApiContext& context, const GeneratePlan& plan, bo
     }
   }
   answer.eos_token_ids = request.eos_token_ids;
-  answer.stop = request.stop;
   answer.max_new_tokens = request.max_new_tokens;
   answer.alternatives = request.alternatives;
   answer.details = plan.details;

@@ -20,7 +20,6 @@ struct GenerateAnswer {
   AdapterChoice adapter;
   std::vector<uint64_t> seeds;  // of each generation; empty if none samples
   std::vector<int32_t> eos_token_ids;
-  std::vector<std::string> stop;
   int64_t max_new_tokens = 0;
   int32_t alternatives = 0;
   bool details = false;

@@ -19,15 +19,17 @@ void generate(const std::shared_ptr<const ApiContext>& context, const GenerateTa
               Form form, const HttpRequest& request, RequestInfo info,
               const std::shared_ptr<ResponseWriter>& writer) {
   GenerateBody body;
-  read_fields(tables.body, parse_body(request.body), body);
+  const boost::json::object object = parse_body(request.body);
+  read_fields(tables.body, object, body);
+  take_unread_fields(object, tables.body, tables.parameters, form == Form::kStream, body);
   const bool stream = form == Form::kStream || body.stream;
   GeneratePlan plan =
       plan_generate(*context, tables.parameters, std::move(body), stream, info.tenant.get());
   finish_validation(info, plan.adapter.name);
 
   GenerateAnswer answer = answer_of(*context, plan, form == Form::kCompat);
-  Headers headers =
-      early_headers(context->settings, count_characters(answer.inputs), answer.adapter);
+  Headers headers = early_headers(context->settings, count_characters(answer.inputs),
+                                  answer.adapter, plan.ignored);
   std::shared_ptr<ResponseTask> task;
   if (stream) {
     task = std::make_shared<StreamResponse>(*context, std::move(info), writer, std::move(headers),

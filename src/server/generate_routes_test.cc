@@ -170,7 +170,11 @@ TEST_F(GenerateTest, StreamGolden) {
 
 // Each event goes out with its token, except that which may have to carry the text.
 TEST_F(GenerateTest, StreamHoldsOnlyWhatMayBeTheLast) {
-  Script script = scripted_text({" a", " b", " c"});
+  Script script;
+  for (const char* piece : {"▁a", "▁b", "▁c"}) {
+    script.tokens.push_back(scripted_token(*tiny_tokenizer().find_piece(piece),
+                                           std::string(" ") + std::string(piece).back()));
+  }
   script.tokens[1].delta.clear();  // " b" may begin the stop string
   script.tokens[2].delta = " b c";
   service_.set_script(script);

@@ -24,6 +24,7 @@
 
 #include "base/error.h"
 #include "server/http_connection.h"
+#include "server/url.h"
 
 namespace lorax {
 
@@ -82,7 +83,8 @@ tcp::acceptor listen(asio::io_context& io, const std::string& hostname, uint16_t
     if (!error) acceptor.listen(asio::socket_base::max_listen_connections, error);
     if (!error) return acceptor;
   }
-  fail("cannot listen on {}:{}: {}; choose another port or host", hostname, port, error.message());
+  fail("cannot listen on {}: {}; choose another port or host", authority_of(hostname, port),
+       error.message());
 }
 
 }  // namespace

@@ -18,6 +18,8 @@ struct OpenAiPlan {
   std::vector<GenerationRequest> generations;
   int64_t candidates = 1;  // best_of
   int64_t choices = 1;     // n: the candidates of a prompt that are answered
+  // Most likely tokens to report in the place of each of the prompt's; none: no report.
+  std::optional<int64_t> prompt_logprobs;
 };
 
 // What of a request does not come from OpenAiFields.
@@ -33,6 +35,8 @@ struct OpenAiShape {
 // Throws ApiError. The model or adapter that the fields name:
 AdapterChoice choose_model(const ApiContext& context, const OpenAiFields& body,
                            const Tenant* tenant);
+// How many of a prompt's last tokens to keep; 0: all.
+int64_t truncation_of(const ApiContext& context, const OpenAiFields& body);
 // The checks of the fields that the tables cannot make, and the plan.
 OpenAiPlan plan_openai(const ApiContext& context, const OpenAiFields& body, AdapterChoice adapter,
                        const std::vector<std::vector<int32_t>>& prompts, const OpenAiShape& shape);

@@ -39,6 +39,7 @@ OpenAiAnswer openai_answer(const ApiContext& context, const OpenAiPlan& plan,
   answer.candidates = plan.candidates;
   answer.choices = plan.choices;
   answer.include_usage = include_usage;
+  answer.prompt_logprobs = plan.prompt_logprobs;
   return answer;
 }
 
@@ -71,6 +72,39 @@ std::string end_chunk(JsonWriter& json, const OpenAiAnswer& answer, const Genera
   return sse_event(json.take());
 }
 
+void write_prompt_logprobs(JsonWriter& json, const OpenAiAnswer& answer,
+                           const std::vector<TokenInfo>& prompt) {
+  if (!answer.prompt_logprobs) return;
+  json.key("prompt_logprobs").begin_array();
+  for (const TokenInfo& token : prompt) {
+    if (std::isnan(token.logprob)) {
+      json.null();
+      continue;
+    }
+    json.begin_object();
+    // The rank is 1 for the most likely; of a token beyond those reported it is not known.
+    const auto write = [&](int32_t id, const std::string& text, float logprob, size_t rank) {
+      json.key(std::to_string(id)).begin_object();
+      json.field("logprob", finite_logprob(logprob));
+      json.key("rank");
+      rank == 0 ? json.null() : json.value(static_cast<int64_t>(rank));
+      json.field("decoded_token", text);
+      json.end_object();
+    };
+    const size_t reported =
+        std::min(token.alternatives.size(), static_cast<size_t>(*answer.prompt_logprobs));
+    size_t rank = 0;
+    for (size_t i = 0; i < token.alternatives.size(); ++i) {
+      const TokenAlternative& other = token.alternatives[i];
+      if (other.id == token.id) rank = i + 1;
+      if (i < reported) write(other.id, other.text, other.logprob, i + 1);
+    }
+    if (rank == 0 || rank > reported) write(token.id, token.text, token.logprob, rank);
+    json.end_object();
+  }
+  json.end_array();
+}
+
 void Usage::add(const GenerationEnd& end, size_t index, int64_t candidates) {
   completion_tokens += end.generated_tokens;
   if (index % static_cast<size_t>(candidates) != 0) return;
@@ -80,7 +114,6 @@ void Usage::add(const GenerationEnd& end, size_t index, int64_t candidates) {
 
 HttpResponse end_answer(JsonWriter& json, const Usage& usage, Headers headers,
                         const std::vector<Generation>& generations, const RequestReport& report) {
-  json.end_array();
   write_usage(json, usage);
   json.end_object();
   HttpResponse response = json_response(json.take());

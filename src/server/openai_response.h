@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -22,6 +23,7 @@ struct OpenAiAnswer {
   int64_t candidates = 1;
   int64_t choices = 1;
   bool include_usage = false;
+  std::optional<int64_t> prompt_logprobs;  // OpenAiPlan's
 };
 
 OpenAiAnswer openai_answer(const ApiContext& context, const OpenAiPlan& plan,
@@ -38,6 +40,11 @@ void begin_chunk(JsonWriter& json, const OpenAiAnswer& answer, std::string_view 
                  size_t index);
 // Closes them, as an event. `end`: null while the choice goes on.
 std::string end_chunk(JsonWriter& json, const OpenAiAnswer& answer, const GenerationEnd* end);
+
+// "prompt_logprobs" as vLLM has it, if it was asked for: null for the first token; for each other
+// one an object of the most likely ids and its own.
+void write_prompt_logprobs(JsonWriter& json, const OpenAiAnswer& answer,
+                           const std::vector<TokenInfo>& prompt);
 
 // Tokens that a response counts. The prompt of several candidates counts once.
 struct Usage {

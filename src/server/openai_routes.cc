@@ -10,6 +10,17 @@ namespace {
 
 using Writer = std::shared_ptr<ResponseWriter>;
 
+template <typename Body>
+Body read_body(const FieldTable<Body>& table, const HttpRequest& request) {
+  const boost::json::object object = parse_body(request.body);
+  Body body;
+  read_fields(table, object, body);
+  take_unread(
+      object, FieldPlace::kRequest, "",
+      [&](std::string_view name) { return has_field(table, name); }, body.ignored);
+  return body;
+}
+
 // Streams `events`, or answers with what `build` makes of an answer and the generations.
 template <typename Answer, typename Build, typename Events>
 void respond(const ApiContext& context, const OpenAiFields& body, RequestInfo info,
@@ -32,25 +43,23 @@ void respond(const ApiContext& context, const OpenAiFields& body, RequestInfo in
 
 void complete(const ApiContext& context, const FieldTable<CompletionBody>& table,
               const HttpRequest& request, RequestInfo info, const Writer& writer) {
-  CompletionBody body;
-  read_fields(table, parse_body(request.body), body);
+  CompletionBody body = read_body(table, request);
   const OpenAiFields shared = body;
   CompletionPlan plan = plan_completion(context, table, std::move(body), info.tenant.get());
   finish_validation(info, plan.adapter.name);
   respond(context, shared, std::move(info), writer,
-          early_headers(context.settings, plan.characters, plan.adapter),
+          early_headers(context.settings, plan.characters, plan.adapter, shared.ignored),
           completion_answer(context, plan, shared.include_usage), std::move(plan.generations),
           completion_response, completion_events);
 }
 
 void chat(const ApiContext& context, const FieldTable<ChatBody>& table, const HttpRequest& request,
           RequestInfo info, const Writer& writer) {
-  ChatBody body;
-  read_fields(table, parse_body(request.body), body);
+  ChatBody body = read_body(table, request);
   ChatPlan plan = plan_chat(context, table, body, info.tenant.get());
   finish_validation(info, plan.adapter.name);
   respond(context, body, std::move(info), writer,
-          early_headers(context.settings, plan.characters, plan.adapter),
+          early_headers(context.settings, plan.characters, plan.adapter, plan.ignored),
           chat_answer(context, plan, body.include_usage), std::move(plan.generations),
           chat_response, chat_events);
 }

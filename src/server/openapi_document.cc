@@ -36,6 +36,9 @@ json::object request_schemas(const ApiContext& context) {
   schemas["TokenizeRequest"] = schema_of(tokenize_fields());
   schemas["CompletionRequest"] = schema_of(completion_fields(settings));
   schemas["ChatRequest"] = schema_of(chat_fields(settings));
+  for (const char* name : {"CompletionRequest", "ChatRequest"}) {
+    exclude_both_adapter_fields(schemas[name].get_object());
+  }
   schemas["LoadAdapterRequest"] = schema_of(load_adapter_fields());
   schemas["UnloadAdapterRequest"] = schema_of(unload_adapter_fields());
   return schemas;

@@ -96,6 +96,21 @@ void read(const json::value& value, std::string_view name, std::vector<std::stri
   }
 }
 
+void read(const json::value& value, std::string_view name, Seed& out) {
+  if (value.is_int64()) {
+    out.value = static_cast<uint64_t>(value.get_int64());
+  } else if (value.is_uint64()) {
+    out.value = value.get_uint64();
+  } else {
+    wrong_type(value, name, "an integer from -9223372036854775808 to 18446744073709551615");
+  }
+}
+
+json::object schema_of(const Seed&) {
+  return {{"type", "integer"}, {"minimum", INT64_MIN}, {"maximum", UINT64_MAX}};
+}
+json::value default_of(const Seed& seed) { return seed.value; }
+
 json::object schema_of(const bool&) { return {{"type", "boolean"}}; }
 json::object schema_of(const double&) { return {{"type", "number"}, {"format", "float"}}; }
 json::object schema_of(const int64_t&) { return {{"type", "integer"}, {"format", "int64"}}; }

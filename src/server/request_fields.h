@@ -2,6 +2,7 @@
 // example. From this come the parser, the checks of ranges and the schemas of the OpenAPI document.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -33,8 +34,8 @@ struct FieldDoc {
   std::string example = {};
 };
 
-// One field of a body that is read into a Request. Fields that a table does not have are ignored,
-// and null is the same as no field.
+// One field of a body that is read into a Request. Null is the same as no field. What a body holds
+// beside the fields of its table: see foreign_fields.h.
 template <typename Request>
 struct Field {
   std::string name;
@@ -91,6 +92,14 @@ boost::json::value default_of(const std::optional<T>& value) {
   return value ? default_of(*value) : boost::json::value();
 }
 
+// A seed, from -2^63 to 2^64 - 1: those below 0 count as in two's complement.
+struct Seed {
+  uint64_t value = 0;
+};
+void read(const boost::json::value& value, std::string_view name, Seed& out);
+boost::json::object schema_of(const Seed&);
+boost::json::value default_of(const Seed& seed);
+
 // Adds description, example and bounds to a schema.
 void document(boost::json::object& schema, const FieldDoc& doc, const NumberRange& range = {});
 void check_range(std::string_view name, double number, const NumberRange& range);
@@ -144,6 +153,12 @@ Field<Request> required(Field<Request> field) {
   field.schema["type"] = boost::json::value(field.schema["type"].at(0));
   field.schema.erase("default");
   return field;
+}
+
+template <typename Request>
+bool has_field(const FieldTable<Request>& table, std::string_view name) {
+  return std::ranges::any_of(table,
+                             [&](const Field<Request>& field) { return field.name == name; });
 }
 
 // Reads all fields of the table from the body, in the table's order.

@@ -13,8 +13,8 @@ std::string milliseconds(std::chrono::nanoseconds time) {
 
 }  // namespace
 
-Headers early_headers(const ApiSettings& settings, size_t characters,
-                      const AdapterChoice& adapter) {
+Headers early_headers(const ApiSettings& settings, size_t characters, const AdapterChoice& adapter,
+                      const IgnoredFields& ignored) {
   Headers headers = {{"x-compute-type", settings.device_type == "cuda" ? "gpu+optimized" : "cpu"},
                      {"x-compute-characters", std::to_string(characters)},
                      {"x-model-id", settings.model_id}};
@@ -22,6 +22,7 @@ Headers early_headers(const ApiSettings& settings, size_t characters,
     headers.emplace_back("x-adapter-id", adapter.name);
     headers.emplace_back("x-adapter-source", "local");
   }
+  if (!ignored.empty()) headers.emplace_back("x-ignored-fields", ignored_header(ignored));
   return headers;
 }
 

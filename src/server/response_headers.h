@@ -8,14 +8,17 @@
 
 #include "server/adapter_request.h"
 #include "server/api_context.h"
+#include "server/foreign_fields.h"
 #include "server/response_task.h"
 
 namespace lorax {
 
 using Headers = std::vector<std::pair<std::string, std::string>>;
 
-// Those that are known before there is a text. `characters`: of the prompt.
-Headers early_headers(const ApiSettings& settings, size_t characters, const AdapterChoice& adapter);
+// Those that are known before there is a text, and "x-ignored-fields" if there are any.
+// `characters`: of the prompt.
+Headers early_headers(const ApiSettings& settings, size_t characters, const AdapterChoice& adapter,
+                      const IgnoredFields& ignored);
 // Those that count tokens and tell times, in whole milliseconds, of a generation that has ended.
 void add_late_headers(Headers& headers, const GenerationEnd& end, const RequestReport& report);
 

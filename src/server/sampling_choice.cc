@@ -10,10 +10,10 @@
 
 namespace lorax {
 
-float usable_temperature(double temperature) {
+float usable_temperature(double temperature, std::optional<double> top_p) {
   // Below, differences of logits that float32 can tell apart leave one token all probability.
   constexpr double kSmallest = 1e-5;
-  return temperature < kSmallest ? 0.0f : static_cast<float>(temperature);
+  return temperature < kSmallest || top_p == 0.0 ? 0.0f : static_cast<float>(temperature);
 }
 
 float positive_float(double number) {

@@ -2,13 +2,15 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 namespace lorax {
 
-// A temperature that logits can be divided by; 0 (greedy) for one so small that it is the same.
-float usable_temperature(double temperature);
+// A temperature that logits can be divided by; 0 (greedy) for one so small that it is the same, and
+// where `top_p` is 0.
+float usable_temperature(double temperature, std::optional<double> top_p);
 // A number above 0 in float32, where one too small would become 0.
 float positive_float(double number);
 // 0 for all, as which -1 counts, too; more than any vocabulary has is all of it.

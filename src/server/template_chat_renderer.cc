@@ -72,17 +72,29 @@ std::shared_ptr<const TemplateChatRenderer::Loaded> TemplateChatRenderer::find(
   return loaded;
 }
 
-std::string TemplateChatRenderer::render(const boost::json::array& messages,
-                                         const std::string& adapter) const {
+std::shared_ptr<const TemplateChatRenderer::Loaded> TemplateChatRenderer::choose(
+    const std::string& adapter) const {
   std::shared_ptr<const Loaded> loaded = find(adapter);
-  if (loaded == nullptr || !loaded->formatter) loaded = base_;
+  return loaded == nullptr || !loaded->formatter ? base_ : loaded;
+}
+
+bool TemplateChatRenderer::reads(std::string_view variable, const std::string& adapter) const {
+  const std::shared_ptr<const Loaded> loaded = choose(adapter);
+  return loaded->formatter && loaded->templates.choose(/*has_tools=*/false)->uses(variable);
+}
+
+std::string TemplateChatRenderer::render(const Conversation& conversation,
+                                         const std::string& adapter) const {
+  const std::shared_ptr<const Loaded> loaded = choose(adapter);
   if (!loaded->formatter) {
     fail(
         "the model has no chat template: use a route that takes the prompt as a text, or start "
         "with --tokenizer-config-path");
   }
   ChatInput input;
-  input.messages = messages;
+  input.messages = conversation.messages;
+  input.add_generation_prompt = conversation.add_generation_prompt;
+  input.variables = conversation.variables;
   input.bos_token = spelled(tokenizer_, tokenizer_.bos_id());
   input.eos_token = spelled(tokenizer_, tokenizer_.eos_id());
   return loaded->formatter->render(std::move(input));

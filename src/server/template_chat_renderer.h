@@ -23,7 +23,8 @@ class TemplateChatRenderer final : public ChatRenderer {
                        ChatFormatter::Options options, FileBounds bounds = {});
   ~TemplateChatRenderer() override;
 
-  std::string render(const boost::json::array& messages, const std::string& adapter) const override;
+  std::string render(const Conversation& conversation, const std::string& adapter) const override;
+  bool reads(std::string_view variable, const std::string& adapter) const override;
 
  private:
   struct Loaded;
@@ -31,6 +32,8 @@ class TemplateChatRenderer final : public ChatRenderer {
   // The template of an adapter's folder, null if it has none. A file that has changed since is read
   // anew.
   std::shared_ptr<const Loaded> find(const std::string& adapter) const;
+  // The adapter's if it has a template of its own, else the base model's.
+  std::shared_ptr<const Loaded> choose(const std::string& adapter) const;
 
   const Tokenizer& tokenizer_;
   const ChatFormatter::Options options_;

@@ -55,6 +55,16 @@ std::optional<std::string> percent_decode(std::string_view text) {
   return out;
 }
 
+std::string authority_of(std::string_view host, uint16_t port) {
+  if (host.find(':') == std::string_view::npos || host.starts_with('[')) {
+    return std::string(host) + ":" + std::to_string(port);
+  }
+  const size_t zone = std::min(host.find('%'), host.size());
+  std::string text = "[" + std::string(host.substr(0, zone));
+  if (zone < host.size()) text += "%25" + std::string(host.substr(zone + 1));
+  return text + "]:" + std::to_string(port);
+}
+
 std::optional<RequestTarget> parse_request_target(std::string_view target) {
   if (target == "*") return RequestTarget{"*", ""};
   std::string_view rest = target;

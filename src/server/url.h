@@ -1,6 +1,7 @@
 // The target of a request, taken apart (RFC 9110, 7.1; RFC 3986).
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -9,6 +10,9 @@ namespace lorax {
 
 // Bytes for %XX; nullopt where a '%' is not followed by two hexadecimal digits.
 std::optional<std::string> percent_decode(std::string_view text);
+
+// "127.0.0.1:80", "[::1]:80": how a URL writes a host and a port, "[fe80::1%25eth0]" for a zone.
+std::string authority_of(std::string_view host, uint16_t port);
 
 struct RequestTarget {
   std::string path;   // percent-decoded; "*" for the asterisk form

@@ -49,5 +49,14 @@ TEST(UrlTest, QueryParameters) {
   EXPECT_EQ(query_parameter("", ""), std::nullopt);
 }
 
+TEST(UrlTest, AddressesOfServers) {
+  EXPECT_EQ(authority_of("127.0.0.1", 80), "127.0.0.1:80");
+  EXPECT_EQ(authority_of("localhost", 3000), "localhost:3000");
+  EXPECT_EQ(authority_of("::1", 80), "[::1]:80");
+  EXPECT_EQ(authority_of("::", 80), "[::]:80");
+  EXPECT_EQ(authority_of("[::1]", 80), "[::1]:80");
+  EXPECT_EQ(authority_of("fe80::1%eth0", 80), "[fe80::1%25eth0]:80");
+}
+
 }  // namespace
 }  // namespace lorax

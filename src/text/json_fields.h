@@ -25,6 +25,8 @@ class JsonField {
   const std::string& where() const { return where_; }
   bool is_null() const { return value_->is_null(); }
   bool is_string() const { return value_->is_string(); }
+  bool is_object() const { return value_->is_object(); }
+  bool is_array() const { return value_->is_array(); }
 
   // The value as what it must be; throws Error otherwise.
   const boost::json::object& object() const;

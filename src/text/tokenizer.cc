@@ -24,6 +24,11 @@ std::unique_ptr<Tokenizer> load_named(const Folder& folder, const fs::path& name
     config = TokenizerConfig::from_json(read_text_file(folder, kConfig),
                                         (folder.path() / kConfig).string());
   }
+  constexpr const char* kMap = "special_tokens_map.json";
+  if (config.needs_special_tokens_map && folder.has(kMap)) {
+    config.read_special_tokens_map(read_text_file(folder, kMap), (folder.path() / kMap).string());
+  }
+  config.add_usual_names();
   const std::string bytes = read_text_file(folder, name.string());
   const std::string origin = (folder.path() / name).string();
   if (name.extension() == ".model") {

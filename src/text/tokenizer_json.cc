@@ -202,6 +202,8 @@ BpeModel read_model(const JsonField& field, const Vocabulary& vocabulary) {
   return BpeModel(vocabulary, read_merges(field["merges"], vocabulary), options);
 }
 
+// Those of the file and those of the config. If the config lists any, it alone says which are
+// special, as in Transformers.
 std::vector<AddedToken> read_added_tokens(const JsonField& field, const TokenizerConfig& config) {
   std::vector<AddedToken> tokens;
   if (!field.is_null()) {
@@ -211,6 +213,11 @@ std::vector<AddedToken> read_added_tokens(const JsonField& field, const Tokenize
     }
   }
   std::ranges::stable_sort(tokens, {}, &AddedToken::content);
+  for (AddedToken& token : tokens) {
+    if (config.needs_special_tokens_map) break;
+    const auto same = std::ranges::find(config.added_tokens, token.content, &AddedToken::content);
+    token.special = same != config.added_tokens.end() && same->special;
+  }
   const size_t own = tokens.size();
   for (const AddedToken& token : config.added_tokens) {
     const auto end = tokens.begin() + static_cast<std::ptrdiff_t>(own);

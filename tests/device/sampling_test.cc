@@ -129,6 +129,32 @@ class SamplingTest : public ::testing::TestWithParam<std::string> {
   std::mt19937 random_{7};
 };
 
+// As from a row whose other logits are -infinity.
+TEST_P(SamplingTest, OnlyAllowedIdsAreChosen) {
+  constexpr int64_t kWidth = 1000;
+  for (int round = 0; round < 12; ++round) {
+    const Values row = random_row(Shape::kNormal, kWidth);
+    std::vector<uint32_t> mask((kWidth + 31) / 32);
+    Values masked = row;
+    for (int64_t i = 0; i < kWidth; ++i) {
+      const bool is_allowed = i == 999 || random_() % 3 == 0;
+      if (is_allowed) {
+        mask[static_cast<size_t>(i / 32)] |= uint32_t{1} << (i % 32);
+      } else {
+        masked[static_cast<size_t>(i)] = -kInfinity;
+      }
+    }
+    const DeviceRecords<uint32_t> words(device_, mask);
+    SampledRow cut = random_cuts();
+    if (round == 0) cut.temperature = 0.0f;
+    cut.row = 0;
+    const std::vector<int32_t> want = sample(upload({masked}), {cut});
+    cut.allowed = words.data();
+    EXPECT_EQ(sample(upload({row}), {cut}), want) << "round " << round;
+    EXPECT_GT(masked[static_cast<size_t>(want.front())], -kInfinity);
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Devices, SamplingTest, ::testing::ValuesIn(available_devices()),
                          [](const auto& info) { return std::string(info.param); });
 

@@ -242,6 +242,84 @@ class OpenAiClientTest(ClientsTest):
         self.assertEqual([choice.text for choice in sampled.choices],
                          [choice.text for choice in again.choices])
 
+    def complete(self, prompt=PROMPT, **parameters):
+        own = {"max_tokens": 12, "temperature": 0}
+        extra = {key: value for key, value in parameters.items() if key not in ("stop", "echo")}
+        rest = {key: value for key, value in parameters.items() if key in ("stop", "echo")}
+        return self.openai.completions.create(model="", prompt=prompt, extra_body=extra,
+                                              **{**own, **rest})
+
+    def test_tokens_that_end_a_text_and_that_may_not(self):
+        tokens = self.lorax.generate(PROMPT, max_new_tokens=12).details.tokens
+        texts = [token.text for token in tokens]
+        stop = next(i for i in range(3, 12) if tokens[i].id not in
+                    [token.id for token in tokens[:i]])
+        answer = self.complete(stop_token_ids=[tokens[stop].id])
+        self.assertEqual(answer.choices[0].text, "".join(texts[:stop]))
+        self.assertEqual(answer.choices[0].finish_reason, "stop")
+        self.assertEqual(answer.usage.completion_tokens, stop + 1)
+        longer = self.complete(stop_token_ids=[tokens[stop].id], min_tokens=stop + 1)
+        self.assertGreater(longer.usage.completion_tokens, stop + 1)
+        self.assertTrue(longer.choices[0].text.startswith("".join(texts[:stop])))
+        late = self.complete(stop=[texts[0].strip()], min_tokens=4)
+        self.assertGreater(late.usage.completion_tokens, 4)
+        self.assertEqual(self.complete(stop=[texts[0].strip()]).usage.completion_tokens, 1)
+
+    def test_what_may_be_chosen(self):
+        self.assertEqual(self.complete(allowed_token_ids=[268]).choices[0].text, " a" * 12)
+        text = self.complete().choices[0].text
+        word = text.split()[0]
+        without = self.complete(bad_words=[word]).choices[0].text
+        self.assertIn(word, text)
+        self.assertNotIn(word, without.split())
+        with self.assertRaisesRegex(openai.APIStatusError, "no token is left"):
+            self.complete(allowed_token_ids=[268], bad_words=["a"])
+
+    # Hugging Face's, in float32: of each token behind bos its own and the two most likely.
+    PROMPT_LOGPROBS = [
+        (1161, -5.0333, [5, 307], [-0.5982, -1.8279]), (267, -0.9932, [267, 308], [-0.9932, -1.5305]),
+        (1844, -3.1218, [1554, 461], [-2.1102, -2.2002]),
+        (1273, -0.0021, [1273, 1988], [-0.0021, -6.7934]),
+        (407, -5.3104, [277, 387], [-0.0939, -3.2238]), (289, -0.4092, [289, 488], [-0.4092, -3.2022]),
+        (584, -0.0238, [584, 852], [-0.0238, -5.347]), (293, -0.0042, [293, 423], [-0.0042, -5.5577])]
+
+    def test_prompt_logprobs(self):
+        choice = self.complete(prompt_logprobs=2).choices[0]
+        self.assertIsNone(choice.prompt_logprobs[0])
+        self.assertEqual(len(choice.prompt_logprobs), 1 + len(self.PROMPT_LOGPROBS))
+        for given, (own, logprob, ids, logprobs) in zip(choice.prompt_logprobs[1:],
+                                                        self.PROMPT_LOGPROBS):
+            self.assertEqual(set(given), {str(id) for id in [own, *ids]})
+            self.assertAlmostEqual(given[str(own)]["logprob"], logprob, 3)
+            for rank, (id, value) in enumerate(zip(ids, logprobs), 1):
+                self.assertAlmostEqual(given[str(id)]["logprob"], value, 3)
+                self.assertEqual(given[str(id)]["rank"], rank)
+        cut = self.complete(truncate_prompt_tokens=4)
+        self.assertEqual(cut.usage.prompt_tokens, 4)
+
+    def test_a_message_that_goes_on(self):
+        messages = [{"role": "user", "content": "Recite."},
+                    {"role": "assistant", "content": "In the beginning God created "}]
+        answer = self.openai.chat.completions.create(
+            model="", messages=messages, temperature=0, max_completion_tokens=4,
+            extra_body={"continue_final_message": True, "add_generation_prompt": False})
+        prompt = ("<bos><start_of_turn>user\nRecite.<end_of_turn>\n<start_of_turn>model\n"
+                  "In the beginning God created")
+        plain = self.openai.completions.create(model="", prompt=prompt, temperature=0, max_tokens=4)
+        self.assertEqual(answer.choices[0].message.content, plain.choices[0].text)
+        self.assertEqual(answer.usage.prompt_tokens, plain.usage.prompt_tokens)
+
+    def test_what_is_not_done_is_refused_or_reported(self):
+        for field, value in [("grammar", "root ::= x"), ("use_beam_search", True), ("regex", "a"),
+                             ("lora_request", {"lora_name": "x"}), ("max_new_tokens", 3)]:
+            with self.assertRaisesRegex(openai.BadRequestError, field):
+                self.complete(**{field: value})
+        answer = self.openai.completions.with_raw_response.create(
+            model="", prompt="a", max_tokens=1, extra_body={"best_wishes": 1, "use_beam_search": False})
+        self.assertEqual(answer.headers["x-ignored-fields"], "best_wishes")
+        self.chat(tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}],
+                  tool_choice="none")
+
     def test_logit_bias(self):
         answer = self.openai.completions.create(model="", prompt=PROMPT, max_tokens=4,
                                                 temperature=0, logit_bias={"268": 100})

@@ -184,6 +184,13 @@ int32_t RowSampler::sample(const float* x, int64_t n, const SampledRow& row) {
     add_watermark(x, n, row.watermark, row_);
     x_ = row_;
   }
+  if (row.allowed != nullptr) {
+    for (int64_t i = 0; i < n; ++i) {
+      const bool may_be = (row.allowed[i / 32] >> (i % 32) & 1) != 0;
+      row_[i] = may_be ? x_[i] : -std::numeric_limits<float>::infinity();
+    }
+    x_ = row_;
+  }
   const bool has_no_nan = block_maxima(x_, n, block_, maxima_);
   const int64_t blocks = blocks_of(n, block_);
   const float* best_block = std::max_element(maxima_, maxima_ + blocks);

@@ -138,8 +138,10 @@ struct Row {
   const float* x;
   int n;
   Watermark mark;
+  const uint32_t* allowed;
 
   __device__ float logit(int i) const {
+    if (allowed != nullptr && (allowed[i / 32] >> (i % 32) & 1) == 0) return -INFINITY;
     const float value = x[i];
     const bool gains = mark.delta != 0.0f && is_green(mark.key, mark.share, i);
     return gains ? value + mark.delta : value;
@@ -315,7 +317,7 @@ __global__ void __launch_bounds__(kThreads)
   __shared__ Shared shared;
   const SampledRow choice = rows[blockIdx.x];
   Left left;
-  left.row = {logits + choice.row * stride, width, choice.watermark};
+  left.row = {logits + choice.row * stride, width, choice.watermark, choice.allowed};
   const Range range = range_of(shared, left.row);
   const int best = static_cast<int>(range.first & 0xffffffffu);
   int id = -1;
@@ -340,7 +342,7 @@ __global__ void __launch_bounds__(kThreads)
   TopLogit* to = out + request.offset;
   for (int i = threadIdx.x; i < request.count; i += kThreads) to[i] = TopLogit{-1, 0.0f};
   if (request.count == 0) return;
-  const Row row = {logits + request.row * stride, width, Watermark()};
+  const Row row = {logits + request.row * stride, width, Watermark(), nullptr};
   const Range range = range_of(shared, row);
   if (range.first > range.last) return;  // nothing above -infinity
   const auto is_candidate = [](float logit) { return logit > -INFINITY; };
