@@ -10,6 +10,7 @@
 #include <CLI/Formatter.hpp>
 
 #include "cli/commands.h"
+#include "cli/version.h"
 
 namespace lorax {
 namespace {
@@ -21,11 +22,11 @@ int report(std::string_view message) {
 
 }  // namespace
 
-int run_command_line(int argc, char** argv) {
+int run_command_line(int argc, char** argv, const char* commit) {
   CLI::App app(
       "Runs Gemma 2 with LoRA adapters on CPUs and NVIDIA GPUs, exact to Hugging Face and PEFT.",
       "lorax");
-  app.set_version_flag("--version", LORAX_VERSION);
+  app.set_version_flag("--version", [commit] { return cli::describe_version(commit); });
   app.require_subcommand(1);
   app.get_formatter()->column_width(34);
   cli::add_serve_command(app);

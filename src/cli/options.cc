@@ -2,9 +2,12 @@
 
 #include <unistd.h>
 
+#include <fmt/ranges.h>
+
 #include <charconv>
 
 #include "base/error.h"
+#include "device/instruction_set.h"
 
 namespace lorax::cli {
 namespace {
@@ -21,6 +24,10 @@ void DeviceFlags::add_to(CLI::App& command) {
                      "bfloat16 otherwise)");
   command.add_option("--threads", threads, "CPU threads (default: one per core)")
       ->check(CLI::Range(1, 1024));
+  command.add_option_function<std::string>(
+      "--cpu-isa", [](const std::string& name) { use_instruction_set(name, "--cpu-isa"); },
+      fmt::format("Instruction set of the CPU's kernels: {} (default: ${}, or else the last)",
+                  fmt::join(instruction_sets(), ", "), kInstructionSetVariable));
   command
       .add_option(
           "--cuda-memory-fraction", cuda_memory_fraction,

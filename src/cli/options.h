@@ -13,7 +13,8 @@
 
 namespace lorax::cli {
 
-// --device, --dtype, --threads, --cuda-memory-fraction.
+// --device, --dtype, --threads, --cpu-isa (which takes effect when it is parsed),
+// --cuda-memory-fraction.
 struct DeviceFlags {
   std::string device = "cpu";
   std::string dtype;
