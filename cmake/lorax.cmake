@@ -24,3 +24,15 @@ function(lorax_library floor)
                          DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 300)
   endif()
 endfunction()
+
+# lorax_test_instruction_sets(<test program> <filter>): adds one test per instruction set below the
+# best, which runs what the filter picks with the CPU's kernels forced down to it; skipped where the
+# processor lacks it. The program has tests/device/instruction_set_main.cc for its main().
+function(lorax_test_instruction_sets program filter)
+  foreach(name scalar sse4 avx2 avx512)
+    add_test(NAME ${program}.${name} COMMAND ${program} --gtest_filter=${filter} --gtest_brief=1
+             WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+    set_tests_properties(${program}.${name} PROPERTIES ENVIRONMENT LORAX_CPU_ISA=${name}
+                         SKIP_RETURN_CODE 77 TIMEOUT 300)
+  endforeach()
+endfunction()

@@ -6,6 +6,10 @@ namespace lorax {
 namespace {
 
 constexpr int kSpins = 4000;  // about 50 microseconds
+// running_ counts the workers that have come to a job and not yet left it, and holds this bit,
+// beyond any number of them, while more may come. A job waits for nobody else: on a busy machine a
+// worker may get its core back when the others have done all.
+constexpr int kOpen = 1 << 30;
 
 inline void pause() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -23,6 +27,20 @@ void wait_for_change(const std::atomic<T>& value, T old) {
     pause();
   }
   value.wait(old, std::memory_order_acquire);
+}
+
+// Whether a job was there to come to; leave() follows then.
+bool join(std::atomic<int>& running) {
+  int workers = running.load(std::memory_order_relaxed);
+  while ((workers & kOpen) != 0) {
+    if (running.compare_exchange_weak(workers, workers + 1, std::memory_order_acquire)) return true;
+  }
+  return false;
+}
+
+// The last to leave a closed job tells run().
+void leave(std::atomic<int>& running) {
+  if (running.fetch_sub(1, std::memory_order_acq_rel) == 1) running.notify_one();
 }
 
 }  // namespace
@@ -52,13 +70,15 @@ void ThreadPool::run(int64_t count, Call call, void* function) {
   function_ = function;
   count_ = count;
   next_index_.store(0, std::memory_order_relaxed);
-  running_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
+  running_.store(kOpen, std::memory_order_release);
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();
   take_indices(0);
-  for (int left = running_.load(std::memory_order_acquire); left != 0;
-       left = running_.load(std::memory_order_acquire)) {
+  // What is left to do is in others' hands. Whoever has not come yet finds the job closed.
+  int left = running_.fetch_and(~kOpen, std::memory_order_acq_rel) & ~kOpen;
+  while (left != 0) {
     wait_for_change(running_, left);
+    left = running_.load(std::memory_order_acquire);
   }
 }
 
@@ -75,8 +95,9 @@ void ThreadPool::work(int worker) {
     wait_for_change(generation_, seen);
     seen = generation_.load(std::memory_order_acquire);
     if (stopping_.load(std::memory_order_relaxed)) return;
+    if (!join(running_)) continue;
     take_indices(worker);
-    if (running_.fetch_sub(1, std::memory_order_acq_rel) == 1) running_.notify_one();
+    leave(running_);
   }
 }
 

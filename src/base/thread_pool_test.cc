@@ -2,7 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <pthread.h>
+#include <semaphore.h>
+#include <signal.h>
+
 #include <atomic>
+#include <thread>
 #include <vector>
 
 namespace lorax {
@@ -40,6 +45,62 @@ TEST(ThreadPoolTest, ResultsOfAJobAreVisibleToTheCaller) {
     pool.parallel_for(64, [&](int64_t index, int) { out[static_cast<size_t>(index)] = job; });
     for (int64_t value : out) ASSERT_EQ(value, job);
   }
+}
+
+// Holds up threads as a busy machine does: in the handler of a signal until it is let go.
+class HeldThread {
+ public:
+  explicit HeldThread(pthread_t thread) {
+    sem_init(&held_, 0, 0);
+    sem_init(&released_, 0, 0);
+    struct sigaction action = {};
+    action.sa_handler = [](int) {
+      sem_post(&held_);
+      while (sem_wait(&released_) != 0) continue;
+    };
+    action.sa_flags = SA_RESTART;
+    sigaction(SIGUSR2, &action, nullptr);
+    pthread_kill(thread, SIGUSR2);
+    while (sem_wait(&held_) != 0) continue;
+  }
+  ~HeldThread() { sem_post(&released_); }
+
+ private:
+  static inline sem_t held_, released_;
+};
+
+TEST(ThreadPoolTest, AWorkerWithoutACoreHoldsUpNobody) {
+  ThreadPool pool(2);
+  std::atomic<bool> known{false};
+  pthread_t worker = {};
+  // Two indices that wait for each other, so that both threads take one.
+  std::atomic<int> arrived{0};
+  pool.parallel_for(2, [&](int64_t, int index) {
+    if (index == 1) {
+      worker = pthread_self();
+      known.store(true);
+    }
+    arrived.fetch_add(1);
+    while (arrived.load() < 2) std::this_thread::yield();
+  });
+  ASSERT_TRUE(known.load());
+  std::atomic<int64_t> calls{0};
+  {
+    const HeldThread held(worker);
+    for (int job = 0; job < 100; ++job) {
+      pool.parallel_for(8, [&](int64_t, int index) {
+        EXPECT_EQ(index, 0);
+        calls.fetch_add(1);
+      });
+    }
+  }
+  EXPECT_EQ(calls.load(), 800);
+  // And it is back afterwards.
+  arrived.store(0);
+  pool.parallel_for(2, [&](int64_t, int) {
+    arrived.fetch_add(1);
+    while (arrived.load() < 2) std::this_thread::yield();
+  });
 }
 
 }  // namespace

@@ -16,6 +16,7 @@
 #include "base/nearest_word.h"
 #include "base/standard_files.h"
 #include "cli/commands.h"
+#include "cli/version.h"
 
 namespace lorax {
 namespace {
@@ -106,12 +107,12 @@ int parse_and_run(CLI::App& app, std::vector<std::string> arguments) {
 
 }  // namespace
 
-int run_command_line(int argc, char** argv) {
+int run_command_line(int argc, char** argv, const char* commit) {
   open_standard_files();
   CLI::App app(
       "Runs Gemma 2 with LoRA adapters on CPUs and NVIDIA GPUs, exact to Hugging Face and PEFT.",
       "lorax");
-  app.set_version_flag("--version", LORAX_VERSION);
+  app.set_version_flag("--version", [commit] { return cli::describe_version(commit); });
   app.require_subcommand(1);
   app.get_formatter()->column_width(34);
   app.footer("lorax help COMMAND, or lorax COMMAND --help, lists a command's flags.");

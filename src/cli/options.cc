@@ -1,5 +1,6 @@
 #include "cli/options.h"
 
+#include <fmt/ranges.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 
 #include "base/error.h"
 #include "base/standard_files.h"
+#include "device/instruction_set.h"
 #include "models/checkpoint_folder.h"
 
 namespace lorax::cli {
@@ -47,6 +49,10 @@ void DeviceFlags::add_to(CLI::App& command) {
       "float32 checkpoint, bfloat16 otherwise)");
   command.add_option("--threads", threads, "CPU threads (default: one per core)")
       ->check(CLI::Range(1, 1024));
+  command.add_option_function<std::string>(
+      "--cpu-isa", [](const std::string& name) { use_instruction_set(name, "--cpu-isa"); },
+      fmt::format("Instruction set of the CPU's kernels: {} (default: ${}, or else the last)",
+                  fmt::join(instruction_sets(), ", "), kInstructionSetVariable));
   command
       .add_option(
           "--cuda-memory-fraction", cuda_memory_fraction,

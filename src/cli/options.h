@@ -18,7 +18,8 @@ namespace lorax::cli {
 // The environment variable of a flag: "--num-shard" is NUM_SHARD, as LoRAX's launcher has them.
 std::string environment_name(std::string_view flag);
 
-// --device, --dtype, --threads, --cuda-memory-fraction.
+// --device, --dtype, --threads, --cpu-isa (which takes effect when it is parsed),
+// --cuda-memory-fraction.
 struct DeviceFlags {
   std::string device = "cpu";
   std::string dtype;

@@ -124,16 +124,20 @@ int AttentionInputs::length(const AttentionPiece& piece) const {
   return length - rows + piece.end;
 }
 
-Values AttentionInputs::expected(const std::vector<AttentionPiece>& pieces) const {
+Values AttentionInputs::expected(const std::vector<AttentionPiece>& pieces, Values* bounds) const {
   const int64_t q_width = case_.shape.heads * case_.shape.head_size;
   Values all;
   for (const AttentionPiece& piece : pieces) {
     const Sequence& sequence = sequences_[static_cast<size_t>(piece.sequence)];
     const int64_t tokens = length(piece);
-    const Values out =
-        reference::attention(part(sequence.q, piece.begin * q_width, piece.end * q_width),
-                             part(sequence.k, 0, tokens * kv_width()),
-                             part(sequence.v, 0, tokens * kv_width()), case_.shape, case_.options);
+    Values piece_bounds;
+    const Values out = reference::attention(
+        part(sequence.q, piece.begin * q_width, piece.end * q_width),
+        part(sequence.k, 0, tokens * kv_width()), part(sequence.v, 0, tokens * kv_width()),
+        case_.shape, case_.options, bounds != nullptr ? &piece_bounds : nullptr);
+    if (bounds != nullptr) {
+      bounds->insert(bounds->end(), piece_bounds.begin(), piece_bounds.end());
+    }
     all.insert(all.end(), out.begin(), out.end());
   }
   return all;

@@ -49,7 +49,7 @@ class AttentionInputs {
   DeviceTensor run(const std::vector<AttentionPiece>& pieces) const;
 
   // The same by the reference.
-  Values expected(const std::vector<AttentionPiece>& pieces) const;
+  Values expected(const std::vector<AttentionPiece>& pieces, Values* bounds = nullptr) const;
 
   // Overwrites a token's key and value on the device with NaN.
   void poison(int sequence, int position);

@@ -156,11 +156,17 @@ Values DeviceTensor::download() const {
 }
 
 void expect_close(const Values& got, const Values& want, Tolerance tolerance) {
+  expect_close(got, want, tolerance, Values(want.size(), 0.0));
+}
+
+void expect_close(const Values& got, const Values& want, Tolerance tolerance,
+                  const Values& bounds) {
   ASSERT_EQ(got.size(), want.size());
+  ASSERT_EQ(got.size(), bounds.size());
   size_t worst = 0;
   double worst_excess = 0.0;  // error in units of what is allowed
   for (size_t i = 0; i < got.size(); ++i) {
-    const double allowed = tolerance.absolute + tolerance.relative * std::abs(want[i]);
+    const double allowed = bounds[i] + tolerance.absolute + tolerance.relative * std::abs(want[i]);
     const double error = std::abs(got[i] - want[i]);
     const double excess = std::isfinite(got[i]) ? error / allowed : INFINITY;
     if (error > 0.0 && excess > worst_excess) {

@@ -62,6 +62,9 @@ struct Tolerance {
 };
 void expect_close(const Values& got, const Values& want, Tolerance tolerance);
 
+// The same with an absolute tolerance of its own for each element, beside the one for all.
+void expect_close(const Values& got, const Values& want, Tolerance tolerance, const Values& bounds);
+
 // The tolerance of a result that is computed in float32 to about `relative` and then rounded once
 // to dtype.
 Tolerance rounding(DType dtype, double relative, double absolute = 0.0);

@@ -8,6 +8,17 @@ namespace {
 
 size_t index(int64_t i) { return static_cast<size_t>(i); }
 
+constexpr double kUnit = 0x1p-24;  // what float32 rounds by
+// Roundings of a sum of products, in units of their root of sum of squares: a few dozen additions
+// one after the other on the narrowest vectors.
+constexpr double kSumUnits = 16.0;
+// Relative ones: of the scaling; of a capped score, with the division by the cap, a tanh of 4 ulp
+// (as Highway documents its own) and the multiplication; of a weight, with an exp of 1 ulp, the sum
+// that it is divided by and its product with a value.
+constexpr double kScaleUnits = 1.0;
+constexpr double kCapUnits = 1.0 + 8.0 + 1.0;
+constexpr double kWeightUnits = 6.0;
+
 }  // namespace
 
 Values embedding(const std::vector<int>& ids, const Values& table, int64_t width, double scale) {
@@ -111,11 +122,12 @@ Values softcap(const Values& x, double cap) {
 }
 
 Values attention(const Values& q, const Values& k, const Values& v, const AttentionShape& shape,
-                 const AttentionOptions& options) {
+                 const AttentionOptions& options, Values* bounds) {
   const int64_t d = shape.head_size;
   const int64_t rows = static_cast<int64_t>(q.size()) / (shape.heads * d);
   const int64_t length = static_cast<int64_t>(k.size()) / (shape.kv_heads * d);
   Values out(q.size(), 0.0);
+  if (bounds != nullptr) bounds->assign(q.size(), 0.0);
   for (int64_t row = 0; row < rows; ++row) {
     const int64_t position = length - rows + row;
     const int64_t first =
@@ -123,25 +135,48 @@ Values attention(const Values& q, const Values& k, const Values& v, const Attent
     for (int64_t head = 0; head < shape.heads; ++head) {
       const int64_t kv_head = head / (shape.heads / shape.kv_heads);
       const size_t q_at = index((row * shape.heads + head) * d);
-      Values weights;
+      Values weights, errors;
       for (int64_t key = first; key <= position; ++key) {
         const size_t k_at = index((key * shape.kv_heads + kv_head) * d);
-        double score = 0.0;
-        for (size_t i = 0; i < index(d); ++i) score += q[q_at + i] * k[k_at + i];
+        double score = 0.0, squares = 0.0;
+        for (size_t i = 0; i < index(d); ++i) {
+          const double product = q[q_at + i] * k[k_at + i];
+          score += product;
+          squares += product * product;
+        }
         score *= static_cast<double>(options.scale);
+        double slope = 1.0, units = kScaleUnits;
         if (options.softcap > 0.0f) {
           score = static_cast<double>(options.softcap) *
                   std::tanh(score / static_cast<double>(options.softcap));
+          slope = 1.0 - std::pow(score / static_cast<double>(options.softcap), 2.0);
+          units += kCapUnits;
         }
         weights.push_back(score);
+        errors.push_back(kSumUnits * kUnit * std::sqrt(squares) *
+                             static_cast<double>(options.scale) * slope +
+                         units * kUnit * std::abs(score));
       }
       const double top = *std::max_element(weights.begin(), weights.end());
+      // The difference to the maximum rounds, and so does exp.
+      for (size_t i = 0; i < weights.size(); ++i) {
+        errors[i] += (kWeightUnits + top - weights[i]) * kUnit;
+      }
       double sum = 0.0;
       for (double& weight : weights) sum += weight = std::exp(weight - top);
       for (int64_t key = first; key <= position; ++key) {
         const size_t v_at = index((key * shape.kv_heads + kv_head) * d);
         const double weight = weights[index(key - first)] / sum;
         for (size_t i = 0; i < index(d); ++i) out[q_at + i] += weight * v[v_at + i];
+      }
+      for (int64_t key = first; key <= position && bounds != nullptr; ++key) {
+        const size_t v_at = index((key * shape.kv_heads + kv_head) * d);
+        const double weight = weights[index(key - first)] / sum;
+        const double error = errors[index(key - first)];
+        for (size_t i = 0; i < index(d); ++i) {
+          (*bounds)[q_at + i] += weight * (error * std::abs(v[v_at + i] - out[q_at + i]) +
+                                           kWeightUnits * kUnit * std::abs(v[v_at + i]));
+        }
       }
     }
   }

@@ -47,7 +47,12 @@ struct AttentionShape {
   int64_t kv_heads = 0;
   int64_t head_size = 0;
 };
+// `bounds`, if given, becomes how far float32 may be from each element, by the condition of the
+// problem: an error e of a score changes its weight by the factor 1 + e, and so the output by e
+// times the weight times the distance of the value from the output. A score of d products p that
+// may cancel has an error of some units of their root of sum of squares, flattened by the cap's
+// slope, and of its own size (scale, tanh and the subtraction of the maximum round).
 Values attention(const Values& q, const Values& k, const Values& v, const AttentionShape& shape,
-                 const AttentionOptions& options);
+                 const AttentionOptions& options, Values* bounds = nullptr);
 
 }  // namespace lorax::testing::reference

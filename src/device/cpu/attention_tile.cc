@@ -281,7 +281,7 @@ class PartitionKernel {
       top = hn::Max(top, score);
     }
     const float old_max = state_.max[row];
-    const float new_max = std::max(old_max, hn::GetLane(hn::MaxOfLanes(kD, top)));
+    const float new_max = std::max(old_max, max_of_lanes(kD, top));
     // If all scores so far are -infinity, exp(score - 0) = 0 is meant, not the NaN of their
     // difference.
     const float reference = new_max == kNegativeInfinity ? 0.0f : new_max;

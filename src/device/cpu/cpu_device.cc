@@ -10,8 +10,10 @@
 #include "base/core_count.h"
 #include "base/memory_info.h"
 #include "device/cpu/elementwise.h"
+#include "device/cpu/kernel_level.h"
 #include "device/cpu/memory.h"
 #include "device/factories.h"
+#include "device/instruction_set.h"
 
 namespace lorax::cpu {
 namespace {
@@ -47,7 +49,7 @@ void CpuDevice::for_rows(int64_t rows, int64_t row_elements, const Function& fun
 }
 
 std::string CpuDevice::describe() const {
-  return fmt::format("CPU, {}, {} thread{}", matmul_.instruction_set(), pool_.size(),
+  return fmt::format("CPU, {}, {} thread{}", instruction_set(), pool_.size(),
                      pool_.size() == 1 ? "" : "s");
 }
 
@@ -199,6 +201,7 @@ void CpuDevice::gather_logits(const Tensor& logits, const Tensor& ids, const Ten
 namespace lorax {
 
 std::unique_ptr<Device> make_cpu_device(int threads) {
+  cpu::choose_instruction_set();
   return std::make_unique<cpu::CpuDevice>(threads > 0 ? threads : usable_cores());
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "device/cpu/kernel_level.h"
 #include "device/cpu/matmul_kernel.h"
 #include "device/cpu/matmul_rows.h"
 #include "device/cpu/scratch.h"
@@ -13,15 +14,6 @@ namespace {
 // Columns of a job: enough to stream, few enough to share evenly.
 constexpr int64_t kMaxJobColumns = 4 * MatmulKernel::kColumns;
 constexpr int64_t kJobsPerThread = 4;
-
-#if defined(__x86_64__)
-// The bits that CPUID gives, where the system saves the registers.
-bool has_avx512_bf16() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512bf16");
-}
-#endif
 
 void store_row(const float* sums, int64_t count, const Tensor& out, int64_t row, int64_t column) {
   const int64_t at = row * out.stride(0) + column;
@@ -36,7 +28,7 @@ void store_row(const float* sums, int64_t count, const Tensor& out, int64_t row,
 
 const MatmulKernel& matmul_kernel(DType dtype) {
 #if defined(__x86_64__)
-  if (dtype == DType::kBFloat16 && has_avx512_bf16()) return kAvx512Bf16MatmulKernel;
+  if (dtype == DType::kBFloat16 && uses_avx512_bf16()) return kAvx512Bf16MatmulKernel;
 #endif
   return highway_matmul_kernel(dtype);
 }
@@ -44,7 +36,7 @@ const MatmulKernel& matmul_kernel(DType dtype) {
 std::vector<const MatmulKernel*> all_matmul_kernels() {
   std::vector<const MatmulKernel*> kernels = all_highway_matmul_kernels();
 #if defined(__x86_64__)
-  if (has_avx512_bf16()) kernels.push_back(&kAvx512Bf16MatmulKernel);
+  if (uses_avx512_bf16()) kernels.push_back(&kAvx512Bf16MatmulKernel);
 #endif
   return kernels;
 }
@@ -114,10 +106,6 @@ Matmul::Matmul(ThreadPool& pool, const MatmulKernel* kernel)
     : impl_(std::make_unique<Impl>(pool, kernel)) {}
 
 Matmul::~Matmul() = default;
-
-const char* Matmul::instruction_set() const {
-  return impl_->kernel_of(DType::kBFloat16).instruction_set;
-}
 
 void Matmul::operator()(const Tensor& x, const Tensor& weight, const Tensor& out) {
   const MatmulKernel& kernel = impl_->kernel_of(x.dtype);

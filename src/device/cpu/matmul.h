@@ -20,9 +20,6 @@ class Matmul {
   // The contract of Device::linear.
   void operator()(const Tensor& x, const Tensor& weight, const Tensor& out);
 
-  // The instruction set in use for bfloat16 weights: "AVX-512 BF16", "AVX2", ...
-  const char* instruction_set() const;
-
  private:
   struct Impl;
   std::unique_ptr<Impl> impl_;

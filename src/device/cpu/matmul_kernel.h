@@ -61,7 +61,8 @@ struct MatmulKernel {
 
 // The fastest on this processor.
 const MatmulKernel& matmul_kernel(DType dtype);
-// All that this processor can run, for tests and benchmarks. Not while another thread computes.
+// All that this processor can run and nobody ruled out, for tests and benchmarks. Not while another
+// thread computes.
 std::vector<const MatmulKernel*> all_matmul_kernels();
 
 // In float32 on any processor (Highway), 16-bit types widened in registers: the widest vectors of
@@ -74,7 +75,7 @@ void store_rounded(const float* from, int64_t count, DType dtype, void* to);
 #if defined(__x86_64__)
 // By vdpbf16ps, which multiplies and adds pairs of bfloat16: it takes subnormal inputs as zero,
 // flushes subnormal sums to zero and rounds to nearest even whatever the rounding mode. Only where
-// has_avx512_bf16().
+// uses_avx512_bf16() (kernel_level.h).
 extern const MatmulKernel kAvx512Bf16MatmulKernel;
 #endif
 

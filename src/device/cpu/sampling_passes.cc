@@ -35,7 +35,7 @@ float largest(const float* x, int64_t n, bool& has_nan) {
     nan = hn::Or(nan, hn::IsNaN(x0));
     max0 = hn::Max(x0, max0);
   }
-  float max = hn::GetLane(hn::MaxOfLanes(d, hn::Max(max0, max1)));
+  float max = max_of_lanes(d, hn::Max(max0, max1));
   has_nan = has_nan || !hn::AllFalse(d, nan);
   for (; i < n; ++i) {
     has_nan = has_nan || std::isnan(x[i]);

@@ -164,6 +164,21 @@ HWY_INLINE void for_each_vector(int64_t begin, int64_t end, const Body& body) {
   for (; i < end; ++i) body(hn::CappedTag<float, 1>(), i);
 }
 
+// The largest lane. Highway's own of its plain loops (EMU128) knows nothing below the least finite
+// number, and would make that of a vector of -infinity.
+template <class D>
+HWY_INLINE float max_of_lanes(D d, hn::Vec<D> values) {
+#if HWY_TARGET == HWY_EMU128
+  float lanes[hn::MaxLanes(D())];
+  hn::StoreU(values, d, lanes);
+  float max = lanes[0];
+  for (float lane : lanes) max = lane > max ? lane : max;
+  return max;
+#else
+  return hn::GetLane(hn::MaxOfLanes(d, values));
+#endif
+}
+
 // e^x to about 1 ulp for x <= 0; NaN stays NaN (hn::Exp makes it 0).
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V exp_of_negative(D d, V x) {
