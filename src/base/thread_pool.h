@@ -22,9 +22,10 @@ class ThreadPool {
   int size() const { return static_cast<int>(workers_.size()) + 1; }
 
   // Calls function(index, worker) once for every index in [0, count), with worker in [0, size());
-  // indices are handed out in ascending order to whoever is free, so a thread that loses its core
-  // does not hold up the rest. Returns when all calls have returned. Jobs must not throw, and must
-  // not call parallel_for of the same pool; one thread at a time may call it.
+  // indices are handed out in ascending order to whoever is free, and a worker that comes when all
+  // are taken is not waited for: a thread without a core holds up its own index at most. Returns
+  // when all calls have returned. Jobs must not throw, and must not call parallel_for of the same
+  // pool; one thread at a time may call it.
   template <typename Function>
   void parallel_for(int64_t count, Function&& function) {
     using F = std::remove_reference_t<Function>;
@@ -48,7 +49,7 @@ class ThreadPool {
   int64_t count_ = 0;
   alignas(64) std::atomic<int64_t> next_index_{0};
   alignas(64) std::atomic<uint32_t> generation_{0};  // a new value starts a job
-  alignas(64) std::atomic<int> running_{0};          // workers that have not finished the job
+  alignas(64) std::atomic<int> running_{0};          // workers at the job; whether it takes more
   std::atomic<bool> stopping_{false};
 };
 
