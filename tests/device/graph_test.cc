@@ -63,7 +63,7 @@ TEST_P(GraphTest, ProductsOfAllShapes) {
                              Shape{2304, 2048}, Shape{83 * 2, 9216}, Shape{5000, 33 * 64}}) {
     const DeviceTensor weight = random({shape.m, shape.n}, 1.0 / std::sqrt(shape.n));
     const Values weights = weight.download();
-    for (int64_t rows : {1, 2, 3, 8, 9}) {
+    for (int64_t rows : {1, 2, 3, 8, 9, 16, 17}) {
       SCOPED_TRACE(std::to_string(rows) + " x " + std::to_string(shape.n) + " x " +
                    std::to_string(shape.m));
       const DeviceTensor x = random({rows, shape.n});
@@ -330,7 +330,9 @@ TEST_P(GraphTest, LayersAreOneOperationAfterTheOther) {
         LayersShape{2, 2304, 1088, 8, 4, 256, 300, 2000},
         LayersShape{1, 3584, 1024, 16, 8, 256, 4096, 3000},
         LayersShape{3, 128, 192, 6, 2, 32, 20, 100}, LayersShape{8, 576, 1088, 5, 1, 64, 0, 500},
-        LayersShape{8, 1024, 512, 4, 4, 80, 0, 33}, LayersShape{9, 64, 128, 4, 2, 16, 0, 40}}) {
+        LayersShape{8, 1024, 512, 4, 4, 80, 0, 33}, LayersShape{9, 64, 128, 4, 2, 16, 0, 40},
+        LayersShape{16, 2304, 1088, 8, 4, 256, 300, 700},
+        LayersShape{17, 64, 128, 4, 2, 16, 0, 40}}) {
     const LayerWeights weights(device_, dtype_, shape, random_);
     for (int layers : {1, 3}) {
       SCOPED_TRACE(std::to_string(layers) + " layers, " + std::to_string(shape.rows) + " x " +
@@ -344,7 +346,7 @@ TEST_P(GraphTest, LayersAreOneOperationAfterTheOther) {
       const std::vector<Layers::Part> want = eager.parts();
       for (size_t i = 0; i < want.size(); ++i) {
         EXPECT_LT(relative_distance(got[i].values, want[i].values),
-                  dtype_ == DType::kFloat32 ? 1e-5 : 1e-2 * layers)
+                  dtype_ == DType::kFloat32 ? 1e-5 : 1.5e-2 * layers)
             << want[i].name;
       }
       for (int again = 0; again < 10; ++again) {

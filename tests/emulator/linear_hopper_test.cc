@@ -1,4 +1,4 @@
-// Products of 17 to 64 rows with low-rank parts (device/cuda/linear_hopper.cu), run by the
+// Products of 9 to 64 rows with low-rank parts (device/cuda/linear_hopper.cu), run by the
 // emulator, against double arithmetic.
 #include <gtest/gtest.h>
 
@@ -251,6 +251,7 @@ INSTANTIATE_TEST_SUITE_P(
     Cases, EmulatedLinearTest,
     ::testing::Values(ProductCase{"OneAdapter", 64, {512, 256, 256}, 584, Mix::kOneAdapter, 3, 132},
                       ProductCase{"Seventeen", 17, {512}, 584, Mix::kSomeRowsNone, 1, 16},
+                      ProductCase{"Nine", 9, {512}, 584, Mix::kSomeRowsNone, 2, 16},
                       ProductCase{"Half", 40, {256, 256}, 1040, Mix::kHalfTheRows, 8, 8},
                       ProductCase{"OneBlockATile", 64, {256, 256}, 584, Mix::kSomeRowsNone, 7, 4},
                       ProductCase{"Many", 64, {256, 512}, 520, Mix::kMany, 5, 4},

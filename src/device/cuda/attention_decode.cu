@@ -19,7 +19,8 @@ namespace {
 constexpr int kKeys = 16;   // of a tile
 constexpr int kHeads = 16;  // of a block
 constexpr int kMaxSplits = 128;
-constexpr int kMinKeys = 64;  // of a part
+constexpr int kFewestKeys = 64;  // of a part, of few sequences
+constexpr int kMostKeys = 512;   // that a part of many may have at least
 
 template <int kD>
 constexpr int kTileBytes = 16 * kD * 2;  // of queries, keys or values
@@ -36,6 +37,7 @@ struct Scratch {
   float* values;      // [.., d] weighted
   uint32_t* tickets;  // [sequences, blocks of heads]: parts that have ended
   int splits;         // parts at most
+  int least_keys;     // that a part has, if its sequence has as many
 };
 
 // Sums of 16 rows (heads) as the lanes of a warp hold them.
@@ -287,7 +289,8 @@ __global__ void __launch_bounds__(kWarps * 32)
   const int length = args.kv_lengths[sequence];
   const int first_seen = args.window > 0 ? max(0, length - args.window) : 0;
   const int keys_seen = length - first_seen;
-  const int per_split = max(kMinKeys, (keys_seen + scratch.splits - 1) / scratch.splits);
+  const int wanted = max(1, min(scratch.splits, keys_seen / scratch.least_keys));
+  const int per_split = max(kFewestKeys, (keys_seen + wanted - 1) / wanted);
   const int span = (per_split + kWarps * kKeys - 1) / (kWarps * kKeys) * (kWarps * kKeys);
   const int parts = (keys_seen + span - 1) / span;
   const int begin = first_seen + split * span;
@@ -312,7 +315,7 @@ __global__ void __launch_bounds__(kWarps * 32)
   const HeadPages<T> values{static_cast<const T*>(args.value) + kv_head * args.head_size,
                             slot_stride, args.head_size};
   // Into the L2 cache while the kernel before still runs, which at most writes the last of them.
-  for (int key = begin + static_cast<int>(threadIdx.x); key < min(end, begin + 2 * kMinKeys);
+  for (int key = begin + static_cast<int>(threadIdx.x); key < min(end, begin + 2 * kFewestKeys);
        key += kWarps * 32) {
     const int64_t at = slot_of(block_table, args.block_size, key) * slot_stride;
     prefetch_to_l2(keys.data + at, args.head_size * 2);
@@ -378,12 +381,20 @@ int most_splits(const AttentionArgs& args, int multiprocessors, size_t scratch_b
   if (blocks > kDecodeTickets) return 1;
   const int64_t keys = args.window > 0 ? std::min(args.window, args.max_kv) : args.max_kv;
   const int64_t wanted = (kBlocksPerMultiprocessor * multiprocessors + blocks - 1) / blocks;
-  const int64_t useful = (keys + kMinKeys - 1) / kMinKeys;
+  const int64_t useful = (keys + kFewestKeys - 1) / kFewestKeys;
   const int64_t part_bytes = int64_t{args.sequences} * args.heads * (args.head_size + 2) *
                              static_cast<int64_t>(sizeof(float));
   const int64_t room = static_cast<int64_t>(scratch_bytes) / part_bytes;
   const int64_t splits = std::min({wanted, useful, room, int64_t{kMaxSplits}});
   return static_cast<int>(std::max<int64_t>(splits, 1));
+}
+
+// Where there are enough blocks without, parts are long: a short one is over before its loads are
+// fully under way.
+int least_keys(const AttentionArgs& args, int multiprocessors) {
+  const int64_t blocks = int64_t{args.sequences} * args.kv_heads * head_tiles(args);
+  return static_cast<int>(
+      std::clamp<int64_t>(256 * blocks / multiprocessors, kFewestKeys, kMostKeys));
 }
 
 template <typename T, int kD, int kWarps>
@@ -436,7 +447,8 @@ void attention_decode(Stream stream, const AttentionArgs& args, void* scratch, s
   // fill a multiprocessor's shared memory, so of more blocks those of two warps end sooner.
   constexpr int kFewBlocks = 8;
   const bool few = args.sequences * args.kv_heads * head_tiles(args) <= kFewBlocks;
-  const Scratch places{tops, tops + parts, values, tickets, splits};
+  const Scratch places{tops,    tops + parts, values,
+                       tickets, splits,       least_keys(args, stream.multiprocessors)};
   if (args.head_size <= 64) {
     decode<64>(stream, args, places, few);
   } else if (args.head_size <= 128) {

@@ -178,7 +178,7 @@ void lora_expand_float32(cudaStream_t stream, const LoraArgs& args);  // all flo
 // ---- linear_hopper.cu -------------------------------------------------------------------------
 
 // A product that streams the weights once, on compute capability 9.0: bfloat16, more than
-// kSkinnyRows and at most kHopperRows rows, all rows and pointers aligned to 16 bytes. With targets
+// kGatedRows and at most kHopperRows rows, all rows and pointers aligned to 16 bytes. With targets
 // in `lora`, whose A x lora_shrink has left in its h, followed by what lora_expand does, to the
 // same bits. A row's result does not depend on the other rows. False, and nothing is done, for
 // other shapes, GPUs or drivers.

@@ -121,16 +121,16 @@ bool Linear::gelu_tanh_mul(Stream stream, const LinearArgs& args) const {
 
 void Linear::operator()(Stream stream, const LinearArgs& args) {
   if (args.rows == 0 || args.m == 0) return;
+  if (is_aligned(args) && linear_hopper(stream, args, {})) {
+    check(cudaGetLastError(), "linear_hopper");
+    return;
+  }
   if (is_skinny(args)) {
     skinny_linear(stream, args);
     check(cudaGetLastError(), "skinny_linear");
     return;
   }
   if (is_aligned(args)) {
-    if (linear_hopper(stream, args, {})) {
-      check(cudaGetLastError(), "linear_hopper");
-      return;
-    }
     const Shape shape{args.rows,       args.m,       args.n,        args.x.stride,
                       args.out.stride, args.x.dtype, args.out.dtype};
     auto at = plans_.find(shape);

@@ -1,4 +1,4 @@
-// Products of 17 to 64 rows of bfloat16 on compute capability 9.0, with the rows' low-rank parts:
+// Products of 9 to 64 rows of bfloat16 on compute capability 9.0, with the rows' low-rank parts:
 // bound by reading the weights, which are read once, through the tensor memory accelerator.
 //
 // out^T = weight * x^T: a block's tile is 256 rows of the weight by all rows of x, which wgmma
@@ -441,7 +441,7 @@ bool in_tiles(const LoraArgs& args) {
 }  // namespace
 
 bool takes_linear_hopper(const Stream& stream, const LinearArgs& args, const LoraArgs& lora) {
-  return stream.hopper && args.rows > kSkinnyRows && args.rows <= kHopperRows &&
+  return stream.hopper && args.rows > kGatedRows && args.rows <= kHopperRows &&
          args.x.dtype == DType::kBFloat16 && args.out.dtype == DType::kBFloat16 &&
          args.m % 4 == 0 && args.n >= 8 * kDepth && lora.n_segments <= kMostSegments &&
          blocks_for(args.m, kTile) <= static_cast<unsigned>(stream.multiprocessors) &&

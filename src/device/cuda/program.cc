@@ -9,10 +9,11 @@
 namespace lorax::cuda {
 namespace {
 
-constexpr int64_t kRowsEverywhere = 2;  // norms of so few rows are done by every block
-constexpr int64_t kMinSplitKeys = 32;
+constexpr int64_t kRowsEverywhere = 2;   // norms of so few rows are done by every block
 constexpr double kMaxUnevenness = 1.05;  // of the largest share, over the mean
-constexpr size_t kMaxStageBytes = size_t{96} << 10;
+constexpr int kMaxParts = 12;            // of a product's terms
+constexpr int kMinClaimedSteps = 4;  // of tiles that blocks come for; shorter ones are dealt out
+constexpr size_t kMaxStageBytes = size_t{120} << 10;
 
 bool is_aligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; }
 
@@ -27,55 +28,107 @@ int stage_bytes(int64_t rows, int64_t n) {
   return static_cast<int>(rows * (n + kProgramXPad) * static_cast<int64_t>(sizeof(uint16_t)));
 }
 
-bool fits(const LinearArgs& args) {
+// How a product is shared out: see ProgramProduct.
+struct Cut {
+  int parts;
+  int part_steps;
+  int part_blocks;
+
+  int staged(int64_t n) const {
+    return parts == 1 ? static_cast<int>(n) : part_steps * kProgramRound;
+  }
+};
+
+int div_up(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
+
+// The same for any number of rows, so that the order of the sums is. Whole tiles, if blocks share
+// them out evenly or must have them; else the cut that gives no block more rounds than it must.
+Cut cut_of(int64_t m, int64_t n, bool is_whole, int blocks) {
+  const int tiles = div_up(m, kProgramTile);
+  const int steps = div_up(n, kProgramRound);
+  const Cut whole{1, steps, blocks};
+  if (is_whole || div_up(tiles, blocks) * blocks <= tiles * kMaxUnevenness) return whole;
+  Cut best = whole;
+  int least = -1;
+  for (int wanted = 1; wanted <= std::min({kMaxParts, steps, blocks}); ++wanted) {
+    const int part_steps = div_up(steps, wanted);
+    const int parts = div_up(steps, part_steps);
+    const Cut cut{parts, part_steps, blocks / parts};
+    const int rounds = div_up(tiles, cut.part_blocks) * part_steps;
+    const bool has_room =
+        static_cast<size_t>(stage_bytes(kProgramRows, cut.staged(n))) <= kMaxStageBytes;
+    if (has_room && (least < 0 || rounds < least)) {
+      least = rounds;
+      best = cut;
+    }
+  }
+  return best;
+}
+
+bool fits(const LinearArgs& args, const ProgramLimits& limits, bool is_gated = false) {
+  const Cut cut = cut_of(args.m, args.n, is_gated, limits.blocks);
   return args.rows >= 1 && args.rows <= kProgramRows && args.m >= 1 && args.n % 64 == 0 &&
          is_bfloat16(args.x) && is_aligned(args.weight) &&
-         static_cast<size_t>(stage_bytes(args.rows, args.n)) <= kMaxStageBytes;
+         static_cast<size_t>(stage_bytes(args.rows, cut.staged(args.n))) <= kMaxStageBytes;
 }
 
-bool fits(const GatedLinearArgs& args) {
-  return fits(args.linear) && args.linear.out.dtype == DType::kBFloat16;
+bool fits(const GatedLinearArgs& args, const ProgramLimits& limits) {
+  return fits(args.linear, limits, true) && args.linear.out.dtype == DType::kBFloat16;
 }
 
-bool fits(const LoraLinearArgs& args) {
+bool fits(const LoraLinearArgs& args, const ProgramLimits& limits) {
   const LoraArgs& lora = args.lora;
   const auto is_whole = [](const LoraTarget& target) {
     return target.column % kProgramBoxRows == 0 && target.columns % kProgramBoxRows == 0;
   };
   const Rows& out = args.gated.data != nullptr ? args.gated : args.linear.out;
-  return fits(args.linear) && out.dtype == DType::kBFloat16 && args.linear.m % 16 == 0 &&
-         lora.ids == nullptr && lora.n_targets >= 1 && lora.n_segments <= kProgramRows &&
-         args.n_rows <= kProgramRows &&
+  return fits(args.linear, limits, args.gated.data != nullptr) && out.dtype == DType::kBFloat16 &&
+         args.linear.m % 16 == 0 && lora.ids == nullptr && lora.n_targets >= 1 &&
+         lora.n_segments <= kProgramLoraRows && args.linear.rows <= kProgramLoraRows &&
+         args.n_rows <= kProgramLoraRows &&
          std::all_of(lora.targets, lora.targets + lora.n_targets, is_whole);
 }
 
-bool fits(const GeluMulArgs&) { return false; }
+bool fits(const GeluMulArgs&, const ProgramLimits&) { return false; }
 
-bool fits(const NormArgs& args) {
+bool fits(const NormArgs& args, const ProgramLimits&) {
   return args.rows >= 1 && args.rows <= kProgramRows && args.width % 8 == 0 &&
          args.width <= kProgramNormWidth && args.x.dtype == DType::kFloat32 && is_aligned(args.x) &&
          is_bfloat16(args.out) && is_aligned(args.weight);
 }
 
-bool fits(const AddNormArgs& args) {
+bool fits(const AddNormArgs& args, const ProgramLimits&) {
   return args.norm.rows >= 1 && args.norm.rows <= kProgramRows && args.norm.width % 8 == 0 &&
          args.norm.width <= kProgramNormWidth && is_bfloat16(args.norm.x) &&
          is_bfloat16(args.norm.out) && is_aligned(args.residual) && is_aligned(args.norm.weight) &&
          is_aligned(args.next_weight);
 }
 
-bool fits(const RotaryStoreArgs& args) {
+bool fits(const RotaryStoreArgs& args, const ProgramLimits&) {
   return args.rows >= 1 && args.rows <= kProgramRows && args.head_size % 16 == 0 &&
          is_bfloat16(args.q) && is_bfloat16(args.k) && is_bfloat16(args.v) &&
          is_aligned(args.key) && is_aligned(args.value);
 }
 
-bool fits(const AttentionArgs& args) {
+// The most parts that the keys of a sequence are cut into.
+int64_t splits_of(const AttentionArgs& args, const ProgramLimits& limits) {
+  const int keys = args.window > 0 ? std::min(args.window, args.max_kv) : args.max_kv;
+  return parts_at_most(keys, units_of_part(args), limits.blocks);
+}
+
+// Of the sums of all parts.
+int64_t attention_floats(const AttentionArgs& args, const ProgramLimits& limits) {
+  return int64_t{args.sequences} * args.heads * splits_of(args, limits) * (args.head_size + 2);
+}
+
+bool fits(const AttentionArgs& args, const ProgramLimits& limits) {
   return args.dtype == DType::kBFloat16 && args.max_q == 1 && args.sequences >= 1 &&
          args.sequences <= kProgramRows &&
          std::has_single_bit(static_cast<unsigned>(args.block_size)) && args.head_size % 8 == 0 &&
          args.head_size <= 256 && is_aligned(args.q) && args.q_stride % 8 == 0 &&
-         is_aligned(args.key) && is_aligned(args.value);
+         is_aligned(args.key) && is_aligned(args.value) &&
+         static_cast<size_t>(attention_floats(args, limits)) * sizeof(float) <=
+             limits.scratch_bytes / 2;
 }
 
 // A range of device memory.
@@ -93,10 +146,8 @@ Range range_of(const void* data, int64_t rows, int64_t stride, int64_t width, si
 class Compiler {
  public:
   explicit Compiler(const ProgramLimits& limits) : limits_(limits) {
-    float* scratch = static_cast<float*>(limits.scratch);
-    // The pieces of products lie first.
-    scratch_ = scratch + int64_t{limits.blocks} * kProgramTile * kProgramRows;
-    scratch_end_ = scratch + limits.scratch_bytes / sizeof(float);
+    scratch_ = static_cast<float*>(limits.scratch);
+    scratch_end_ = scratch_ + limits.scratch_bytes / sizeof(float);
     program_.stage_bytes = kProgramStageBytes;
   }
 
@@ -123,7 +174,7 @@ class Compiler {
     ProgramNorm norm{};
     norm.x = args.norm.x.data;
     norm.x_stride = args.norm.x.stride;
-    share_halves(norm, args.norm);
+    take_sums(norm, args.norm);
     norm.weight = args.norm.weight;
     norm.eps = args.norm.eps;
     norm.next_weight = args.next_weight;
@@ -161,19 +212,9 @@ class Compiler {
       attention.rotates = 1;
       program_.instructions.pop_back();
     }
-    const int64_t keys = args.window > 0 ? std::min(args.window, args.max_kv) : args.max_kv;
-    const int64_t group = args.heads / args.kv_heads;
-    const int64_t units = int64_t{args.sequences} * args.kv_heads * ((group + 1) / 2);
-    int64_t splits = std::min(limits_.blocks / units, (keys + kMinSplitKeys - 1) / kMinSplitKeys);
-    splits = std::max<int64_t>(splits, 1);
-    const int64_t parts = int64_t{args.sequences} * args.heads * splits;
-    const int64_t floats = parts * (args.head_size + 2);
-    if (floats > attention_floats_) {
-      attention_values_ = take(floats);
-      attention_floats_ = floats;
-    }
-    attention.splits = static_cast<int>(splits);
-    attention.values = attention_values_;
+    attention.splits = static_cast<int>(splits_of(args, limits_));
+    const int64_t parts = int64_t{args.sequences} * args.heads * attention.splits;
+    attention.values = attention_room_.take(*this, attention_floats(args, limits_));
     attention.tops = attention.values + parts * args.head_size;
     attention.sums = attention.tops + parts;
     Instruction instruction;
@@ -225,15 +266,16 @@ class Compiler {
   }
 
   void number_waits() {
+    auto in_table = program_.products.begin();
     for (Instruction& instruction : program_.instructions) {
       const bool is_first = &instruction == program_.instructions.data();
       instruction.wait = instruction.wait != 0 && !is_first ? ++program_.waits : 0;
-      const bool has_lora =
-          instruction.kind == Instruction::kProduct && instruction.product.lora.n_targets > 0;
-      if (!has_lora) continue;
-      const int number = instruction.product.number;
-      instruction.product.lora.wait = ++program_.waits;
-      program_.products[static_cast<size_t>(number - 1)].lora.wait = program_.waits;
+      if (instruction.kind != Instruction::kProduct) continue;
+      if (instruction.product.lora.n_targets > 0) {
+        instruction.product.lora.wait = ++program_.waits;
+        in_table->lora.wait = program_.waits;
+      }
+      ++in_table;
     }
   }
 
@@ -285,31 +327,32 @@ class Compiler {
            rotary.kv_heads == args.kv_heads && rotary.head_size == args.head_size;
   }
 
-  // Whether the blocks' shares are even enough if each has whole tiles.
-  bool are_even(int tiles) const {
-    const int most = (tiles + limits_.blocks - 1) / limits_.blocks;
-    return most * limits_.blocks <= tiles * kMaxUnevenness;
-  }
-
-  // Has the norm to come add up the sums of the blocks that share a tile of its x, if the
-  // instruction before makes that.
-  void share_halves(ProgramNorm& norm, const NormArgs& args) {
+  // Has the norm to come add up the parts of its x, if the instruction before would do just that.
+  void take_sums(ProgramNorm& norm, const NormArgs& args) {
     if (program_.instructions.empty()) return;
-    Instruction& last = program_.instructions.back();
-    ProgramProduct& product = last.product;
-    if (last.kind != Instruction::kProduct || product.out != args.x.data ||
-        product.out_stride != args.x.stride || product.rows != args.rows ||
-        product.m != args.width || product.is_gated != 0 || product.is_float32 != 0 ||
-        product.unit != 1 || product.units_each < product.steps || product.in_place != 0) {
+    const Instruction& last = program_.instructions.back();
+    const ProgramSum& sum = last.sum;
+    if (last.kind != Instruction::kSum || sum.out != args.x.data ||
+        sum.out_stride != args.x.stride || sum.rows != args.rows || sum.m != args.width ||
+        sum.is_float32 != 0) {
       return;
     }
-    const int64_t floats = 2 * args.rows * args.width;
-    if (floats > halves_floats_) {
-      halves_ = take(floats);
-      halves_floats_ = floats;
-    }
-    product.halves = halves_;
-    norm.halves = halves_;
+    norm.sums = sum.sums;
+    norm.parts = sum.parts;
+    program_.instructions.pop_back();
+  }
+
+  void add_sum(const ProgramProduct& product) {
+    Instruction instruction;
+    instruction.kind = Instruction::kSum;
+    instruction.sum = {.sums = product.sums,
+                       .parts = product.parts,
+                       .rows = product.rows,
+                       .m = product.m,
+                       .is_float32 = product.is_float32,
+                       .out = product.out,
+                       .out_stride = product.out_stride};
+    add(instruction);
   }
 
   ProgramLora low_rank(const LoraLinearArgs& args) {
@@ -325,12 +368,7 @@ class Compiler {
     lora.slots = from.slots;
     lora.entries = from.entries;
     lora.modules = from.modules;
-    const int64_t floats = args.linear.rows * lora.n_targets * lora.parts * kMaxLoraRank;
-    if (floats > lora_floats_) {
-      lora_h_ = take(floats);
-      lora_floats_ = floats;
-    }
-    lora.h = lora_h_;
+    lora.h = lora_room_.take(*this, args.linear.rows * lora.n_targets * lora.parts * kMaxLoraRank);
     program_.has_lora = true;
     return lora;
   }
@@ -348,17 +386,19 @@ class Compiler {
     product.is_gated = is_gated ? 1 : 0;
     product.lora = lora;
     product.is_float32 = args.out.dtype == DType::kFloat32 ? 1 : 0;
-    product.in_place = is_in_place(args) ? 1 : 0;
-    product.number = static_cast<int>(program_.products.size()) + 1;
-    product.steps = (product.n + kProgramRound - 1) / kProgramRound;
-    const int tiles = (product.m + kProgramTile - 1) / kProgramTile;
-    product.unit = are_even(tiles) ? product.steps : 1;
-    const int units = tiles * product.steps / product.unit;
-    product.units_each = units / limits_.blocks;
-    product.units_left = units % limits_.blocks;
-    // Blocks with a unit more than others are not always the same.
+    product.tiles = div_up(args.m, kProgramTile);
+    product.steps = div_up(args.n, kProgramRound);
+    const Cut cut = cut_of(args.m, args.n, is_gated, limits_.blocks);
+    product.parts = cut.parts;
+    product.part_steps = cut.part_steps;
+    product.part_blocks = cut.part_blocks;
+    product.in_place = cut.parts == 1 && is_in_place(args) ? 1 : 0;
+    // Blocks with a tile more than others are not always the same.
     product.rotation = static_cast<int>(program_.products.size() * 37) % limits_.blocks;
-    reserve_stage(args.rows, args.n);
+    product.claims = cut.part_steps < kMinClaimedSteps ? -1 : program_.claims;
+    if (product.claims >= 0) program_.claims += cut.parts;
+    if (cut.parts > 1) product.sums = sums_room_.take(*this, args.m * args.rows * cut.parts);
+    reserve_stage(args.rows, cut.staged(args.n));
     Instruction instruction;
     instruction.kind = Instruction::kProduct;
     const Range out = range_of(args.out.data, args.rows, args.out.stride,
@@ -366,20 +406,34 @@ class Compiler {
     instruction.product = product;
     program_.products.push_back(product);
     add(instruction, product.in_place == 0 || !may_overlap(out));
+    if (product.sums != nullptr) add_sum(product);
   }
+
+  // Scratch that one instruction after the other uses, as large as the largest asks for.
+  class Room {
+   public:
+    float* take(Compiler& compiler, int64_t floats) {
+      if (floats > floats_) {
+        data_ = compiler.take(floats);
+        floats_ = floats;
+      }
+      return data_;
+    }
+
+   private:
+    float* data_ = nullptr;
+    int64_t floats_ = 0;
+  };
 
   ProgramLimits limits_;
   Program program_;
   std::map<float*, Residual> residuals_;
   float* scratch_ = nullptr;
   float* scratch_end_ = nullptr;
-  float* attention_values_ = nullptr;
-  int64_t attention_floats_ = 0;
-  float* lora_h_ = nullptr;
-  int64_t lora_floats_ = 0;
+  Room attention_room_;
+  Room lora_room_;
+  Room sums_room_;
   int low_ranks_ = 0;  // products with low-rank parts
-  float* halves_ = nullptr;
-  int64_t halves_floats_ = 0;
 };
 
 }  // namespace
@@ -401,8 +455,8 @@ std::vector<std::byte> Program::table(std::span<const CUtensorMap> maps) const {
   return table;
 }
 
-bool is_programmable(const Operation& operation) {
-  return std::visit([](const auto& args) { return fits(args); }, operation);
+bool is_programmable(const Operation& operation, const ProgramLimits& limits) {
+  return std::visit([&](const auto& args) { return fits(args, limits); }, operation);
 }
 
 Program compile(std::span<const Operation> operations, const ProgramLimits& limits) {

@@ -26,10 +26,8 @@ constexpr int kInstructionSlots = 4;
 // Shared memory of every program; behind it lie the stage, the room for low-rank parts and the
 // ring.
 struct Fixed {
-  union {
-    ProductSums product;
-    NormSums norm;
-  } sums;
+  ProductSums product_sums;
+  NormSums norm_sums;
   alignas(16) unsigned char instructions[kInstructionSlots][sizeof(Instruction)];
   alignas(8) uint64_t instruction_barriers[kInstructionSlots];
   alignas(8) uint64_t messenger_barriers[2];
@@ -75,11 +73,14 @@ __device__ void run_instructions(const ProgramArgs& args, Fixed& fixed, const Ri
     switch (instruction.kind) {
       case Instruction::kProduct:
         wait_for_blocks();
-        run_product(instruction.product, args, ring, fixed.place, staged, fixed.sums.product,
-                    lora_room);
+        run_product(instruction.product, ring, fixed.place, staged, fixed.product_sums, lora_room);
+        break;
+      case Instruction::kSum:
+        wait_for_blocks();
+        run_sum(instruction.sum);
         break;
       case Instruction::kNorm:
-        run_norm(instruction.norm, staged, fixed.sums.norm, wait_for_blocks);
+        run_norm(instruction.norm, staged, fixed.norm_sums, wait_for_blocks);
         break;
       case Instruction::kRotaryStore:
         wait_for_blocks();
@@ -89,8 +90,7 @@ __device__ void run_instructions(const ProgramArgs& args, Fixed& fixed, const Ri
         run_attention(instruction.attention, room, fixed.known, wait_for_blocks);
         break;
       case Instruction::kMerge:
-        run_merge(instruction.attention, *reinterpret_cast<MergeRoom*>(stage), fixed.known,
-                  wait_for_blocks);
+        run_merge(instruction.attention, fixed.known, wait_for_blocks);
         break;
     }
     sync_block();
@@ -103,12 +103,7 @@ __device__ void reset(const ProgramArgs& args, Fixed& fixed) {
   if (threadIdx.x == 0) fixed.is_last = atomicAdd(&sync->exits, 1u) == gridDim.x - 1 ? 1 : 0;
   sync_block();
   if (fixed.is_last == 0) return;
-  for (unsigned block = threadIdx.x; block < gridDim.x; block += kProgramThreads) {
-    sync->pieces[block] = 0;
-  }
-  for (int product = threadIdx.x; product < args.n_products; product += kProgramThreads) {
-    sync->claims[product] = 0;
-  }
+  for (int i = threadIdx.x; i < args.n_claims; i += kProgramThreads) sync->claims[i] = 0;
   if (threadIdx.x == 0) {
     sync->arrivals = 0;
     sync->exits = 0;
@@ -173,9 +168,7 @@ int ring_depth(const Program& program, const ProgramLimits& limits) {
 }  // namespace
 
 bool can_launch(const Program& program, const ProgramLimits& limits) {
-  return limits.blocks <= ProgramSync::kMaxBlocks &&
-         program.products.size() <= ProgramSync::kMaxProducts &&
-         ring_depth(program, limits) >= kMinDepth;
+  return program.claims <= ProgramSync::kMaxClaims && ring_depth(program, limits) >= kMinDepth;
 }
 
 void launch_program(Stream stream, const Program& program, const void* table,
@@ -190,10 +183,10 @@ void launch_program(Stream stream, const Program& program, const void* table,
                          .n_instructions = static_cast<int>(program.instructions.size()),
                          .n_products = static_cast<int>(program.products.size()),
                          .n_waits = program.waits,
+                         .n_claims = program.claims,
                          .has_lora = program.has_lora ? 1 : 0,
                          .stage_bytes = stage_bytes(program),
                          .ring_depth = ring_depth(program, limits),
-                         .pieces = static_cast<float*>(limits.scratch),
                          .sync = limits.sync};
   const size_t shared_bytes =
       static_cast<size_t>(bytes_before_ring(program) + args.ring_depth * kSlotBytes);

@@ -9,14 +9,15 @@
 // of instructions, where the blocks wait for each other.
 //
 // What an operation of a graph writes for the next one alone may stay unwritten: queries are not
-// rotated in place where attention follows, but on their way into it, and a product that blocks
-// share leaves its sums to the norm that follows. Rotation and the store of keys and values then
-// belong to attention: each row is that of its sequence's last token, and the slot is that token's,
-// or negative if the sequence has none.
+// rotated in place where attention follows, but on their way into it, and a product whose terms are
+// cut into parts leaves its sums to the norm that follows. Rotation and the store of keys and
+// values then belong to attention: each row is that of its sequence's last token, and the slot is
+// that token's, or negative if the sequence has none.
 #pragma once
 
 #include <cuda.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -28,14 +29,15 @@ namespace lorax::cuda {
 
 // ---- What the kernel reads ----------------------------------------------------------------------
 
-// A product is cut into rounds of 16 rows of the weight by 512 elements (64 of each warp), in
-// ascending order of elements, then rows. Each block takes its share of them: whole tiles of 16
-// rows where that is even enough; else the first of the blocks that share a tile adds up the
-// others' sums, or the norm that follows does.
+// A product is cut into tiles of 16 rows of the weight, and these into rounds (k-tiles) of 512
+// elements, 64 of each warp. Blocks take whole tiles where they share them out evenly. Otherwise
+// the terms are cut into parts (split-K): each block has one part, and takes tiles of it alone. So
+// it needs x of that part only, which is how the MLP's width fits into shared memory.
 inline constexpr int kProgramTile = 16;
 inline constexpr int kProgramRound = 512;
 inline constexpr int kProgramBoxRows = 8;            // of a tile that are copied at a time
-inline constexpr int64_t kProgramRows = 8;           // of x
+inline constexpr int64_t kProgramRows = 16;          // of x
+inline constexpr int64_t kProgramLoraRows = 8;       // of a product with low-rank parts
 inline constexpr int kProgramNormWidth = 5120;       // at most
 inline constexpr int kProgramLoraPart = 1024;        // terms of A x that a warp sums at a time
 inline constexpr int kProgramXPad = 32;              // elements between rows of x in shared memory
@@ -68,19 +70,17 @@ struct alignas(16) ProgramProduct {
   int rows;
   int m;
   int n;
-  int steps;       // rounds of a tile
-  int unit;        // rounds that stay together: 1, or those of a tile
-  int units_each;  // of a place; the first `units_left` places have one more
-  int units_left;
-  int rotation;    // block b takes the share of the place (b + rotation) % blocks
-  int in_place;    // 1: x is in shared memory already
-  int number;      // of this product, from 1
-  int is_gated;    // out [rows, m / 2] = gelu_tanh(first half) * second half
+  int tiles;
+  int steps;        // rounds of a tile
+  int parts;        // that the terms are cut into
+  int part_steps;   // rounds of a tile of a part; the last part may have fewer
+  int part_blocks;  // places p * part_blocks + [0, part_blocks) have part p, the rest none
+  int rotation;     // block b has the place (b + rotation) % blocks
+  int claims;    // of ProgramSync, the first of this product's, one a part; -1: tiles are dealt out
+  int in_place;  // 1: x is in shared memory already
+  int is_gated;  // out [rows, m / 2] = gelu_tanh(first half) * second half
   int is_float32;  // out
-  // If not null, out stays unwritten, and here is what its readers add up, [2, rows, m]: the sums
-  // of the blocks that have a tile's first and its last round, which are all; zeros where it is the
-  // same.
-  float* halves;
+  float* sums;     // of the parts, [parts, rows, m], which out's readers add up; null: one part
   ProgramLora lora;
 };
 
@@ -90,7 +90,8 @@ struct alignas(16) ProgramProduct {
 struct ProgramNorm {
   const void* x;
   int64_t x_stride;
-  const float* halves;  // not null: of x, see ProgramProduct
+  const float* sums;  // not null: of x, see ProgramProduct
+  int parts;          // of them
   const float* weight;
   const float* from;
   int64_t from_stride;
@@ -107,8 +108,24 @@ struct ProgramNorm {
   int everywhere;
 };
 
+// out = the sums of a product's parts, where no norm adds them up.
+struct ProgramSum {
+  const float* sums;  // [parts, rows, m]
+  int parts;
+  int rows;
+  int m;
+  int is_float32;
+  void* out;
+  int64_t out_stride;
+};
+
 // Keys of a sequence are cut into at most `splits` parts, whose sums lie in scratch until they are
-// merged: of part s of query head h of sequence b at [(b * heads + h) * splits + s].
+// merged: of part s of query head h of sequence b at [(b * heads + h) * splits + s]. There are as
+// many parts as keep all blocks busy for as few turns as parts of at most kProgramSpan keys allow,
+// if all sequences were of that length.
+inline constexpr int kProgramSpan = 512;
+inline constexpr int kProgramKeys = 32;    // that a block takes at a time
+inline constexpr int kProgramMerged = 32;  // parts that are merged at a time
 struct ProgramAttention {
   AttentionArgs args;
   RotaryStoreArgs rotary_store;  // of the same rows, if `rotates`
@@ -120,12 +137,27 @@ struct ProgramAttention {
   float* sums;
 };
 
+// Of a part of every sequence, what a block takes at a time: two query heads of one key/value head.
+constexpr int units_of_part(const AttentionArgs& args) {
+  return args.sequences * args.kv_heads * ((args.heads / args.kv_heads + 1) / 2);
+}
+
+// Of a sequence whose row sees `keys` keys.
+constexpr int parts_at_most(int64_t keys, int units, int blocks) {
+  const int64_t least = (keys + kProgramSpan - 1) / kProgramSpan;
+  const int64_t turns = (least * units + blocks - 1) / blocks;
+  const int64_t most = (keys + kProgramKeys - 1) / kProgramKeys;
+  const int64_t parts = std::min<int64_t>(turns * blocks / units, turns * kProgramMerged);
+  return static_cast<int>(parts < 1 ? 1 : parts < most ? parts : most);
+}
+
 struct alignas(16) Instruction {
-  enum Kind : int { kProduct, kNorm, kRotaryStore, kAttention, kMerge };
+  enum Kind : int { kProduct, kSum, kNorm, kRotaryStore, kAttention, kMerge };
   int kind;
   int wait;  // for all blocks to have done what comes before: its number, from 1; 0: none
   union {
     ProgramProduct product;
+    ProgramSum sum;
     ProgramNorm norm;
     RotaryStoreArgs rotary_store;
     ProgramAttention attention;
@@ -136,12 +168,10 @@ struct alignas(16) Instruction {
 
 // Zeros before and after each launch.
 struct ProgramSync {
-  static constexpr int kMaxBlocks = 256;
-  static constexpr int kMaxProducts = 1024;
+  static constexpr int kMaxClaims = 4096;
   uint32_t arrivals;
   uint32_t exits;
-  uint32_t pieces[kMaxBlocks];    // of block b: the number of the product it has left sums of
-  uint32_t claims[kMaxProducts];  // of product number p + 1: tiles that blocks have come for
+  uint32_t claims[kMaxClaims];  // tiles that blocks have come for
 };
 
 static_assert(sizeof(Instruction) % 16 == 0 && sizeof(ProgramProduct) % 16 == 0);
@@ -154,10 +184,10 @@ struct ProgramArgs {
   int n_instructions;
   int n_products;
   int n_waits;
+  int n_claims;
   int has_lora;
   int stage_bytes;  // of shared memory for x, or for attention
   int ring_depth;
-  float* pieces;  // [blocks, 16 * kProgramRows]
   ProgramSync* sync;
 };
 
@@ -176,6 +206,7 @@ struct Program {
   std::vector<ProgramProduct> products;
   int stage_bytes = 0;
   int waits = 0;  // of instructions and low-rank parts
+  int claims = 0;
   bool has_lora = false;
   // A residual that ended up in scratch: to be copied back behind the launch.
   struct CopyBack {
@@ -193,7 +224,7 @@ struct Program {
 };
 
 // Whether an operation can be part of a program.
-bool is_programmable(const Operation& operation);
+bool is_programmable(const Operation& operation, const ProgramLimits& limits);
 
 // Of operations that are all programmable.
 Program compile(std::span<const Operation> operations, const ProgramLimits& limits);

@@ -1,6 +1,6 @@
 // Attention of a program: sequences of one query row each. A block takes two query heads of one
-// key/value head and 32 keys at a time: each warp makes the scores of four of them, a lane having 8
-// elements of each; then each thread adds up two elements of one head's output over all of them.
+// key/value head. Each warp goes through keys of its own, four at a time, and keeps a softmax of
+// its own, of which a lane has 8 elements of both heads; warps meet at the end of a part only.
 #pragma once
 
 #include "device/cuda/attention_tile.cuh"
@@ -12,18 +12,17 @@
 namespace lorax::cuda {
 
 constexpr int kPairHeads = 2;
-constexpr int kKeysAtOnce = 4;
-constexpr int kMinSpan = kProgramWarps * kKeysAtOnce;  // keys of a part
-
-constexpr int kHeadThreads = kProgramThreads / kPairHeads;  // of the output of a head
+constexpr int kKeysAtOnce = 4;  // of a warp
+constexpr int kStages = 2;      // of keys that a warp has under way
 constexpr int kMaxHeadSize = 256;
-static_assert(kMinSpan == 32 && kHeadThreads * 2 == kMaxHeadSize);
+static_assert(kProgramKeys == kProgramWarps * kKeysAtOnce);
+static_assert(kPairHeads * kMaxHeadSize == 2 * kProgramThreads);
 
-// Room in shared memory, for the keys at hand.
+// What the warps have of a part, in shared memory.
 struct AttentionRoom {
-  alignas(16) bfloat16 values[kMinSpan][kMaxHeadSize];
-  float scores[kPairHeads][kMinSpan];
-  alignas(16) float weights[kProgramWarps][kMinSpan];  // a warp's own
+  alignas(16) float values[kProgramWarps][kPairHeads][kMaxHeadSize];
+  float tops[kProgramWarps][kPairHeads];
+  float sums[kProgramWarps][kPairHeads];
 };
 
 static_assert(sizeof(AttentionRoom) <= kProgramStageBytes);
@@ -36,12 +35,9 @@ struct Keys {
   int parts;
 };
 
-__device__ inline Keys keys_of(const ProgramAttention& attention, int length) {
-  const int window = attention.args.window;
-  const int first = window > 0 ? max(0, length - window) : 0;
-  const int seen = length - first;
-  const int span = max(kMinSpan, (seen + attention.splits - 1) / attention.splits);
-  return {first, length, span, (seen + span - 1) / span};
+__device__ inline Keys keys_of(const ProgramAttention& attention, int length, int span) {
+  const int seen = seen_keys(attention.args, length);
+  return {length - seen, length, span, (seen + span - 1) / span};
 }
 
 // The angles of the lane's eight elements of heads at a position; lanes `half` / 8 apart are
@@ -97,12 +93,16 @@ struct FourKeys {
   uint4 values[kKeysAtOnce];
 };
 
-// Of keys [first, min(first + 4, end)); zeros for those beyond, whatever their pages hold. Called
-// by all lanes.
-__device__ inline void load_four(FourKeys& four, const AttentionArgs& args, const PageRow& pages,
-                                 int kv_head, int first, int end, int element) {
+// Where the lane's one of keys [first, min(first + 4, end)) lies; -1: beyond the end.
+__device__ inline int slot_of_four(const PageRow& pages, int first, int end) {
   const int position = first + static_cast<int>(threadIdx.x) % kKeysAtOnce;
-  const int slot = position < end ? pages.slot_of(position) : -1;
+  return position < end ? pages.slot_of(position) : -1;
+}
+
+// Of the keys in the lanes' slots; zeros for those beyond the end, whatever their pages hold.
+// Called by all lanes.
+__device__ inline void load_four(FourKeys& four, const AttentionArgs& args, int slot, int kv_head,
+                                 int element) {
 #pragma unroll
   for (int j = 0; j < kKeysAtOnce; ++j) {
     const int of_key = __shfl_sync(0xffffffffu, slot, j);
@@ -147,74 +147,106 @@ __device__ inline void store_new_key(const NewKey& made, const RotaryStoreArgs& 
   *reinterpret_cast<uint4*>(static_cast<bfloat16*>(rotary.value) + to) = made.value;
 }
 
-// Leaves the scores of the warp's keys [first, min(first + 4, end)), and their values.
-__device__ inline void score_four(AttentionRoom& room, const float (&q)[kPairHeads][8],
-                                  const FourKeys& four, int first, int end,
-                                  const ScoreTransform& transform, int element) {
-  const int row = threadIdx.x / 32 * kKeysAtOnce;
-  float products[kPairHeads * kKeysAtOnce];
-#pragma unroll
-  for (int j = 0; j < kKeysAtOnce; ++j) {
-    float key[8];
-    unpack_eight(four.keys[j], key);
-#pragma unroll
-    for (int h = 0; h < kPairHeads; ++h) {
-      float product = 0.0f;
-#pragma unroll
-      for (int i = 0; i < 8; ++i) product += q[h][i] * key[i];
-      products[h * kKeysAtOnce + j] = product;
-    }
-    *reinterpret_cast<uint4*>(&room.values[row + j][element]) = four.values[j];
-  }
-  const float product = sum_of_eight(products);
-  const int lane = threadIdx.x % 32;
-  const int j = lane / 4 % kKeysAtOnce;
-  if (lane % 4 == 0) {
-    room.scores[lane / 16][row + j] = first + j < end ? transform(product) : -INFINITY;
-  }
-}
-
-// A thread's running softmax of one head, of which it has two elements; top and sum are the same in
-// all threads of the head.
-struct HeadSums {
+// A warp's running softmax of both heads. Lanes [16 h, 16 h + 16) hold the top of head h, and lanes
+// 4 i to 4 i + 3 the weights' sum of every key that is number i % 4 of its four; each lane has 8
+// elements of both heads.
+struct WarpSoftmax {
   float top = -INFINITY;
   float sum = 0.0f;
-  float2 values = make_float2(0.0f, 0.0f);
+  float values[kPairHeads][8] = {};
+
+  // Takes keys [first, min(first + 4, end)).
+  __device__ void take(const float (&q)[kPairHeads][8], const FourKeys& four, int first, int end,
+                       const ScoreTransform& transform) {
+    float products[kPairHeads * kKeysAtOnce];
+#pragma unroll
+    for (int j = 0; j < kKeysAtOnce; ++j) {
+      float key[8];
+      unpack_eight(four.keys[j], key);
+#pragma unroll
+      for (int h = 0; h < kPairHeads; ++h) {
+        float product = 0.0f;
+#pragma unroll
+        for (int i = 0; i < 8; ++i) product += q[h][i] * key[i];
+        products[h * kKeysAtOnce + j] = product;
+      }
+    }
+    const float product = sum_of_eight(products);
+    const int of_lane = static_cast<int>(threadIdx.x) % 32 / 4 % kKeysAtOnce;
+    const float score = first + of_lane < end ? transform(product) : -INFINITY;
+    float new_top = fmaxf(top, score);
+    new_top = fmaxf(new_top, __shfl_xor_sync(0xffffffffu, new_top, 4));
+    new_top = fmaxf(new_top, __shfl_xor_sync(0xffffffffu, new_top, 8));
+    const float base = new_top == -INFINITY ? 0.0f : new_top;
+    const float rescale = exp2_fast(top - base);
+    const float weight = exp2_fast(score - base);
+    top = new_top;
+    sum = sum * rescale + weight;
+#pragma unroll
+    for (int h = 0; h < kPairHeads; ++h) {
+      const float of_head = __shfl_sync(0xffffffffu, rescale, h * 16);
+#pragma unroll
+      for (float& value : values[h]) value *= of_head;
+    }
+#pragma unroll
+    for (int j = 0; j < kKeysAtOnce; ++j) {
+      float value[8];
+      unpack_eight(four.values[j], value);
+#pragma unroll
+      for (int h = 0; h < kPairHeads; ++h) {
+        const float of_key = __shfl_sync(0xffffffffu, weight, h * 16 + j * 4);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) values[h][i] += of_key * value[i];
+      }
+    }
+  }
+
+  // Into the room, where element < kMaxHeadSize is the lane's first.
+  __device__ void leave(AttentionRoom& room, int element) {
+    const int warp = static_cast<int>(threadIdx.x) / 32;
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    sum += __shfl_xor_sync(0xffffffffu, sum, 4);
+    sum += __shfl_xor_sync(0xffffffffu, sum, 8);
+#pragma unroll
+    for (int h = 0; h < kPairHeads; ++h) {
+      float4* to = reinterpret_cast<float4*>(&room.values[warp][h][element]);
+      to[0] = make_float4(values[h][0], values[h][1], values[h][2], values[h][3]);
+      to[1] = make_float4(values[h][4], values[h][5], values[h][6], values[h][7]);
+    }
+    if (lane % 16 == 0) {
+      room.tops[warp][lane / 16] = top;
+      room.sums[warp][lane / 16] = sum;
+    }
+  }
 };
 
-// Takes the keys in the room into the sums.
-__device__ inline void attend(HeadSums& sums, AttentionRoom& room, int head, int element) {
-  const int lane = threadIdx.x % 32;
-  float(&weights)[kMinSpan] = room.weights[threadIdx.x / 32];
-  const float score = room.scores[head][lane];
-  float top = fmaxf(sums.top, score);
+// Adds up what the warps have of a part and writes it, two elements of a head a thread.
+__device__ inline void leave_part(const ProgramAttention& attention, const AttentionRoom& room,
+                                  int64_t first_part, int split, int heads) {
+  const int h = static_cast<int>(threadIdx.x) / (kProgramThreads / kPairHeads);
+  const int element = static_cast<int>(threadIdx.x) % (kProgramThreads / kPairHeads) * 2;
+  if (h >= heads || element >= attention.args.head_size) return;
+  float top = -INFINITY;
 #pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) {
-    top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, offset));
-  }
+  for (int warp = 0; warp < kProgramWarps; ++warp) top = fmaxf(top, room.tops[warp][h]);
   const float base = top == -INFINITY ? 0.0f : top;
-  const float rescale = exp2_fast(sums.top - base);
-  weights[lane] = exp2_fast(score - base);
-  __syncwarp();
   float sum = 0.0f;
   float2 values = make_float2(0.0f, 0.0f);
 #pragma unroll
-  for (int key = 0; key < kMinSpan; key += 4) {
-    const float4 four = *reinterpret_cast<const float4*>(&weights[key]);
-    const float of_key[4] = {four.x, four.y, four.z, four.w};
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const float2 value =
-          unpack<bfloat16>(*reinterpret_cast<const uint32_t*>(&room.values[key + j][element]));
-      sum += of_key[j];
-      values.x += of_key[j] * value.x;
-      values.y += of_key[j] * value.y;
-    }
+  for (int warp = 0; warp < kProgramWarps; ++warp) {
+    const float weight = exp2_fast(room.tops[warp][h] - base);
+    const float2 more = *reinterpret_cast<const float2*>(&room.values[warp][h][element]);
+    sum += weight * room.sums[warp][h];
+    values.x += weight * more.x;
+    values.y += weight * more.y;
   }
-  sums.top = top;
-  sums.sum = sums.sum * rescale + sum;
-  sums.values.x = sums.values.x * rescale + values.x;
-  sums.values.y = sums.values.y * rescale + values.y;
+  const int64_t part = first_part + h * attention.splits + split;
+  __stcg(reinterpret_cast<float2*>(attention.values + part * attention.args.head_size + element),
+         values);
+  if (element == 0) {
+    __stcg(attention.tops + part, top);
+    __stcg(attention.sums + part, sum);
+  }
 }
 
 // The parts of all sequences, spread over the blocks. With rotary_store: of raw queries, keys and
@@ -227,24 +259,26 @@ __device__ inline void run_attention(const ProgramAttention& attention, Attentio
   const bool rotates = attention.rotates != 0;
   const int group = args.heads / args.kv_heads;
   const int pairs = (group + 1) / 2;
-  const int units = args.sequences * args.kv_heads * pairs * attention.splits;
+  const int of_part = units_of_part(args);
   const int warp = threadIdx.x / 32;
   const int element = static_cast<int>(threadIdx.x % 32) * 8;
   const bool is_inside = element < args.head_size;
   const ScoreTransform transform(args.scale, args.softcap);
   learn(known.sequences, attention);
+  const KnownCuts& cuts = learn(known, attention);
+  const int units = of_part * cuts.turns;
   bool has_waited = !rotates;
   if (has_waited) wait();
 #pragma unroll 1
   for (int unit = static_cast<int>(blockIdx.x); unit < units; unit += static_cast<int>(gridDim.x)) {
-    const int split = unit % attention.splits;
-    int rest = unit / attention.splits;
+    const int split = unit / of_part;
+    int rest = unit % of_part;
     const int pair = rest % pairs;
     rest /= pairs;
     const int kv_head = rest % args.kv_heads;
     const int sequence = rest / args.kv_heads;
     const int token = known.sequences.tokens[sequence];
-    const Keys keys = keys_of(attention, known.sequences.lengths[sequence]);
+    const Keys keys = keys_of(attention, known.sequences.lengths[sequence], cuts.spans[sequence]);
     if (token < 0 || split >= keys.parts) continue;
     const int begin = keys.first + split * keys.span;
     const int end = min(begin + keys.span, keys.end);
@@ -258,10 +292,13 @@ __device__ inline void run_attention(const ProgramAttention& attention, Attentio
       learn(known_pages, pages.row, begin >> attention.log_block_size, args.max_blocks);
       pages.known = &known_pages;
     }
-    FourKeys four;
-    FourKeys next;
-    load_four(four, args, pages, kv_head, key, stored, element);
-    load_four(next, args, pages, kv_head, key + kMinSpan, stored, element);
+    FourKeys stages[kStages];
+#pragma unroll
+    for (int s = 0; s < kStages; ++s) {
+      load_four(stages[s], args, slot_of_four(pages, key + s * kProgramKeys, stored), kv_head,
+                element);
+    }
+    int slot = slot_of_four(pages, key + kStages * kProgramKeys, stored);
     Angles angles = {};
     if (rotates) angles = load_angles(rotary, known.sequences.positions[sequence], element);
     if (!has_waited) wait();
@@ -284,37 +321,32 @@ __device__ inline void run_attention(const ProgramAttention& attention, Attentio
         store_new_key(made, rotary, known.sequences.slots[sequence], kv_head, element);
       }
     }
-    HeadSums sums;
-    const int h = static_cast<int>(threadIdx.x) / kHeadThreads;
-    const int of_output = static_cast<int>(threadIdx.x) % kHeadThreads * 2;
+    WarpSoftmax softmax;
 #pragma unroll 1
-    for (int first = begin; first < end; first += kMinSpan) {
-      if (rotates) {
+    while (key < end) {
+      // A stage is loaded anew where it lies: to move it would wait for what is under way.
 #pragma unroll
-        for (int j = 0; j < kKeysAtOnce; ++j) {
-          if (key + j != newest) continue;
-          four.keys[j] = made.key;
-          four.values[j] = made.value;
+      for (FourKeys& four : stages) {
+        if (key >= end) break;
+        if (rotates) {
+#pragma unroll
+          for (int j = 0; j < kKeysAtOnce; ++j) {
+            if (key + j != newest) continue;
+            four.keys[j] = made.key;
+            four.values[j] = made.value;
+          }
         }
+        softmax.take(q, four, key, end, transform);
+        load_four(four, args, slot, kv_head, element);
+        slot = slot_of_four(pages, key + (kStages + 1) * kProgramKeys, stored);
+        key += kProgramKeys;
       }
-      score_four(room, q, four, key, end, transform, element);
-      key += kMinSpan;
-      four = next;
-      if (first + 2 * kMinSpan < end) {
-        load_four(next, args, pages, kv_head, key + kMinSpan, stored, element);
-      }
-      sync_block();
-      attend(sums, room, h, of_output);
-      sync_block();  // `room` is free
     }
-    if (h >= heads || of_output >= args.head_size) continue;
-    const int64_t part = (int64_t{sequence} * args.heads + head + h) * attention.splits + split;
-    __stcg(reinterpret_cast<float2*>(attention.values + part * args.head_size + of_output),
-           sums.values);
-    if (of_output == 0) {
-      __stcg(attention.tops + part, sums.top);
-      __stcg(attention.sums + part, sums.sum);
-    }
+    softmax.leave(room, element);
+    sync_block();
+    leave_part(attention, room, (int64_t{sequence} * args.heads + head) * attention.splits, split,
+               heads);
+    sync_block();  // `room` is free
   }
   if (!has_waited) wait();
 }

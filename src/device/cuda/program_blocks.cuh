@@ -15,6 +15,12 @@ namespace lorax::cuda {
 
 constexpr int kProgramWarps = 8;
 constexpr int kProgramThreads = kProgramWarps * 32;
+constexpr int kProgramRowTiles = static_cast<int>(kProgramRows) / 8;
+
+// Elements between rows of x of a product in shared memory.
+__device__ inline int x_stride(const ProgramProduct& product) {
+  return (product.parts == 1 ? product.n : product.part_steps * kProgramRound) + kProgramXPad;
+}
 
 // Among the threads that carry out instructions: all but the last warpgroup, see program.cu.
 __device__ inline void sync_block() { sync_threads<kProgramThreads>(1); }

@@ -21,17 +21,15 @@ constexpr int kBothThreads = kProgramThreads + kAdapterThreads;
 
 // Of a product, which rows of x have an adapter, and where its factors lie.
 struct LoraNotes {
-  LoraEntry entries[kProgramRows][kMaxLoraTargets];  // of segments
-  int begins[kProgramRows + 1];                      // of segments, in `rows`
-  int rows[kProgramRows];
-  int segment_of_row[kProgramRows];  // of x; -1: it has no adapter
+  LoraEntry entries[kProgramLoraRows][kMaxLoraTargets];  // of segments
+  int begins[kProgramLoraRows + 1];                      // of segments, in `rows`
+  int rows[kProgramLoraRows];
+  int segment_of_row[kProgramLoraRows];  // of x; -1: it has no adapter
 };
 
 // A tile whose values wait for their low-rank parts.
 struct PendingTile {
   int tile;
-  int is_first;  // whether it has the tile's first round, and its last
-  int is_last;
   TileValues values;
 };
 
@@ -39,8 +37,8 @@ struct PendingTile {
 struct LoraRoom {
   static constexpr int kRanks = 64;  // whose A x is kept here
   static constexpr int kPending = 16;
-  LoraNotes notes[2];                              // of products in turn
-  float h[kProgramRows][kMaxLoraTargets][kRanks];  // scale * (A x)
+  LoraNotes notes[2];                                  // of products in turn
+  float h[kProgramLoraRows][kMaxLoraTargets][kRanks];  // scale * (A x)
   PendingTile pending[kPending];
 };
 
@@ -106,7 +104,7 @@ class AdapterWarps {
   }
 
   __device__ void write(const ProgramLora& lora, LoraNotes& notes) const {
-    if (thread_ < kProgramRows) notes.segment_of_row[thread_] = -1;
+    if (thread_ < kProgramLoraRows) notes.segment_of_row[thread_] = -1;
     if (thread_ <= lora.n_segments) notes.begins[thread_] = lora.segments[thread_];
     sync();
     const int segment = thread_ / lora.n_targets;
@@ -209,13 +207,11 @@ class AdapterWarps {
 #pragma unroll 1
     for (int i = notes.begins[segment]; i < notes.begins[segment + 1]; ++i) {
       const int row = notes.rows[i];
-      const bfloat16* x = staged_ + row * (product.n + kProgramXPad);
+      uint4 x[kVectors];
+      load_x(product, row, first, x);
       float sum = 0.0f;
 #pragma unroll
-      for (int v = 0; v < kVectors; ++v) {
-        const int at = first + v * 256;
-        if (at < product.n) sum += dot(factors[v], *reinterpret_cast<const uint4*>(x + at));
-      }
+      for (int v = 0; v < kVectors; ++v) sum += dot(factors[v], x[v]);
 #pragma unroll
       for (int offset = 16; offset > 0; offset /= 2) {
         sum += __shfl_xor_sync(0xffffffffu, sum, offset);
@@ -224,6 +220,24 @@ class AdapterWarps {
       __stcg(lora_h(lora, row, unit.pair % lora.n_targets) + unit.at % lora.parts * kMaxLoraRank +
                  unit.at / lora.parts,
              sum);
+    }
+  }
+
+  // The lane's elements of a row of x: those of all parts, so not from shared memory if the block
+  // has one of several there.
+  __device__ void load_x(const ProgramProduct& product, int row, int first,
+                         uint4 (&x)[kVectors]) const {
+    const bool is_staged = product.parts == 1;
+    const bfloat16* from = is_staged
+                               ? staged_ + row * x_stride(product)
+                               : static_cast<const bfloat16*>(product.x) + row * product.x_stride;
+#pragma unroll
+    for (int v = 0; v < kVectors; ++v) {
+      const int at = first + v * 256;
+      x[v] = make_uint4(0, 0, 0, 0);
+      if (at >= product.n) continue;
+      const uint4* place = reinterpret_cast<const uint4*>(from + at);
+      x[v] = is_staged ? *place : __ldcg(place);
     }
   }
 
@@ -315,10 +329,10 @@ __device__ inline float low_rank_sum(const ProgramLora& lora, const LoraRoom& ro
 constexpr int kRowsAtOnce = 4;  // of x, whose factors are under way
 
 // Adds the low-rank parts to a half of a tile's values, for kRowsAtOnce rows from `first` on, by a
-// warp: gain * (value + scale * B (A x) + bias), or gain * value where others have the tile's first
-// round.
+// warp: gain * (value + scale * B (A x) + bias), or gain * value of other parts than the first.
 __device__ inline void finish_pending(const ProgramProduct& product, const LoraRoom& room,
-                                      PendingTile& pending, int half, int first) {
+                                      PendingTile& pending, bool is_first_part, int half,
+                                      int first) {
   const ProgramLora& lora = product.lora;
   const LoraNotes& notes = room.notes[lora.room];
   const int lane = threadIdx.x % 32;
@@ -340,13 +354,12 @@ __device__ inline void finish_pending(const ProgramProduct& product, const LoraR
     if (entries[i] == nullptr || entries[i]->rank == 0) continue;
     const LoraEntry& entry = *entries[i];
     const int row = first + i;
-    const float more = pending.is_first != 0
-                           ? low_rank_sum(lora, room, entry, row, target, column, factors[i])
-                           : 0.0f;
+    const float more =
+        is_first_part ? low_rank_sum(lora, room, entry, row, target, column, factors[i]) : 0.0f;
     if (lane % 4 != 0) continue;
-    float& value = value_at(pending.values, half * 8 + lane / 4, row);
+    float& value = value_at(&pending.values, half * 8 + lane / 4, row);
     float sum = value + more;
-    const bool has_bias = pending.is_first != 0 && entry.bias != nullptr;
+    const bool has_bias = is_first_part && entry.bias != nullptr;
     if (has_bias) sum += entry.bias[column + lane / 4];
     value = entry.gain != nullptr ? sum * entry.gain[column + lane / 4] : sum;
   }
@@ -356,8 +369,8 @@ __device__ inline void finish_pending(const ProgramProduct& product, const LoraR
 // in shared memory. Of a product without any it does nothing.
 class LowRank {
  public:
-  __device__ LowRank(const ProgramProduct& product, LoraRoom* room)
-      : product_(product), room_(room) {
+  __device__ LowRank(const ProgramProduct& product, int part, LoraRoom* room)
+      : product_(product), is_first_part_(part == 0), room_(room) {
     if (has_any()) arrive_threads<kBothThreads>(kXBarrier);
   }
 
@@ -369,18 +382,14 @@ class LowRank {
     has_met_ = true;
   }
 
-  // Where the next tile's values go, by the warp that has them.
-  __device__ TileValues& add_tile(int tile, bool is_first, bool is_last) const {
-    PendingTile& pending = room_->pending[count_];
-    if (threadIdx.x % 32 == 0) {
-      pending.tile = tile;
-      pending.is_first = is_first ? 1 : 0;
-      pending.is_last = is_last ? 1 : 0;
-    }
+  // Where the next tile's values go.
+  __device__ TileValues& add_tile(int tile) {
+    PendingTile& pending = room_->pending[count_++];
+    if (threadIdx.x == 0) pending.tile = tile;
     return pending.values;
   }
-  __device__ void count_tile() { ++count_; }
-  __device__ bool is_full() const { return count_ == LoraRoom::kPending; }
+  // Two tiles come at a time.
+  __device__ bool is_full() const { return count_ + 2 > LoraRoom::kPending; }
 
   // Hands the tiles with their low-rank parts to `leave`, each by a warp; by all threads.
   template <typename Leave>
@@ -392,7 +401,8 @@ class LowRank {
 #pragma unroll 1
     for (int i = warp; i < count_ * parts; i += kProgramWarps) {
       const int part = i % parts;
-      finish_pending(product_, *room_, room_->pending[i / parts], part % 2, part / 2 * kRowsAtOnce);
+      finish_pending(product_, *room_, room_->pending[i / parts], is_first_part_, part % 2,
+                     part / 2 * kRowsAtOnce);
     }
     sync_block();
 #pragma unroll 1
@@ -403,6 +413,7 @@ class LowRank {
 
  private:
   const ProgramProduct& product_;
+  bool is_first_part_;
   LoraRoom* room_;  // null in programs without low-rank parts
   int count_ = 0;
   bool has_met_ = false;

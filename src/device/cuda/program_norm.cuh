@@ -24,13 +24,39 @@ __device__ inline float norm_factor(const float (&row)[kNormVectors][4], int wid
   return 1.0f / sqrtf(program_sum(sum, warp_sums) / static_cast<float>(width) + eps);
 }
 
-// Four elements of a product from its halves.
-__device__ inline void load_halves(const float* first, const float* last, float (&to)[4]) {
-  float others[4];
-  load_fresh(first, to);
-  load_fresh(last, others);
+// A thread's elements of a row of a product from the sums of its parts.
+__device__ inline void add_parts(const ProgramNorm& norm, int row,
+                                 float (&values)[kNormVectors][4]) {
+  const int first = static_cast<int>(threadIdx.x) * 4;
+  constexpr int kStride = kProgramThreads * 4;
+  constexpr int kAtOnce = 4;  // parts that are under way
+#pragma unroll 1
+  for (int begin = 0; begin < norm.parts; begin += kAtOnce) {
+    float more[kAtOnce][kNormVectors][4] = {};
 #pragma unroll
-  for (int i = 0; i < 4; ++i) to[i] = to_float(from_float<bfloat16>(to[i] + others[i]));
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int64_t sums = int64_t{(begin + i) * norm.rows + row} * norm.width + first;
+#pragma unroll
+      for (int v = 0; v < kNormVectors; ++v) {
+        if (first + v * kStride < norm.width && begin + i < norm.parts) {
+          load_fresh(norm.sums + sums + v * kStride, more[i][v]);
+        }
+      }
+    }
+#pragma unroll
+    for (const auto& part : more) {
+#pragma unroll
+      for (int v = 0; v < kNormVectors; ++v) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) values[v][i] += part[v][i];
+      }
+    }
+  }
+#pragma unroll
+  for (int v = 0; v < kNormVectors; ++v) {
+#pragma unroll
+    for (float& value : values[v]) value = to_float(from_float<bfloat16>(value));
+  }
 }
 
 // One row. If it is shared, each block writes its part of it and has all in `staged`. Weights are
@@ -53,25 +79,19 @@ __device__ inline void norm_row(const ProgramNorm& norm, int row, bfloat16* stag
 #pragma unroll
   for (int v = 0; v < kNormVectors; ++v) {
     const int i = first + v * kStride;
-    if (i >= width) break;
-    if (adds) load(norm.weight + i, weights[v]);
-    load(norm.next_weight + i, next_weights[v]);
+    if (adds && i < width) load(norm.weight + i, weights[v]);
+    if (i < width) load(norm.next_weight + i, next_weights[v]);
   }
   if (is_first) wait();
   const float* from = norm.from + row * norm.from_stride;
   const bfloat16* x = static_cast<const bfloat16*>(norm.x) + row * norm.x_stride;
-  const float* halves = norm.halves != nullptr ? norm.halves + row * width : nullptr;
 #pragma unroll
   for (int v = 0; v < kNormVectors; ++v) {
     const int i = first + v * kStride;
-    if (i >= width) break;
-    load_fresh(from + i, total[v]);
-    if (halves != nullptr) {
-      load_halves(halves + i, halves + norm.rows * width + i, values[v]);
-    } else if (adds) {
-      load_fresh(x + i, values[v]);
-    }
+    if (i < width) load_fresh(from + i, total[v]);
+    if (i < width && adds && norm.sums == nullptr) load_fresh(x + i, values[v]);
   }
+  if (norm.sums != nullptr) add_parts(norm, row, values);
   if (adds) {
     float* to = norm.to + row * norm.to_stride;
     const float factor = norm_factor(values, width, norm.eps, sums.of_x);

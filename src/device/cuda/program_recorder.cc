@@ -55,7 +55,9 @@ void ProgramRecorder::add(const Operation& operation) {
 void ProgramRecorder::flush() {
   const std::vector<Operation> operations = std::exchange(operations_, {});
   for (auto begin = operations.begin(); begin != operations.end();) {
-    const auto end = std::find_if_not(begin, operations.end(), is_programmable);
+    const auto end = std::find_if_not(begin, operations.end(), [this](const Operation& operation) {
+      return is_programmable(operation, limits_);
+    });
     launch({begin, end});
     if (end == operations.end()) return;
     launch_alone_(*end);

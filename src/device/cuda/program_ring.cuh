@@ -17,29 +17,26 @@ constexpr int kBoxBytes = kPanels * kPanelBytes;
 constexpr int kSlotBytes = kProgramTile / kBoxRows * kBoxBytes;
 static_assert(kPanels == kProgramWarps);
 
-// The rounds [begin, end) of the place `place`, of which there are as many as blocks: the same
-// count of units each, and one more of the first ones.
+// What a block has of a product: tiles, from the first one on, of one part.
 struct Share {
-  int begin;
-  int end;
+  int part;
+  int first_tile;  // beyond the last: the block has none
+  int steps;       // rounds of a tile
+
+  __device__ explicit Share(const ProgramProduct& product) {
+    unsigned place = blockIdx.x + product.rotation;
+    if (place >= gridDim.x) place -= gridDim.x;
+    part = static_cast<int>(place) / product.part_blocks;
+    first_tile =
+        part < product.parts ? static_cast<int>(place) % product.part_blocks : product.tiles;
+    steps = min(product.part_steps, product.steps - part * product.part_steps);
+  }
 };
-
-__device__ inline Share share_of(const ProgramProduct& product, int place) {
-  const auto begin_of = [&](int at) {
-    return (at * product.units_each + min(at, product.units_left)) * product.unit;
-  };
-  return {begin_of(place), begin_of(place + 1)};
-}
-
-__device__ inline int place_of(const ProgramProduct& product) {
-  const unsigned place = blockIdx.x + product.rotation;
-  return static_cast<int>(place >= gridDim.x ? place - gridDim.x : place);
-}
 
 // What a slot holds.
 struct alignas(16) Round {
   int tile;
-  int step;
+  int step;     // of the part
   int is_last;  // of this block's share of the product
 };
 
@@ -94,52 +91,45 @@ class Feeder {
     for (int i = 0; i < args.n_products; ++i) {
       const ProgramProduct product = args.products[i];
       if (i + 1 < args.n_products) prefetch_map(args.maps[i + 1]);
-      if (product.unit == product.steps) {
-        copy_tiles(product, args.maps[i], args.sync->claims + i);
-      } else {
-        copy_share(product, args.maps[i]);
-      }
+      copy_tiles(product, args.maps[i], args.sync->claims);
     }
   }
 
  private:
-  // Whole tiles: the first is the block's own, further ones go to whoever comes for them first, as
-  // memory does not serve all multiprocessors equally fast. The sums do not depend on it.
+  // The first tile is the block's own. Further ones go to whoever comes for them first, as memory
+  // does not serve all multiprocessors equally fast; the sums do not depend on it. Where tiles are
+  // too short for that, they are dealt out.
   __device__ void copy_tiles(const ProgramProduct& product, const CUtensorMap& weight,
                              uint32_t* claims) {
-    const int tiles = product.units_each * static_cast<int>(gridDim.x) + product.units_left;
-    int tile = place_of(product);
-    while (tile < tiles) {
-      const int last_step = product.steps - 1;
-      if (last_step > 0) copy(product, weight, {tile, 0, 0});
-      // Launches before this one have left the claims at zero.
-      if (!has_waited_) wait_for_previous();
-      has_waited_ = true;
-      const int next = static_cast<int>(gridDim.x + atomicAdd(claims, 1u));
+    const Share share(product);
+    const int first_step = share.part * product.part_steps;
+    const int last_step = share.steps - 1;
+    int tile = share.first_tile;
+    int next = tile;
 #pragma unroll 1
-      for (int step = 1; step < last_step; ++step) copy(product, weight, {tile, step, 0});
-      copy(product, weight, {tile, last_step, next >= tiles ? 1 : 0});
+    while (tile < product.tiles) {
+      if (last_step > 0) copy(product, weight, {tile, 0, 0}, first_step);
+      next = product.claims < 0 ? tile + product.part_blocks
+                                : claim(claims + product.claims + share.part, product.part_blocks);
+#pragma unroll 1
+      for (int step = 1; step < last_step; ++step) {
+        copy(product, weight, {tile, step, 0}, first_step);
+      }
+      copy(product, weight, {tile, last_step, next >= product.tiles ? 1 : 0}, first_step);
       tile = next;
     }
   }
 
-  __device__ void copy_share(const ProgramProduct& product, const CUtensorMap& weight) {
-    const Share share = share_of(product, place_of(product));
-    int tile = share.begin / product.steps;
-    int step = share.begin - tile * product.steps;
-#pragma unroll 1
-    for (int round = share.begin; round < share.end; ++round) {
-      copy(product, weight, {tile, step, round + 1 == share.end ? 1 : 0});
-      if (++step == product.steps) {
-        step = 0;
-        ++tile;
-      }
-    }
+  __device__ int claim(uint32_t* claims, int part_blocks) {
+    // Launches before this one have left the claims at zero.
+    if (!has_waited_) wait_for_previous();
+    has_waited_ = true;
+    return part_blocks + static_cast<int>(atomicAdd(claims, 1u));
   }
 
   // Into the next slot, when there is room.
-  __device__ void copy(const ProgramProduct& product, const CUtensorMap& weight,
-                       const Round& round) {
+  __device__ void copy(const ProgramProduct& product, const CUtensorMap& weight, const Round& round,
+                       int first_step) {
     if (under_way_ == kUnderWay) {
       wait(ring_.full(arriving_.at), arriving_.parity);
       arriving_.advance(ring_);
@@ -155,8 +145,9 @@ class Feeder {
     const int row = round.tile * (is_gated ? kBoxRows : kProgramTile);
     const int second_row = row + (is_gated ? product.m / 2 : kBoxRows);
     arrive_expecting(full, kSlotBytes);
-    copy_box(slot, weight, 0, row, round.step * kPanels, full);
-    copy_box(slot + kBoxBytes, weight, 0, second_row, round.step * kPanels, full);
+    const int panel = (first_step + round.step) * kPanels;
+    copy_box(slot, weight, 0, row, panel, full);
+    copy_box(slot + kBoxBytes, weight, 0, second_row, panel, full);
     place_.advance(ring_);
   }
 
@@ -172,12 +163,13 @@ class Feeder {
 __device__ inline int row_of_fragment(int g) { return g % 2 * 4 + g / 2; }
 __device__ inline int fragment_of_row(int row) { return row % 4 * 2 + row / 4; }
 
-// A tile's values as one warp's fragments lie in memory, and the place of row r of the tile and row
-// `column` of x in it.
+// A tile's values for eight rows of x as one warp's fragments lie in memory, and the place of row r
+// of the tile and row `column` of x in those of all rows.
 using TileValues = float[4][32];
 template <typename Values>
-__device__ inline auto& value_at(Values& values, int row, int column) {
-  return values[row / kBoxRows * 2 + column % 2][fragment_of_row(row % kBoxRows) * 4 + column / 2];
+__device__ inline auto& value_at(Values* values, int row, int column) {
+  return values[column / 8][row / kBoxRows * 2 + column % 2]
+               [fragment_of_row(row % kBoxRows) * 4 + column % 8 / 2];
 }
 
 // The lane's weights of the next round: those of a row of the first box, then of the second, of the

@@ -18,6 +18,14 @@ struct KnownSequences {
   int64_t slots[kProgramRows];  // of the new key
 };
 
+// How the keys of sequences are cut, in layers of one window.
+struct KnownCuts {
+  const int32_t* lengths_at;  // null: nothing is known
+  int window;
+  int turns;                // parts of the sequence that has most
+  int spans[kProgramRows];  // keys of a part
+};
+
 // The pages of the first part of a sequence that this block attends to.
 struct KnownPages {
   static constexpr int kPages = 64;
@@ -28,14 +36,21 @@ struct KnownPages {
 
 struct Known {
   KnownSequences sequences;
-  KnownPages pages[2];  // of layers without and with a window
+  KnownCuts cuts[2];    // of layers without and with a window
+  KnownPages pages[2];  // likewise
 
   // By one thread.
   __device__ void forget() {
     sequences.lengths_at = nullptr;
+    cuts[0].lengths_at = cuts[1].lengths_at = nullptr;
     pages[0].row = pages[1].row = nullptr;
   }
 };
+
+// Keys that the row of a sequence of this length sees.
+__device__ inline int seen_keys(const AttentionArgs& args, int length) {
+  return args.window > 0 ? min(length, args.window) : length;
+}
 
 // Called by all threads of the block.
 __device__ inline void learn(KnownSequences& known, const ProgramAttention& attention) {
@@ -64,6 +79,38 @@ __device__ inline void learn(KnownSequences& known, const ProgramAttention& atte
     known.slots_at = slots;
   }
   sync_block();
+}
+
+// Keys of a part of a sequence of which the row sees `seen` keys.
+__device__ inline int span_of(int seen, int units) {
+  const int parts = parts_at_most(seen, units, static_cast<int>(gridDim.x));
+  const int span = (seen + parts - 1) / parts;
+  return max(kProgramKeys, (span + kProgramKeys - 1) / kProgramKeys * kProgramKeys);
+}
+
+// The same for how keys are cut; what is known of the sequences is up to date.
+__device__ inline const KnownCuts& learn(Known& known, const ProgramAttention& attention) {
+  const AttentionArgs& args = attention.args;
+  KnownCuts& cuts = known.cuts[args.window > 0 ? 1 : 0];
+  if (cuts.lengths_at == args.kv_lengths && cuts.window == args.window) return cuts;
+  sync_block();  // all have looked
+  const int sequence = static_cast<int>(threadIdx.x);
+  const int units = units_of_part(args);
+  if (sequence < args.sequences) {
+    cuts.spans[sequence] = span_of(seen_keys(args, known.sequences.lengths[sequence]), units);
+  }
+  sync_block();
+  if (threadIdx.x == 0) {
+    cuts.lengths_at = args.kv_lengths;
+    cuts.window = args.window;
+    cuts.turns = 0;
+    for (int i = 0; i < args.sequences; ++i) {
+      const int seen = seen_keys(args, known.sequences.lengths[i]);
+      cuts.turns = max(cuts.turns, (seen + cuts.spans[i] - 1) / cuts.spans[i]);
+    }
+  }
+  sync_block();
+  return cuts;
 }
 
 // The same for the pages in and behind column `first` of a row of the block table.

@@ -50,7 +50,7 @@ class ProgramTest : public ::testing::Test {
   }
 
   Program compiled(const std::vector<Operation>& operations) {
-    for (const Operation& operation : operations) EXPECT_TRUE(is_programmable(operation));
+    for (const Operation& operation : operations) EXPECT_TRUE(is_programmable(operation, limits_));
     return compile(operations, limits_);
   }
 
@@ -62,52 +62,70 @@ class ProgramTest : public ::testing::Test {
                         .sync = nullptr};
 };
 
-TEST_F(ProgramTest, SharesOfAProductAreEven) {
-  for (int64_t m : {1, 16, 17, 2304, 256000}) {
-    const Rows x = memory_.rows(1, kHidden);
-    const Program program = compiled({linear(x, 1, m, memory_.rows(1, m))});
-    ASSERT_EQ(program.products.size(), 1u);
-    const ProgramProduct& product = program.products[0];
-    EXPECT_EQ(product.steps, 5);  // of 512 elements
-    EXPECT_EQ((product.units_each * 132 + product.units_left) * product.unit, (m + 15) / 16 * 5);
-    EXPECT_LT(product.units_left, 132);
-    EXPECT_EQ(product.in_place, 0);
-    EXPECT_EQ(program.instructions[0].wait, 0) << "nothing comes before";
+TEST_F(ProgramTest, EveryTileOfEveryPartHasABlock) {
+  for (int64_t m : {1, 16, 17, 2304, 3584, 256000}) {
+    for (int64_t n : {64, 2304, 9216, 14336}) {
+      const Rows x = memory_.rows(1, n);
+      const Program program = compiled({linear(x, 1, m, memory_.rows(1, m))});
+      ASSERT_EQ(program.products.size(), 1u);
+      const ProgramProduct& product = program.products[0];
+      EXPECT_EQ(product.tiles, (m + 15) / 16);
+      EXPECT_EQ(product.steps, (n + 511) / 512);
+      EXPECT_GE(product.part_blocks, 1);
+      EXPECT_LE(product.parts * product.part_blocks, 132);
+      EXPECT_LT((product.parts - 1) * product.part_steps, product.steps) << "a part of nothing";
+      EXPECT_GE(product.parts * product.part_steps, product.steps);
+      EXPECT_EQ(product.in_place, 0);
+      EXPECT_EQ(program.instructions[0].wait, 0) << "nothing comes before";
+    }
   }
 }
 
-// Where that is even enough, no block needs another's sums.
-TEST_F(ProgramTest, TilesStayWholeWhereBlocksHaveManyOrJustEnough) {
-  const auto unit = [&](int64_t m) {
-    const Rows x = memory_.rows(1, kHidden);
-    return compiled({linear(x, 1, m, memory_.rows(1, m))}).products[0].unit;
+TEST_F(ProgramTest, TermsAreCutWhereWholeTilesAreUneven) {
+  const auto parts = [&](int64_t m, int64_t n) {
+    const Rows x = memory_.rows(1, n);
+    return compiled({linear(x, 1, m, memory_.rows(1, m))}).products[0].parts;
   };
-  EXPECT_EQ(unit(132 * 16), 5);
-  EXPECT_EQ(unit(132 * 16 + 1), 1) << "one block would have two tiles, the others one";
-  EXPECT_EQ(unit(4096), 5) << "four blocks have none";
-  EXPECT_EQ(unit(2304), 1);
-  EXPECT_EQ(unit(18432), 5);
+  EXPECT_EQ(parts(132 * 16, 2304), 1);
+  EXPECT_EQ(parts(4096, 2304), 1) << "four blocks have none";
+  EXPECT_EQ(parts(18432, 2304), 1);
+  EXPECT_EQ(parts(3584, 4096), 4) << "seven tiles of two rounds; whole, two of eight";
+  EXPECT_EQ(parts(3584, 14336), 4);
+  EXPECT_EQ(parts(2304, 9216), 6);
 }
 
-TEST_F(ProgramTest, ANormAddsUpTheHalvesOfAProduct) {
+// The order of sums must not depend on the rows.
+TEST_F(ProgramTest, CutsAreTheSameForAnyNumberOfRows) {
+  for (int64_t n : {2048, 9216, 36864}) {
+    const auto cut = [&](int64_t rows) {
+      const ProgramProduct product =
+          compiled({linear(memory_.rows(rows, n), rows, kHidden, memory_.rows(rows, kHidden))})
+              .products[0];
+      return std::pair(product.parts, product.part_steps);
+    };
+    for (int64_t rows : {2, 8, 9, 16}) EXPECT_EQ(cut(rows), cut(1)) << rows << " rows of " << n;
+  }
+}
+
+TEST_F(ProgramTest, ANormAddsUpThePartsOfAProduct) {
   const Rows residual = memory_.rows(DType::kFloat32, 2, kHidden);
-  const auto program = [&](int64_t n, int64_t m) {
-    const Rows out = memory_.rows(2, m);
-    return compiled({linear(memory_.rows(2, n), 2, m, out),
-                     add_norm(out, 2, residual, memory_.rows(2, kHidden))});
+  const auto program = [&](const Rows& out, const Rows& x) {
+    return compiled({linear(memory_.rows(2, 9216), 2, kHidden, out),
+                     add_norm(x, 2, residual, memory_.rows(2, kHidden))});
   };
-  const Program shared = program(9216, kHidden);
-  EXPECT_NE(shared.instructions[0].product.halves, nullptr);
-  EXPECT_EQ(shared.instructions[1].norm.halves, shared.instructions[0].product.halves);
-  const Program other =
-      compiled({linear(memory_.rows(2, 9216), 2, kHidden, memory_.rows(2, kHidden)),
-                add_norm(memory_.rows(2, kHidden), 2, residual, memory_.rows(2, kHidden))});
-  EXPECT_EQ(other.instructions[0].product.halves, nullptr) << "a norm of something else";
-  EXPECT_EQ(other.instructions[1].norm.halves, nullptr);
-  limits_.blocks = 160;
-  const Program many = program(9216, kHidden);
-  EXPECT_EQ(many.instructions[0].product.halves, nullptr) << "three blocks may share a tile";
-  EXPECT_EQ(many.instructions[1].norm.halves, nullptr);
+  const Rows out = memory_.rows(2, kHidden);
+  const Program taken = program(out, out);
+  ASSERT_EQ(taken.instructions.size(), 2u);
+  ASSERT_NE(taken.instructions[0].product.sums, nullptr);
+  EXPECT_EQ(taken.instructions[1].norm.sums, taken.instructions[0].product.sums);
+  EXPECT_EQ(taken.instructions[1].norm.parts, taken.instructions[0].product.parts);
+  const Program other = program(out, memory_.rows(2, kHidden));
+  ASSERT_EQ(other.instructions.size(), 3u) << "a norm of something else";
+  EXPECT_EQ(other.instructions[1].kind, Instruction::kSum);
+  EXPECT_EQ(other.instructions[1].sum.sums, other.instructions[0].product.sums);
+  EXPECT_EQ(other.instructions[1].sum.out, out.data);
+  EXPECT_EQ(other.instructions[1].wait, 1);
+  EXPECT_EQ(other.instructions[2].norm.sums, nullptr);
 }
 
 TEST_F(ProgramTest, AProductFindsTheNormOfFewRowsInPlace) {
@@ -128,7 +146,7 @@ TEST_F(ProgramTest, AProductWaitsBeforeItWritesWhatTheNormReads) {
   const Rows hidden = memory_.rows(1, kHidden);
   const Rows x = memory_.rows(1, kHidden);
   const Program program =
-      compiled({add_norm(x, 1, residual, hidden), linear(hidden, 1, kHidden, x)});
+      compiled({add_norm(x, 1, residual, hidden), linear(hidden, 1, 132 * 16, x)});
   EXPECT_EQ(program.instructions[1].product.in_place, 1);
   EXPECT_EQ(program.instructions[1].wait, 1);
 }
@@ -191,7 +209,7 @@ TEST_F(ProgramTest, AttentionRotatesWhatWasToBeRotatedBeforeIt) {
   ASSERT_EQ(fused.instructions.size(), 2u);
   EXPECT_EQ(fused.instructions[0].kind, Instruction::kAttention);
   EXPECT_EQ(fused.instructions[0].attention.rotates, 1);
-  EXPECT_EQ(fused.instructions[0].attention.splits, 32);  // parts of 32 keys
+  EXPECT_EQ(fused.instructions[0].attention.splits, 32);
   EXPECT_EQ(fused.instructions[1].kind, Instruction::kMerge);
 
   attention.key = memory_.take(1 << 20);  // of another layer
@@ -203,6 +221,23 @@ TEST_F(ProgramTest, AttentionRotatesWhatWasToBeRotatedBeforeIt) {
   EXPECT_EQ(fused.instructions[1].wait, 1);
   EXPECT_EQ(apart.instructions[1].wait, 1);
   EXPECT_EQ(apart.instructions[2].wait, 2);
+}
+
+// Equal sequences take all blocks, and none waits for a long one.
+TEST_F(ProgramTest, KeysAreCutByTheirNumberAndThatOfTheUnits) {
+  EXPECT_EQ(parts_at_most(0, 8, 132), 1);
+  EXPECT_EQ(parts_at_most(33, 8, 132), 2);
+  EXPECT_EQ(parts_at_most(1040, 8, 132), 16) << "one sequence";
+  EXPECT_EQ(parts_at_most(500, 64, 132), 2) << "eight: all blocks have one part";
+  EXPECT_EQ(parts_at_most(1040, 64, 132), 4) << "two";
+  EXPECT_EQ(parts_at_most(500, 128, 132), 1) << "sixteen";
+  EXPECT_EQ(parts_at_most(8192, 128, 132), 16);
+  int before = 0;
+  for (int keys = 0; keys < 9000; keys += 7) {
+    const int parts = parts_at_most(keys, 128, 132);
+    EXPECT_GE(parts, before) << "of fewer keys no more, as there is room for";
+    before = parts;
+  }
 }
 
 LoraLinearArgs with_low_rank(const LinearArgs& linear) {
@@ -243,34 +278,37 @@ TEST_F(ProgramTest, LowRankPartsHaveWaitsAndRoomsInTurn) {
 TEST_F(ProgramTest, TakesLowRankPartsOfFewRowsAndWholeBoxes) {
   const LoraLinearArgs args =
       with_low_rank(linear(memory_.rows(8, kHidden), 8, 64, memory_.rows(8, 64)));
-  EXPECT_TRUE(is_programmable(args));
+  EXPECT_TRUE(is_programmable(args, limits_));
   LoraLinearArgs other = args;
   other.lora.targets[0].columns = 60;
-  EXPECT_FALSE(is_programmable(other));
+  EXPECT_FALSE(is_programmable(other, limits_));
   other = args;
   other.n_rows = 9;
-  EXPECT_FALSE(is_programmable(other));
+  EXPECT_FALSE(is_programmable(other, limits_));
   other = args;
   other.linear.out.dtype = DType::kFloat32;
-  EXPECT_FALSE(is_programmable(other));
-  EXPECT_FALSE(is_programmable(GeluMulArgs{}));
+  EXPECT_FALSE(is_programmable(other, limits_));
+  EXPECT_FALSE(is_programmable(GeluMulArgs{}, limits_));
 }
 
 TEST_F(ProgramTest, TakesWhatItCanRunOnly) {
   const auto product = [&](int64_t rows, int64_t n, DType dtype) {
     return is_programmable(
-        linear(memory_.rows(dtype, rows, n), rows, 64, memory_.rows(dtype, rows, 64)));
+        linear(memory_.rows(dtype, rows, n), rows, 4096, memory_.rows(dtype, rows, 4096)), limits_);
   };
-  EXPECT_TRUE(product(8, 64, DType::kBFloat16));
-  EXPECT_FALSE(product(9, 64, DType::kBFloat16));
+  EXPECT_TRUE(product(16, 64, DType::kBFloat16));
+  EXPECT_FALSE(product(17, 64, DType::kBFloat16));
   EXPECT_FALSE(product(1, 64, DType::kFloat32));
   EXPECT_FALSE(product(1, 72, DType::kBFloat16)) << "panels of 64 elements";
-  EXPECT_TRUE(product(1, 36864, DType::kBFloat16));
-  EXPECT_FALSE(product(8, 36864, DType::kBFloat16)) << "more than shared memory holds";
+  EXPECT_TRUE(product(8, 4608, DType::kBFloat16));
+  EXPECT_FALSE(product(16, 4608, DType::kBFloat16)) << "more than shared memory holds";
+  // Unless the terms are cut.
+  EXPECT_TRUE(
+      is_programmable(linear(memory_.rows(16, 36864), 16, 4608, memory_.rows(16, 4608)), limits_));
   AttentionArgs prefill;
   prefill.dtype = DType::kBFloat16;
   prefill.max_q = 2;
-  EXPECT_FALSE(is_programmable(prefill));
+  EXPECT_FALSE(is_programmable(prefill, limits_));
 }
 
 }  // namespace
