@@ -140,6 +140,10 @@ class AdapterCatalog {
   bool stopped() const { return stopped_; }
   bool probes_queued() const { return !to_probe_.empty(); }
   bool reads_granted() const { return !granted_.empty(); }
+  // Whether reads wait for a thread that is free.
+  bool reads_wait() const {
+    return reads_granted() || (reading_ >= options_.loader_threads && !to_read_.empty());
+  }
   bool keeper_wanted() const {
     return !to_read_.empty() || !to_upload_.empty() || !dropped_.empty();
   }

@@ -178,7 +178,7 @@ AdapterStoreStats AdapterStore::stats() const {
 
 std::chrono::nanoseconds AdapterStore::stuck_for() const {
   const std::lock_guard lock(mutex_);
-  const Clock::time_point since = std::min(waiting_since_, keeping_since_);
+  const Clock::time_point since = std::min({probes_wait_since_, reads_wait_since_, keeping_since_});
   return since == kNever ? std::chrono::nanoseconds(0) : Clock::now() - since;
 }
 
@@ -196,16 +196,20 @@ AdapterTicket::State AdapterStore::state_of(const AdapterLoad& load) const {
 
 // --- Threads ---------------------------------------------------------------------------------
 
-void AdapterStore::note_waiting(bool progress) {
-  if (!catalog_.probes_queued() && !catalog_.reads_granted()) {
-    waiting_since_ = kNever;
-  } else if (progress || waiting_since_ == kNever) {
-    waiting_since_ = Clock::now();
-  }
+void AdapterStore::note_waiting(Progress progress) {
+  const auto note = [](Clock::time_point& since, bool waits, bool goes_on) {
+    if (!waits) {
+      since = kNever;
+    } else if (goes_on || since == kNever) {
+      since = Clock::now();
+    }
+  };
+  note(probes_wait_since_, catalog_.probes_queued(), progress == Progress::kProbe);
+  note(reads_wait_since_, catalog_.reads_wait(), progress == Progress::kRead);
 }
 
 void AdapterStore::wake_threads() {
-  note_waiting(/*progress=*/false);
+  note_waiting(Progress::kNone);
   if (catalog_.probes_queued()) prober_wake_.notify_one();
   if (catalog_.probes_queued() || catalog_.reads_granted()) loader_wake_.notify_all();
   if (catalog_.keeper_wanted()) {
@@ -215,7 +219,6 @@ void AdapterStore::wake_threads() {
 }
 
 void AdapterStore::report(Lock& lock) {
-  note_waiting(/*progress=*/true);
   wake_threads();
   changed_.notify_all();
   if (!catalog_.take_settled() || !options_.on_settled) return;
@@ -251,7 +254,7 @@ void AdapterStore::loader_thread() {
 }
 
 void AdapterStore::probe(AdapterLoad& load, Lock& lock) {
-  note_waiting(/*progress=*/true);
+  note_waiting(Progress::kProbe);
   lock.unlock();
   AdapterProbe found;
   const std::string error = error_of_call([&] { found = backend_.probe(load.id); });
@@ -261,11 +264,12 @@ void AdapterStore::probe(AdapterLoad& load, Lock& lock) {
   } else {
     catalog_.probe_failed(load, error);
   }
+  note_waiting(Progress::kProbe);
   report(lock);
 }
 
 void AdapterStore::read(AdapterLoad& load, Lock& lock) {
-  note_waiting(/*progress=*/true);
+  note_waiting(Progress::kRead);
   lock.unlock();
   std::unique_ptr<HostAdapter> host;
   const auto start = Clock::now();
@@ -296,6 +300,7 @@ void AdapterStore::read(AdapterLoad& load, Lock& lock) {
     lock.lock();
     catalog_.spare_destroyed(bytes);
   }
+  note_waiting(Progress::kRead);
   report(lock);
 }
 

@@ -134,9 +134,9 @@ class AdapterStore {
   std::vector<AdapterPin> load_now(const std::vector<std::string>& ids);
 
   AdapterStoreStats stats() const;
-  // How long lookups and reads have waited without any being begun or ended, or one upload has
-  // been under way, whichever is longer; 0 while nothing waits. A read that hangs alone, beside
-  // threads that go on, is not counted.
+  // How long lookups have waited without any being begun or ended, reads likewise, or one upload
+  // has been under way, whichever is longest; 0 while nothing waits. A read that hangs alone,
+  // beside threads that go on, is not counted.
   std::chrono::nanoseconds stuck_for() const;
 
   // Waits for the loads in flight, drops the queued ones and ends all threads. Tickets that waited
@@ -160,8 +160,9 @@ class AdapterStore {
   bool keep(Lock& lock);
   void upload(AdapterEntry& entry, Lock& lock);
 
-  // Notes whether work waits; `progress`: some has just been begun or ended.
-  void note_waiting(bool progress);
+  // Notes whether work waits, after some of this kind has been begun or ended.
+  enum class Progress { kNone, kProbe, kRead };
+  void note_waiting(Progress progress);
   // Wakes the threads that the books have work for.
   void wake_threads();
   // After a thread's work: also wakes those who wait, and tells the engine. Unlocks and relocks.
@@ -177,9 +178,10 @@ class AdapterStore {
   std::condition_variable keeper_wake_;
   std::condition_variable changed_;  // for wait() and load_now()
   AdapterCatalog catalog_;           // guarded by mutex_
-  // Since when work waits without progress, and the keeper is at one round; max(): neither. Guarded
-  // by mutex_.
-  std::chrono::steady_clock::time_point waiting_since_ = kNever;
+  // Since when lookups and reads wait without progress, and the keeper is at one round; kNever:
+  // they do not. Guarded by mutex_.
+  std::chrono::steady_clock::time_point probes_wait_since_ = kNever;
+  std::chrono::steady_clock::time_point reads_wait_since_ = kNever;
   std::chrono::steady_clock::time_point keeping_since_ = kNever;
   bool keeper_rests_ = false;  // it has seen all that there is; guarded by mutex_
   std::vector<std::thread> threads_;

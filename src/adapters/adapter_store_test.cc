@@ -449,8 +449,14 @@ TEST_P(AdapterStoreTest, LoadersThatAllHangAreSeen) {
   EXPECT_EQ(store.stuck_for().count(), 0);  // one alone does not count
   AdapterTicket c = store.request("c");
   gate.await_arrivals(2);
+  // Names are still looked up, which is no progress for those that wait to be read.
   AdapterTicket d = store.request("d");
-  while (store.stuck_for() < milliseconds(20)) std::this_thread::yield();
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  while (store.stuck_for() < milliseconds(50) && std::chrono::steady_clock::now() < end) {
+    AdapterTicket e = store.request("e");
+    std::this_thread::sleep_for(milliseconds(5));
+  }
+  EXPECT_GE(store.stuck_for(), milliseconds(50));
   gate.open();
   for (const AdapterTicket* ticket : {&b, &c, &d})
     EXPECT_EQ(settled(store, *ticket), State::kReady);
