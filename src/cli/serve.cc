@@ -107,6 +107,12 @@ HttpServerOptions http_options(const ServeOptions& options, Log& log) {
   HttpServerOptions http;
   http.hostname = options.hostname;
   http.port = static_cast<uint16_t>(options.port);
+  http.max_connections = static_cast<size_t>(options.max_connections);
+  http.max_connections_per_address = static_cast<size_t>(options.max_connections_per_address);
+  http.limits.body_bytes = static_cast<size_t>(options.max_body_bytes);
+  http.header_timeout = to_milliseconds(options.header_timeout);
+  http.body_timeout = to_milliseconds(options.body_timeout);
+  http.idle_timeout = to_milliseconds(options.idle_timeout);
   http.access_log = [&log](const AccessRecord& record) {
     const LogLevel level = level_of(record);
     if (log.shows(level)) log.print(level, access_line(record, log.format(), log.now()));

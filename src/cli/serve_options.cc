@@ -204,6 +204,38 @@ void add_server_flags(CLI::App& command, ServeOptions& options) {
       ->capture_default_str();
 }
 
+void add_connection_flags(CLI::App& command, ServeOptions& options) {
+  Group group(command, "Connections");
+  group
+      .add("--max-connections", options.max_connections,
+           "Connections at once; beyond them idle ones give way, or new ones get status 503")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  group
+      .add("--max-connections-per-address", options.max_connections_per_address,
+           "Of these from one address; 0: all, as behind a proxy")
+      ->check(CLI::Range(0, 1 << 20))
+      ->capture_default_str();
+  group.add("--max-body-bytes", options.max_body_bytes, "Of a request; beyond it: status 413")
+      ->check(CLI::Range(int64_t{1} << 10, int64_t{1} << 30))
+      ->capture_default_str();
+  group
+      .add("--header-timeout", options.header_timeout,
+           "Seconds from a request's first byte to the end of its headers; then status 408")
+      ->check(CLI::Range(0.01, 86400.0))
+      ->capture_default_str();
+  group
+      .add("--body-timeout", options.body_timeout,
+           "Seconds from there to the end of its body; then status 408")
+      ->check(CLI::Range(0.01, 86400.0))
+      ->capture_default_str();
+  group
+      .add("--idle-timeout", options.idle_timeout,
+           "Seconds that a connection may be without a request")
+      ->check(CLI::Range(0.01, 86400.0))
+      ->capture_default_str();
+}
+
 }  // namespace
 
 void ServeOptions::add_to(CLI::App& command) {
@@ -221,6 +253,7 @@ void ServeOptions::add_to(CLI::App& command) {
   add_request_flags(command, *this);
   add_step_flags(command, *this);
   add_server_flags(command, *this);
+  add_connection_flags(command, *this);
   add_launcher_flags(command, without_effect);
 }
 

@@ -69,6 +69,12 @@ struct ServeOptions {
   std::string log_format = "text";  // or "json"
   bool json_output = false;         // the launcher's name for log_format json
   int validation_workers = 2;
+  int64_t max_connections = 4096;
+  int64_t max_connections_per_address = 2048;  // 0: any
+  int64_t max_body_bytes = int64_t{2} << 20;
+  double header_timeout = 10.0;  // seconds, as the next two
+  double body_timeout = 60.0;
+  double idle_timeout = 75.0;
   double drain_delay = 0.0;       // seconds between a signal and the end of taking requests
   double health_timeout = 120.0;  // seconds; 0: none
   double shutdown_time = 30.0;    // seconds for what runs at SIGTERM

@@ -43,12 +43,6 @@ void set_socket_options(asio::ip::tcp::socket& socket, std::chrono::milliseconds
   set(TCP_USER_TIMEOUT, static_cast<int>(write_timeout.count()));
 }
 
-std::string address_of(const asio::ip::tcp::socket& socket) {
-  error_code error;
-  const auto endpoint = socket.remote_endpoint(error);
-  return error ? std::string() : endpoint.address().to_string(error);
-}
-
 // Precondition: an exception is being handled.
 std::string message_of_current_exception() {
   try {
@@ -61,6 +55,12 @@ std::string message_of_current_exception() {
 }
 
 }  // namespace
+
+std::string address_of(const asio::ip::tcp::socket& socket) {
+  error_code error;
+  const auto endpoint = socket.remote_endpoint(error);
+  return error ? std::string() : endpoint.address().to_string(error);
+}
 
 HttpConnection::HttpConnection(asio::ip::tcp::socket socket, const HttpServerOptions& options,
                                const HttpHandler& handler,

@@ -21,6 +21,9 @@
 namespace lorax {
 
 // All functions are called on the strand of the socket, except where it says otherwise.
+// The client's, without its port; empty if it has gone already.
+std::string address_of(const boost::asio::ip::tcp::socket& socket);
+
 class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
  public:
   // Options, handler and `closed` must outlive the connection. `closed` is called once, when the

@@ -1,5 +1,7 @@
 #include "server/http_parser.h"
 
+#include <algorithm>
+
 #include <fmt/format.h>
 #include <boost/algorithm/string/predicate.hpp>
 #include <boost/asio/buffer.hpp>
@@ -59,13 +61,26 @@ size_t HttpParser::put(std::string_view bytes) {
   while (taken < bytes.size() && !error) {
     // Stops at the end of the headers, which are looked at before the body is read.
     beast_->eager(state_ == State::kBody);
-    taken += beast_->put(boost::asio::buffer(bytes.data() + taken, bytes.size() - taken), error);
+    std::string_view rest = bytes.substr(taken);
+    if (state_ == State::kHeader) rest = within_header_limits(rest);
+    const bool is_cut = rest.size() < bytes.size() - taken;
+    size_t used = 0;
+    if (!rest.empty()) used = beast_->put(boost::asio::buffer(rest.data(), rest.size()), error);
+    taken += used;
     if (error && error != http::error::need_more) {
       const bool line_complete = take_request_line() || bytes.find("\r\n", taken) != bytes.npos;
       fail(failure_of(error, line_complete));
       return taken;
     }
-    if (state_ == State::kHeader && beast_->is_header_done()) take_header();
+    if (state_ == State::kHeader) {
+      header_bytes_ += used;
+      header_lines_ += static_cast<size_t>(std::ranges::count(rest.substr(0, used), '\n'));
+      if (beast_->is_header_done()) {
+        take_header();
+      } else if (is_cut && (error || used == 0)) {
+        fail_header_limit(rest.substr(used));
+      }
+    }
     if (state_ == State::kFailed) return taken;
     if (state_ == State::kBody && beast_->is_done()) {
       state_ = State::kDone;
@@ -95,6 +110,28 @@ HttpRequest HttpParser::take_request() {
 void HttpParser::fail(Failure failure) {
   state_ = State::kFailed;
   failure_ = std::move(failure);
+}
+
+// As many of the bytes as may still belong to the headers. Beast counts neither the fields nor,
+// where reads have other borders than lines, all bytes.
+std::string_view HttpParser::within_header_limits(std::string_view bytes) const {
+  const std::string_view part = bytes.substr(0, limits_.header_bytes - header_bytes_);
+  // The request line, the fields and the empty line.
+  size_t lines = limits_.header_fields + 2 - header_lines_;
+  for (size_t end = part.find('\n'); end != part.npos; end = part.find('\n', end + 1)) {
+    if (--lines == 0) return part.substr(0, end + 1);
+  }
+  return part;
+}
+
+void HttpParser::fail_header_limit(std::string_view rest) {
+  if (header_lines_ == 0 && rest.find("\r\n") == rest.npos) {
+    return fail(
+        {414, fmt::format("the request line is longer than {} bytes", limits_.header_bytes)});
+  }
+  take_request_line();
+  fail({431, fmt::format("the headers are longer than {} bytes, or more than {}",
+                         limits_.header_bytes, limits_.header_fields)});
 }
 
 bool HttpParser::take_request_line() {

@@ -15,7 +15,9 @@
 namespace lorax {
 
 struct HttpLimits {
-  size_t header_bytes = size_t{32} << 10;  // of the request line, and of all headers
+  // Of the request line and all headers together, whatever the borders of the reads.
+  size_t header_bytes = size_t{32} << 10;
+  size_t header_fields = 256;
   size_t body_bytes = size_t{2} << 20;
 };
 
@@ -66,6 +68,8 @@ class HttpParser {
 
   Failure failure_of(boost::system::error_code error, bool line_complete) const;
   void fail(Failure failure);
+  void fail_header_limit(std::string_view rest);
+  std::string_view within_header_limits(std::string_view bytes) const;
   bool take_request_line();
   void take_header();
   std::optional<Failure> fault_of_header() const;
@@ -73,6 +77,8 @@ class HttpParser {
   const HttpLimits limits_;
   std::unique_ptr<Beast> beast_;
   State state_ = State::kStart;
+  size_t header_bytes_ = 0;  // that have been parsed
+  size_t header_lines_ = 0;  // among them, with the request line
   HttpRequest request_;
   Failure failure_;
 };

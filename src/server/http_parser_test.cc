@@ -102,6 +102,51 @@ TEST(HttpParserTest, LimitsHoldInAnyPieces) {
   }
 }
 
+// However short the fields are, and however often a read ends.
+TEST(HttpParserTest, FieldsAreCountedInAnyPieces) {
+  HttpLimits limits;
+  limits.header_fields = 20;
+  const auto request = [](int fields) {
+    std::string text = "GET / HTTP/1.1\r\nHost: h\r\n";
+    for (int i = 1; i < fields; ++i) text += "a:\r\n";
+    return text + "\r\n";
+  };
+  for (size_t piece : {1, 3, 4, 7, 64, 4096, 1 << 20}) {
+    HttpParser allowed(limits);
+    feed(allowed, request(20), piece);
+    EXPECT_EQ(allowed.state(), State::kDone) << piece;
+    for (int fields : {21, 22, 23, 1000, 100000}) {
+      HttpParser parser(limits);
+      feed(parser, request(fields), piece);
+      ASSERT_EQ(parser.state(), State::kFailed) << fields << " by " << piece;
+      EXPECT_EQ(parser.error_status(), 431);
+    }
+  }
+}
+
+TEST(HttpParserTest, BytesOfManyShortFieldsAreCountedInAnyPieces) {
+  HttpLimits limits;
+  limits.header_bytes = 1024;
+  limits.header_fields = 1 << 20;
+  std::string text = "GET / HTTP/1.1\r\nHost: h\r\n";
+  while (text.size() < 100'000) text += "a:\r\n";
+  for (size_t piece : {1, 3, 4, 7, 64, 1000, 4096, 1 << 20}) {
+    HttpParser parser(limits);
+    feed(parser, text, piece);
+    ASSERT_EQ(parser.state(), State::kFailed) << piece;
+    EXPECT_EQ(parser.error_status(), 431) << piece;
+  }
+  // The last byte that fits, with a body behind it.
+  std::string exact = "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3000\r\nx: ";
+  exact += std::string(limits.header_bytes - exact.size() - 4, 'x') + "\r\n\r\n";
+  exact += std::string(3000, '\n');
+  for (size_t piece : {1, 7, 1000, 1 << 20}) {
+    HttpParser parser(limits);
+    feed(parser, exact, piece);
+    EXPECT_EQ(parser.state(), State::kDone) << piece;
+  }
+}
+
 TEST(HttpParserTest, WhatFitsExactlyIsTaken) {
   HttpLimits limits;
   limits.body_bytes = 5;

@@ -34,7 +34,8 @@ using tcp = asio::ip::tcp;
 
 namespace {
 
-// Files that connections leave to the rest of the process: model, adapters, logs.
+// Files that connections leave to the rest of the process: model, adapters, logs. Where there are
+// few files at all, they leave three quarters.
 constexpr size_t kReservedFiles = 256;
 // Connections beyond the limit that are told so; those beyond these are only closed.
 constexpr size_t kMaxRefusals = 64;
@@ -52,7 +53,8 @@ size_t allowed_connections(size_t wanted) {
   }
   if (files.rlim_cur >= needed) return wanted;
   const rlim_t spare = kMaxRefusals + kReservedFiles;
-  return std::max<size_t>(files.rlim_cur > spare ? files.rlim_cur - spare : 0, 64);
+  const rlim_t beside = files.rlim_cur > spare ? files.rlim_cur - spare : 0;
+  return std::max<size_t>({beside, files.rlim_cur / 4, 1});
 }
 
 void check_options(const HttpServerOptions& options) {
@@ -147,6 +149,7 @@ class HttpServer::Impl {
  private:
   struct Entry {
     std::shared_ptr<HttpConnection> connection;
+    std::string address;
     bool refused = false;  // it is only told that there are too many
     bool evicted = false;  // it has been asked to make room
   };
@@ -185,6 +188,10 @@ class HttpServer::Impl {
       if (error == asio::error::connection_aborted) return accept();
       // Most likely no file descriptor is left. Those who wait stay in the queue of the kernel.
       report(fmt::format("cannot accept connections: {}", error.message()));
+      {
+        const std::lock_guard lock(mutex_);
+        evict_idle();
+      }
       accept_pause_.expires_after(kAcceptPause);
       accept_pause_.async_wait([this](error_code) {
         if (acceptor_.is_open()) accept();
@@ -194,21 +201,32 @@ class HttpServer::Impl {
 
   void admit(tcp::socket socket) {
     std::shared_ptr<HttpConnection> connection;
+    const std::string address = address_of(socket);
     bool refused = false;
     {
       const std::lock_guard lock(mutex_);
-      if (connections_.size() - refusals_ >= options_.max_connections) refused = !evict_idle();
+      refused = has_too_many(address);
+      if (!refused && connections_.size() - refusals_ >= options_.max_connections) {
+        refused = !evict_idle();
+      }
       if (stopping_ || (refused && refusals_ >= kMaxRefusals)) return;
       connection =
           std::make_shared<HttpConnection>(std::move(socket), options_, handler_, on_closed_);
-      connections_.emplace(connection.get(), Entry{connection, refused, /*evicted=*/false});
-      if (refused) ++refusals_;
+      connections_.emplace(connection.get(),
+                           Entry{connection, address, refused, /*evicted=*/false});
+      refused ? ++refusals_ : ++by_address_[address];
     }
     refused ? connection->refuse() : connection->start();
   }
 
-  // Makes room by closing the connection that has been idle for longest; false if none is. With
-  // the lock held.
+  // With the lock held, as what follows.
+  bool has_too_many(const std::string& address) const {
+    const auto found = by_address_.find(address);
+    return options_.max_connections_per_address > 0 && found != by_address_.end() &&
+           found->second >= options_.max_connections_per_address;
+  }
+
+  // Makes room by closing the connection that has been idle for longest; false if none is.
   bool evict_idle() {
     Entry* oldest = nullptr;
     int64_t since = std::numeric_limits<int64_t>::max();
@@ -227,7 +245,12 @@ class HttpServer::Impl {
   void forget(HttpConnection& connection) {
     const std::lock_guard lock(mutex_);
     const auto found = connections_.find(&connection);
-    if (found->second.refused) --refusals_;
+    if (found->second.refused) {
+      --refusals_;
+    } else if (const auto of_address = by_address_.find(found->second.address);
+               --of_address->second == 0) {
+      by_address_.erase(of_address);
+    }
     connections_.erase(found);
     if (connections_.empty()) none_left_.notify_all();
   }
@@ -243,7 +266,8 @@ class HttpServer::Impl {
   bool stopping_ = false;  // guarded by mutex_
   // Owns the open connections; guarded by mutex_.
   std::unordered_map<HttpConnection*, Entry> connections_;
-  size_t refusals_ = 0;  // among them
+  size_t refusals_ = 0;                                 // among them
+  std::unordered_map<std::string, size_t> by_address_;  // the others
 
   asio::io_context io_;
   asio::executor_work_guard<asio::io_context::executor_type> work_;

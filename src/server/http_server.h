@@ -51,6 +51,8 @@ struct HttpServerOptions {
   // is idle it is answered with 503 and closed. Lowered to what the limit of open files allows,
   // which is raised as far as the process may.
   size_t max_connections = 4096;
+  // From one address; further ones are answered with 503 and closed. 0: any.
+  size_t max_connections_per_address = 0;
   // What a response in parts may have waiting for a client that reads slowly, beside what is being
   // sent; beyond it the client is disconnected.
   size_t max_queued_bytes = size_t{1} << 20;

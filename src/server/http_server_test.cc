@@ -428,6 +428,52 @@ TEST_F(HttpServerTest, IdleConnectionsGiveWay) {
   EXPECT_EQ(busy.receive().body, "untouched");
 }
 
+TEST_F(HttpServerTest, OneAddressHasItsShareOfConnections) {
+  options.max_connections_per_address = 2;
+  const uint16_t port = start();
+  for (int round = 0; round < 3; ++round) {  // places come back, those of refused ones, too
+    TestClient a(port);
+    TestClient b(port);
+    a.send(get("/hold"));
+    b.send(get("/hold"));
+    auto for_a = handler.held();
+    auto for_b = handler.held();
+    for (int i = 0; i < 3; ++i) {
+      TestClient c(port);
+      EXPECT_EQ(c.request(get("/")).status, 503);
+    }
+    for_a->respond(text("a"));
+    for_b->respond(text("b"));
+    EXPECT_EQ(a.receive().body.size() + b.receive().body.size(), 2u);
+    a.close();
+    b.close();
+    EXPECT_TRUE(eventually([&] { return server->connections() == 0; }));
+  }
+}
+
+// What is idle holds files that a new client needs.
+TEST_F(HttpServerTest, IdleConnectionsGiveWayWhenFilesAreFew) {
+  const uint16_t port = start();
+  TestClient idle(port);
+  EXPECT_EQ(idle.request(get("/")).status, 200);
+  rlimit before{};
+  ::getrlimit(RLIMIT_NOFILE, &before);
+  rlimit tight = before;
+  tight.rlim_cur = 128;
+  ::setrlimit(RLIMIT_NOFILE, &tight);
+  std::vector<int> files;
+  const auto take_file = [] { return ::open("/dev/null", O_RDONLY); };
+  for (int file = take_file(); file >= 0; file = take_file()) files.push_back(file);
+  ASSERT_FALSE(files.empty());
+  ::close(files.back());  // for the client's socket; none is left for the server's
+  files.pop_back();
+  TestClient client(port);
+  EXPECT_EQ(client.request(get("/")).status, 200);
+  EXPECT_EQ(idle.receive_all(), "");
+  for (int file : files) ::close(file);
+  ::setrlimit(RLIMIT_NOFILE, &before);
+}
+
 TEST_F(HttpServerTest, AcceptingGoesOnWhenFilesAreFreeAgain) {
   std::atomic<int> errors{0};
   options.error_log = [&](std::string_view) { ++errors; };
