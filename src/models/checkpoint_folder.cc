@@ -21,7 +21,14 @@ constexpr std::string_view kWhole =
     "a checkpoint is a directory with config.json, model.safetensors (or shards with their index) "
     "and tokenizer.json or tokenizer.model";
 
-std::string shown(const fs::path& path) { return printable(path.string()); }
+// The whole path, as it may have to be copied.
+std::string shown(const fs::path& path) {
+  std::string text;
+  for (const char c : path.string()) {
+    is_control(c) ? text += fmt::format("\\x{:02x}", static_cast<unsigned char>(c)) : text += c;
+  }
+  return text;
+}
 
 bool is_there(const fs::path& path) {
   std::error_code ignored;
@@ -93,7 +100,7 @@ std::optional<fs::path> snapshot_in(const fs::path& directory) {
   const std::string text = path.string();
   if (text.empty()) fail("the model's path is empty; {}", kWhole);
   if (text.find("://") != std::string::npos) {
-    fail("{}: is an address; download the checkpoint and give its directory", printable(text));
+    fail("{}: is an address; download the checkpoint and give its directory", shown(text));
   }
   const bool parent_is_there = !path.has_parent_path() || is_there(path.parent_path());
   if (is_hub_name(text) && !parent_is_there) fail_hub_name(text);
@@ -106,12 +113,12 @@ std::optional<fs::path> snapshot_in(const fs::path& directory) {
     }
     const auto nearest = nearest_word(part.string(), names_in(there.empty() ? "." : there, true));
     if (nearest) {
-      fail("{}: no such directory; did you mean {}?", printable(text), shown(there / *nearest));
+      fail("{}: no such directory; did you mean {}?", shown(text), shown(there / *nearest));
     }
-    fail("{}: no such directory: {} has no {}", printable(text),
+    fail("{}: no such directory: {} has no {}", shown(text),
          there.empty() ? "this directory" : shown(there), shown(part));
   }
-  fail("{}: no such directory; {}", printable(text), kWhole);
+  fail("{}: no such directory; {}", shown(text), kWhole);
 }
 
 [[noreturn]] void fail_file(const fs::path& path) {

@@ -178,24 +178,31 @@ class HttpServer::Impl {
     if (options_.error_log) options_.error_log(fmt::format("HTTP transport: {}", what));
   }
 
+  // Waits for a client first: where no file is left, accepting fails even while nobody waits.
   void accept() {
-    acceptor_.async_accept(asio::make_strand(io_), [this](error_code error, tcp::socket socket) {
+    acceptor_.async_wait(tcp::acceptor::wait_read, [this](error_code error) {
       if (!acceptor_.is_open()) return;
-      if (!error) {
-        admit(std::move(socket));
-        return accept();
-      }
-      if (error == asio::error::connection_aborted) return accept();
-      // Most likely no file descriptor is left. Those who wait stay in the queue of the kernel.
-      report(fmt::format("cannot accept connections: {}", error.message()));
-      {
-        const std::lock_guard lock(mutex_);
-        evict_idle();
-      }
-      accept_pause_.expires_after(kAcceptPause);
-      accept_pause_.async_wait([this](error_code) {
-        if (acceptor_.is_open()) accept();
+      if (error) return pause_accepting(error);
+      acceptor_.async_accept(asio::make_strand(io_), [this](error_code failed, tcp::socket socket) {
+        if (!acceptor_.is_open()) return;
+        if (!failed) admit(std::move(socket));
+        if (failed && failed != asio::error::connection_aborted) return pause_accepting(failed);
+        accept();
       });
+    });
+  }
+
+  // Most likely no file descriptor is left. Who waits stays in the queue of the kernel, until an
+  // idle connection has given its file or another has ended.
+  void pause_accepting(error_code error) {
+    report(fmt::format("cannot accept connections: {}", error.message()));
+    {
+      const std::lock_guard lock(mutex_);
+      evict_idle();
+    }
+    accept_pause_.expires_after(kAcceptPause);
+    accept_pause_.async_wait([this](error_code) {
+      if (acceptor_.is_open()) accept();
     });
   }
 

@@ -470,6 +470,8 @@ TEST_F(HttpServerTest, IdleConnectionsGiveWayWhenFilesAreFew) {
   TestClient client(port);
   EXPECT_EQ(client.request(get("/")).status, 200);
   EXPECT_EQ(idle.receive_all(), "");
+  EXPECT_EQ(client.receive_some(120), "") << "it is idle itself now, but nobody waits for its file";
+  EXPECT_EQ(client.request(get("/")).status, 200);
   for (int file : files) ::close(file);
   ::setrlimit(RLIMIT_NOFILE, &before);
 }

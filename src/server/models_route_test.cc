@@ -14,7 +14,6 @@ class ModelsTest : public ApiTest {
 };
 
 TEST_F(ModelsTest, BaseAndAdapters) {
-  const std::string root = std::filesystem::canonical("models/tiny-gemma2/adapters").string();
   const boost::json::value models = parse_json(get("/v1/models").body, "body");
   EXPECT_EQ(models.at("object").as_string(), "list");
   ASSERT_EQ(models.at("data").as_array().size(), 5u);
@@ -25,7 +24,7 @@ TEST_F(ModelsTest, BaseAndAdapters) {
                        "golden"));
   const boost::json::value& caps = models.at("data").at(1);
   EXPECT_EQ(caps.at("id").as_string(), "caps");
-  EXPECT_EQ(caps.at("root").as_string(), root + "/caps");
+  EXPECT_EQ(caps.at("root").as_string(), "caps");
   EXPECT_EQ(caps.at("parent").as_string(), "models/tiny-gemma2");
   EXPECT_EQ(parse_json(get("/v1/models/caps").body, "body"), caps);
   EXPECT_EQ(parse_json(get("/v1/models/models/tiny-gemma2").body, "body"), models.at("data").at(0));
@@ -50,7 +49,7 @@ TEST_F(ModelsTest, RuntimeAdapters) {
   EXPECT_EQ(post("/v1/completions", R"({"model": "me", "prompt": "a"})").status, 200);
   const std::string id = adapters_.resolve("pirate");
   EXPECT_EQ(service_.requests()[0].adapter, id);
-  EXPECT_EQ(parse_json(get("/v1/models/me").body, "body").at("root").as_string(), id);
+  EXPECT_EQ(parse_json(get("/v1/models/me").body, "body").at("root").as_string(), "pirate");
   expect_refused(post("/v1/load_lora_adapter", R"({"lora_name": "me", "lora_path": "caps"})"),
                  "lora_name", "has already been loaded");
   EXPECT_EQ(post("/v1/load_lora_adapter",

@@ -37,9 +37,10 @@ std::optional<seconds> TenantUsage::try_begin(int64_t generations, const TenantL
   }
   if (limits.max_tokens_per_minute > 0) {
     refill(limits, now);
-    if (*tokens_left_ <= 0.0) {
+    // A request takes a token at least.
+    if (*tokens_left_ < 1.0) {
       const double per_second = static_cast<double>(limits.max_tokens_per_minute) / 60.0;
-      return seconds(1 + static_cast<int64_t>(std::floor(-*tokens_left_ / per_second)));
+      return seconds(static_cast<int64_t>(std::ceil((1.0 - *tokens_left_) / per_second)));
     }
   }
   running_ += generations;

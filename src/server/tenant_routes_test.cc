@@ -137,8 +137,10 @@ TEST_F(TenantRoutesTest, RequestsAtOnce) {
   tenant_ = limited;
   const Writer first = send("POST", "/generate_stream", generate_body(""));
   const Writer second = send("POST", "/v1/completions", completion_body(""));
-  for (const char* path : {"/generate", "/v1/completions"}) {
-    const Writer third = send("POST", path, R"({"inputs": "a", "model": "", "prompt": "a"})");
+  const std::pair<const char*, std::string> further[] = {{"/generate", generate_body("")},
+                                                         {"/v1/completions", completion_body("")}};
+  for (const auto& [path, body] : further) {
+    const Writer third = send("POST", path, body);
     ASSERT_TRUE(third->ended());
     EXPECT_EQ(third->response().status, 429);
     EXPECT_EQ(header(third->response(), "Retry-After"), "1");

@@ -47,10 +47,11 @@ TEST(TenantTest, TokensAMinute) {
   usage.spend(50, limits, now);
   EXPECT_FALSE(usage.try_begin(1, limits, now)) << "10 are left";
   usage.spend(30, limits, now);
-  EXPECT_EQ(usage.try_begin(1, limits, now), seconds(21)) << "20 too many; one comes each second";
+  EXPECT_EQ(usage.try_begin(1, limits, now), seconds(21))
+      << "20 too many, one must be left, and one comes each second";
   now += milliseconds(19'500);
-  EXPECT_EQ(usage.try_begin(1, limits, now), seconds(1));
-  now += seconds(1);
+  EXPECT_EQ(usage.try_begin(1, limits, now), seconds(2));
+  now += seconds(2);
   EXPECT_FALSE(usage.try_begin(1, limits, now)) << "as Retry-After has said";
   now += seconds(1000);
   usage.spend(59, limits, now);

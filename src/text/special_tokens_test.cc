@@ -25,7 +25,8 @@ class SpecialTokensTest : public ::testing::Test {
   using Edit = std::function<void(json::object&)>;
 
   void SetUp() override {
-    folder_ = fs::path(testing::TempDir()) / "special_tokens";
+    const testing::TestInfo& test = *testing::UnitTest::GetInstance()->current_test_info();
+    folder_ = fs::path(testing::TempDir()) / (std::string("special_tokens_") + test.name());
     fs::remove_all(folder_);
     fs::create_directories(folder_);
     for (const char* name :

@@ -71,7 +71,7 @@ std::unique_ptr<Tokenizer> load_tokenizer(const Folder& folder) {
   for (const char* name : kFileNames) {
     if (folder.has(name)) return load_named(folder, name);
   }
-  fail("{}: has no tokenizer; put the model's tokenizer.json or tokenizer.model there",
+  fail("{}: has no tokenizer; put a tokenizer.json or a tokenizer.model there",
        folder.path().string());
 }
 

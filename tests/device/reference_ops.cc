@@ -9,12 +9,14 @@ namespace {
 size_t index(int64_t i) { return static_cast<size_t>(i); }
 
 constexpr double kUnit = 0x1p-24;  // what float32 rounds by
-// Roundings of a sum of products, in units of their root of sum of squares: a few dozen additions
-// one after the other on the narrowest vectors.
-constexpr double kSumUnits = 16.0;
-// Relative ones: of the scaling; of a capped score, with the division by the cap, a tanh of 4 ulp
-// (as Highway documents its own) and the multiplication; of a weight, with an exp of 1 ulp, the sum
-// that it is divided by and its product with a value.
+// What n additions one after the other round by, in units of the largest partial sum: each by up to
+// half a unit in the last place, in either direction, and of many sums the worst lies some
+// deviations out.
+double chain_units(int64_t additions) { return 2.0 * std::sqrt(static_cast<double>(additions)); }
+
+// Relative roundings: of the scaling; of a capped score, with the division by the cap, a tanh of 4
+// ulp (as Highway documents its own) and the multiplication; of a weight, with an exp of 1 ulp, the
+// sum that it is divided by and its product with a value.
 constexpr double kScaleUnits = 1.0;
 constexpr double kCapUnits = 1.0 + 8.0 + 1.0;
 constexpr double kWeightUnits = 6.0;
@@ -153,7 +155,7 @@ Values attention(const Values& q, const Values& k, const Values& v, const Attent
           units += kCapUnits;
         }
         weights.push_back(score);
-        errors.push_back(kSumUnits * kUnit * std::sqrt(squares) *
+        errors.push_back(chain_units(d) * kUnit * std::sqrt(squares) *
                              static_cast<double>(options.scale) * slope +
                          units * kUnit * std::abs(score));
       }
@@ -169,13 +171,14 @@ Values attention(const Values& q, const Values& k, const Values& v, const Attent
         const double weight = weights[index(key - first)] / sum;
         for (size_t i = 0; i < index(d); ++i) out[q_at + i] += weight * v[v_at + i];
       }
+      const double sum_units = kWeightUnits + chain_units(position - first + 1);
       for (int64_t key = first; key <= position && bounds != nullptr; ++key) {
         const size_t v_at = index((key * shape.kv_heads + kv_head) * d);
         const double weight = weights[index(key - first)] / sum;
         const double error = errors[index(key - first)];
         for (size_t i = 0; i < index(d); ++i) {
           (*bounds)[q_at + i] += weight * (error * std::abs(v[v_at + i] - out[q_at + i]) +
-                                           kWeightUnits * kUnit * std::abs(v[v_at + i]));
+                                           sum_units * kUnit * std::abs(v[v_at + i]));
         }
       }
     }
