@@ -40,7 +40,8 @@ class MetricsTest : public testing::Test {
   Metrics metrics_{{.service = &service_,
                     .adapters = [this] { return adapters_; },
                     .adapter_name = [](const std::string& id) { return id.substr(1); },
-                    .block_size = 16}};
+                    .block_size = 16,
+                    .dropped_log_lines = {}}};
 };
 
 TEST_F(MetricsTest, CountsRequestsAndFailuresByKind) {
