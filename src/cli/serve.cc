@@ -2,8 +2,11 @@
 #include <fmt/format.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <filesystem>
 #include <functional>
@@ -90,6 +93,8 @@ EngineOptions base_engine_options(const ServeOptions& options, LoadedModel& mode
   engine.max_total_tokens = options.max_total_tokens;
   engine.max_input_tokens = options.max_input_length;
   engine.max_concurrent_requests = options.max_concurrent_requests;
+  engine.max_concurrent_requests_per_adapter = options.max_concurrent_requests_per_adapter;
+  engine.shares_places = !options.adapter_dir.empty();
   engine.max_running_sequences = options.max_batch_size;
   engine.step_tokens = options.max_batch_prefill_tokens;
   engine.chunked_prefill = options.chunked_prefill;
@@ -179,7 +184,8 @@ class Serving {
                   .block_size = KvCache::kBlockSize,
                   .dropped_log_lines = [&log] { return log.dropped(); }}),
         preloaded_(preload()),
-        workers_(options.validation_workers, options.max_concurrent_requests,
+        workers_({.threads = options.validation_workers,
+                  .most_pending = std::max<int64_t>(options.max_concurrent_requests, 64)},
                  [&log](const std::exception_ptr& error) { report_failure(log, error); }),
         server_(http_options(options, log), make_router()) {}
 
@@ -196,11 +202,13 @@ class Serving {
   // From now on /health says that no new requests should come here; they are taken nevertheless.
   void drain() { health_.drain(); }
 
-  // Takes no more requests, and gives those that run their time.
-  void stop() {
+  // Takes no more requests, and gives those that run their time. False if threads hang in the file
+  // system: nobody can wait for them.
+  bool stop() {
     server_.stop_accepting();
     engine_.stop(to_milliseconds(options_.shutdown_time));
     server_.stop(std::chrono::seconds(5));
+    return workers_.stop(std::chrono::seconds(2));
   }
 
  private:
@@ -244,7 +252,7 @@ class Serving {
                            .count();
     settings.eos_token_ids = model_.info().eos_token_ids;
     settings.vocab_size = static_cast<int32_t>(model_.info().vocab_size);
-    settings.max_best_of = options_.max_best_of;
+    settings.max_best_of = std::min(options_.max_best_of, engine_.limits().max_of_one_flow);
     settings.max_stop_sequences = options_.max_stop_sequences;
     settings.watermark_gamma = options_.watermark_gamma;
     settings.watermark_delta = options_.watermark_delta;
@@ -400,10 +408,14 @@ void serve(const ServeOptions& options, Log& log) {
   if (!failed) {
     log.info(fmt::format("stopping; requests that run have {} s", options.shutdown_time));
   }
-  serving.stop();
-  if (!failed) return;
-  log.error("ended, because the engine has failed");
-  throw Exit{1};
+  const bool stopped = serving.stop();
+  if (failed) log.error("ended, because the engine has failed");
+  if (!stopped) {
+    log.warning("the adapters' file system does not answer; ending without it");
+    log.close();
+    std::_Exit(failed ? EXIT_FAILURE : EXIT_SUCCESS);
+  }
+  if (failed) throw Exit{1};
 }
 
 void run(const ServeOptions& options) {

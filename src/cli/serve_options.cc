@@ -86,9 +86,15 @@ void add_request_flags(CLI::App& command, ServeOptions& options) {
   Group group(command, "Limits of a request");
   group
       .add("--max-concurrent-requests", options.max_concurrent_requests,
-           "Requests queued or running; others get status 429")
+           "Requests queued or running; others get status 429. No adapter gets all: the last ninth "
+           "is for those that have few")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
+  group
+      .add(
+          "--max-concurrent-requests-per-adapter", options.max_concurrent_requests_per_adapter,
+          "Of these, the most of one adapter, or of the base model (default: no limit beside that)")
+      ->check(CLI::Range(1, 1 << 20));
   group.add("--max-best-of", options.max_best_of, "Largest best_of and n")
       ->check(CLI::Range(1, 128))
       ->capture_default_str();
@@ -181,8 +187,9 @@ void add_server_flags(CLI::App& command, ServeOptions& options) {
       ->capture_default_str();
   group.add_flag("--json-output", options.json_output, "As --log-format json");
   group
-      .add("--validation-workers", options.validation_workers,
-           "Threads that read, render and tokenise long bodies")
+      .add(
+          "--validation-workers", options.validation_workers,
+          "Threads that resolve adapters, render templates and tokenise, shared fairly by adapters")
       ->check(CLI::Range(1, 256))
       ->capture_default_str();
   group

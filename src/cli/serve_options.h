@@ -36,6 +36,7 @@ struct ServeOptions {
 
   // Limits of a request. 0: as the model allows.
   int64_t max_concurrent_requests = 1024;
+  int64_t max_concurrent_requests_per_adapter = 0;
   int64_t max_best_of = 2;
   int64_t max_stop_sequences = 4;
   int64_t max_input_length = 0;

@@ -76,6 +76,7 @@ Engine::Engine(LoadedModel& model, const Tokenizer* tokenizer, EngineOptions opt
   if (with_adapters && options.adapter_bytes && !backend_->is_unified()) {
     backend_->take_device_memory(plan_.memory.adapters);
   }
+  places_ = std::make_unique<FairPlaces>(plan_.places);
   plan_.store.on_settled = [this] {
     const std::lock_guard lock(mutex_);
     woken_ = true;
@@ -103,14 +104,13 @@ GenerationService::Submitted Engine::submit(GenerationRequest request,
   const Clock::time_point now = Clock::now();
   const std::lock_guard lock(mutex_);
   if (stopping_ || !healthy_) return {.admission = Admission::kStopping};
-  if (in_flight_ >= plan_.limits.max_concurrent_requests) {
-    return {.admission = Admission::kOverloaded};
+  if (const FairPlaces::Answer place = places_->take(places_flow_of(request), now); !place.taken) {
+    return {.admission = Admission::kOverloaded, .retry_after = place.retry_after};
   }
-  ++in_flight_;
   const RequestId id = ++last_id_;
   // More than a few would only push each other's adapters out: their turn may come much later.
   AdapterTicket ahead;
-  if (!request.adapter.empty() && in_flight_ <= plan_.scheduler.max_running &&
+  if (!request.adapter.empty() && places_->used() <= plan_.scheduler.max_running &&
       std::ssize(inbox_) < plan_.scheduler.adapters.ahead) {
     ahead = store_->request_ahead(request.adapter);
   }
@@ -363,10 +363,12 @@ void Engine::end(const EndedRequest& ended) {
 
 void Engine::end(RequestId id, GenerationEnd end) {
   const auto it = requests_.find(id);
-  it->second->report_end(std::move(end), Clock::now());
+  const Clock::time_point now = Clock::now();
+  const std::string flow = places_flow_of(it->second->request());
+  it->second->report_end(std::move(end), now);
   requests_.erase(it);
   const std::lock_guard lock(mutex_);
-  --in_flight_;
+  places_->give_back(flow, now);
 }
 
 // Of all that were accepted, also those that have not been looked at.

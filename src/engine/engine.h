@@ -19,6 +19,7 @@
 #include "adapters/model_adapter_backend.h"
 #include "engine/engine_options.h"
 #include "engine/engine_request.h"
+#include "engine/fair_places.h"
 #include "engine/generation_service.h"
 #include "engine/loaded_model.h"
 #include "engine/model_runner.h"
@@ -106,7 +107,7 @@ class Engine final : public GenerationService {
   bool woken_ = false;
   bool stopping_ = false;
   Clock::time_point stop_at_;
-  int64_t in_flight_ = 0;  // accepted and not ended
+  std::unique_ptr<FairPlaces> places_;  // of requests that were accepted and have not ended
   RequestId last_id_ = 0;
   ServiceStats stats_;
 

@@ -28,6 +28,8 @@ void check_options(const EngineOptions& options) {
   check_not_negative(options.max_running_sequences, "max_running_sequences");
   check_not_negative(options.step_tokens, "the token budget of a step");
   check_not_negative(options.kv_blocks, "the number of pages");
+  check_not_negative(options.max_concurrent_requests_per_adapter,
+                     "max_concurrent_requests_per_adapter");
   check_not_negative(options.adapters_ahead, "the number of adapters loaded ahead");
   if (options.max_concurrent_requests < 1) {
     fail("max_concurrent_requests is {}; it must be at least 1", options.max_concurrent_requests);
@@ -53,6 +55,10 @@ EnginePlan plan_engine(const LoadedModel& model, const EngineOptions& options,
          limits.max_input_tokens, limits.max_total_tokens);
   }
   limits.max_concurrent_requests = options.max_concurrent_requests;
+  plan.places = {.places = options.max_concurrent_requests,
+                 .most_of_one = options.max_concurrent_requests_per_adapter,
+                 .shared = options.shares_places};
+  limits.max_of_one_flow = FairPlaces::most_alone(plan.places);
 
   SchedulerOptions& scheduler = plan.scheduler;
   scheduler.block_size = KvCache::kBlockSize;

@@ -9,6 +9,7 @@
 
 #include "adapters/adapter_store_types.h"
 #include "adapters/model_adapter_backend.h"
+#include "engine/fair_places.h"
 #include "engine/generation_service.h"
 #include "engine/loaded_model.h"
 #include "engine/memory_plan.h"
@@ -35,9 +36,12 @@ struct EngineOptions {
   int64_t max_total_tokens = 0;           // of one request; at most, and by default, the model's
   int64_t max_input_tokens = 0;           // of a prompt; default: all but one of these
   int64_t max_concurrent_requests = 128;  // queued and running
-  int64_t max_running_sequences = 0;      // of one step
-  int64_t step_tokens = 0;                // rows of one step
-  bool chunked_prefill = true;            // false: step_tokens grows to hold any prompt whole
+  int64_t max_concurrent_requests_per_adapter = 0;
+  // Whether no adapter may take all places from the others (FairPlaces).
+  bool shares_places = false;
+  int64_t max_running_sequences = 0;  // of one step
+  int64_t step_tokens = 0;            // rows of one step
+  bool chunked_prefill = true;        // false: step_tokens grows to hold any prompt whole
   bool prefix_cache = true;
   uint64_t kv_bytes = 0;  // memory for keys and values; default: what the rest leaves
   int64_t kv_blocks = 0;  // the same in pages; counts if given
@@ -68,6 +72,7 @@ struct EngineOptions {
 
 struct EnginePlan {
   ServiceLimits limits;
+  FairPlaces::Options places;  // of requests
   RunnerLimits runner;
   SchedulerOptions scheduler;
   AdapterStoreOptions store;  // without on_settled

@@ -112,6 +112,7 @@ struct ServiceLimits {
   int64_t max_input_tokens = 0;
   int64_t max_total_tokens = 0;         // prompt and generated
   int64_t max_concurrent_requests = 0;  // queued and running
+  int64_t max_of_one_flow = 0;          // of these, that one flow gets if nobody else has any
 };
 
 // A moment's state, and counts since the start.
@@ -143,6 +144,7 @@ class GenerationService {
   struct Submitted {
     Admission admission = Admission::kAccepted;
     RequestId id = 0;
+    std::chrono::seconds retry_after{1};  // when it is worth to ask again, if kOverloaded
   };
 
   // All functions may be called from any thread and wait for nothing but a short lock.
@@ -159,6 +161,11 @@ class GenerationService {
   // False once the engine or its device has failed: it takes no more requests.
   virtual bool healthy() const = 0;
 };
+
+// Whose share of places a request takes: an API key's use of an adapter.
+inline std::string places_flow_of(const GenerationRequest& request) {
+  return request.flow + '\n' + request.adapter;
+}
 
 // "length", "eos_token", "stop_sequence": LoRAX's names; others are not part of its API.
 std::string_view name_of(FinishReason reason);

@@ -235,19 +235,32 @@ std::vector<AdapterDirectory::Entry> AdapterDirectory::scan() const {
 }
 
 std::vector<AdapterDirectory::Entry> AdapterDirectory::list() const {
-  const std::lock_guard lock(mutex_);
-  const auto now = std::chrono::steady_clock::now();
-  if (listed_at_ && now - *listed_at_ < kListAge) return listed_;
+  std::map<std::string, std::string, std::less<>> aliases;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto now = std::chrono::steady_clock::now();
+    if (listed_at_ && now - *listed_at_ < kListAge) return listed_;
+    aliases = aliases_;
+  }
+  // Without the lock: a directory may be long, or hang, and other requests need its names.
   std::vector<Entry> entries;
   if (root_) entries = scan();
-  for (const auto& [name, path] : aliases_) {
-    if (std::ranges::find(entries, name, &Entry::name) != entries.end()) continue;
+  std::ranges::sort(entries, {}, &Entry::name);
+  const size_t folders = entries.size();
+  for (const auto& [name, path] : aliases) {
+    const auto end = entries.begin() + static_cast<ptrdiff_t>(folders);
+    const auto same = std::lower_bound(
+        entries.begin(), end, name,
+        [](const Entry& entry, const std::string& other) { return entry.name < other; });
+    if (same != end && same->name == name) continue;
     entries.push_back({name, path, adapter_time(path, bounds_).value_or(0)});
   }
   std::ranges::sort(entries, {}, &Entry::name);
-  listed_ = std::move(entries);
-  listed_at_ = now;
-  return listed_;
+  const std::lock_guard lock(mutex_);
+  listed_ = entries;
+  // Not if a name has come or gone meanwhile.
+  if (aliases == aliases_) listed_at_ = std::chrono::steady_clock::now();
+  return entries;
 }
 
 std::string AdapterDirectory::name_of(std::string_view id) const {

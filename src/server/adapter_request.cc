@@ -114,6 +114,12 @@ const FieldTable<MergedAdapters>& merged_adapters_fields() {
   return table;
 }
 
+std::string named_adapter(const AdapterFields& fields, const VisibleAdapters& adapters) {
+  if (fields.merged_adapters) return fmt::format("{}", fmt::join(fields.merged_adapters->ids, ","));
+  const std::string name = fields.adapter_id.value_or("");
+  return name.empty() ? adapters.default_name() : name;
+}
+
 std::string VisibleAdapters::resolve(const std::string& name) const {
   if (!sees_adapter(tenant_, name)) AdapterDirectory::fail_as_unknown(name);
   return directory_.resolve(name);
@@ -142,8 +148,7 @@ AdapterChoice choose_adapter(const AdapterFields& fields, const VisibleAdapters&
   }
   check_source(fields);
   if (fields.merged_adapters) return choose_merged(*fields.merged_adapters, adapters);
-  const std::string name = fields.adapter_id.value_or("");
-  return choose_adapter(name.empty() ? adapters.default_name() : name, adapters);
+  return choose_adapter(named_adapter(fields, adapters), adapters);
 }
 
 }  // namespace lorax

@@ -55,6 +55,10 @@ class VisibleAdapters {
   const Tenant* tenant_;
 };
 
+// The name that the fields give, of whatever it is; those of a merged one joined by commas; the
+// default where they give none.
+std::string named_adapter(const AdapterFields& fields, const VisibleAdapters& adapters);
+
 // The choice that the fields make: the default where they name none. Throws ApiError.
 AdapterChoice choose_adapter(const AdapterFields& fields, const VisibleAdapters& adapters);
 // The adapter of one name. Throws ApiError.

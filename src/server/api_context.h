@@ -47,6 +47,8 @@ struct ApiSettings {
   bool shares_prefixes = false;
   // Whether /metrics and the documentation need an API key.
   bool protects_status = false;
+  // What may pass before a request comes to the engine, or a folder is listed.
+  std::chrono::milliseconds preparation_time = std::chrono::seconds(10);
   // Whether /v1/load_lora_adapter and /v1/unload_lora_adapter do anything.
   bool allow_runtime_adapters = false;
   // Called with a store's id, from the handlers' threads: what is on disk has changed, and: the

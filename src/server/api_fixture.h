@@ -5,11 +5,14 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 #include "base/error.h"
@@ -22,7 +25,11 @@ namespace lorax {
 
 class PlainChat final : public ChatRenderer {
  public:
+  // Called before each rendering, with the adapter's id.
+  std::function<void(const std::string& adapter)> before = [](const std::string&) {};
+
   std::string render(const Conversation& conversation, const std::string& adapter) const override {
+    before(adapter);
     std::string text = adapter.empty() ? "<bos>" : "<bos>+";
     if (const auto* mood = conversation.variables.if_contains("mood")) text += mood->as_string();
     for (const boost::json::value& message : conversation.messages) {
@@ -122,8 +129,16 @@ class ApiTest : public testing::Test {
     return best->handler;
   }
 
-  // Hands the request to its route; the service is not run.
+  // Hands the request to its route, and waits until the workers are through; the service is not
+  // run.
   Writer send(std::string method, std::string path, std::string body = "") {
+    const Writer writer = hand_over(std::move(method), std::move(path), std::move(body));
+    wait_for_workers();
+    return writer;
+  }
+  void wait_for_workers() { EXPECT_TRUE(workers_.wait_until_idle(std::chrono::seconds(60))); }
+  // The same without waiting.
+  Writer hand_over(std::string method, std::string path, std::string body = "") {
     auto writer = std::make_shared<RecordingWriter>();
     HttpRequest request;
     request.method = std::move(method);
@@ -137,11 +152,17 @@ class ApiTest : public testing::Test {
 
   // Sends, runs the service, and returns the response.
   HttpResponse call(std::string method, std::string path, std::string body = "") {
-    const bool is_long = body.size() > kShortBody;
-    const Writer writer = send(std::move(method), std::move(path), std::move(body));
-    service_.run();
-    while (is_long && !writer->ended()) service_.run();  // a worker has it
+    return finish(hand_over(std::move(method), std::move(path), std::move(body)));
+  }
+  // Runs the service until the response has come from the workers and from it.
+  HttpResponse finish(const Writer& writer) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+    while (!writer->ended() && std::chrono::steady_clock::now() < end) {
+      service_.run();
+      std::this_thread::yield();
+    }
     EXPECT_TRUE(writer->ended());
+    service_.run();  // what was cancelled
     return writer->response();
   }
   HttpResponse post(std::string path, std::string body) {
@@ -183,7 +204,9 @@ class ApiTest : public testing::Test {
   PlainChat chat_;
   CountingObserver observer_;
   ScriptedService service_;  // after what its requests refer to
-  WorkerPool workers_{2, 4, [](const std::exception_ptr&) { ADD_FAILURE() << "work has thrown"; }};
+  WorkerPool workers_{
+      {.threads = 2, .most_pending = 16, .stuck_after = std::chrono::milliseconds(40)},
+      [](const std::exception_ptr&) { ADD_FAILURE() << "work has thrown"; }};
   std::vector<ApiRoute> routes_;
 };
 

@@ -1,4 +1,4 @@
-// Where requests are dealt with: on the transport's thread, or on a worker.
+// Where requests are dealt with: on workers, whose time adapters share.
 #include "server/api_route.h"
 
 #include <future>
@@ -15,40 +15,54 @@ class ApiRouteTest : public ApiTest {
   static std::string padded(const std::string& body) {
     return body.substr(0, body.size() - 1) + std::string(kShortBody, ' ') + "}";
   }
-  // Keeps both workers busy until the promise is kept.
+  // Keeps all workers busy until the promise is kept.
   void block_workers() {
-    for (int i = 0; i < workers_.threads(); ++i) {
-      ASSERT_TRUE(workers_.try_run([gate = gate_] { gate.wait(); }));
+    for (int i = 0; i <= workers_.threads(); ++i) {
+      ASSERT_TRUE(workers_
+                      .try_run({.flow = "blocker " + std::to_string(i),
+                                .run = [gate = gate_](Claim&) { gate.wait(); }})
+                      .taken);
     }
   }
   void release_workers() { open_gate_.set_value(); }
-  void wait_for(const Writer& writer) {
-    while (!writer->ended()) service_.run();
+
+  static std::string chat_of(const std::string& adapter) {
+    return R"({"messages": [{"role": "user", "content": "a"}], "model": ")" + adapter + R"("})";
   }
 
+  static constexpr const char* kOfCaps = R"({"inputs": "a", "parameters": {"adapter_id": "caps"}})";
   static constexpr const char* kGenerate = R"({"inputs": "a"})";
   static constexpr const char* kChat = R"({"model": "", "messages": [{"role": "user",
     "content": "a"}]})";
 
- private:
   std::promise<void> open_gate_;
   std::shared_future<void> gate_ = open_gate_.get_future().share();
 };
 
-TEST_F(ApiRouteTest, LongBodiesWaitForAWorkerAndShortOnesDoNot) {
+// Of short bodies and long ones.
+TEST_F(ApiRouteTest, NothingIsResolvedRenderedOrTokenisedOnTheCallersThread) {
+  ApiSettings settings = test_settings();
+  settings.metrics = [](const HttpRequest&) { return json_response("{}"); };
+  configure(settings);
   block_workers();
-  const std::vector<Writer> waiting = {send("POST", "/generate", padded(kGenerate)),
-                                       send("POST", "/tokenize", padded(kGenerate))};
-  const HttpResponse answer = post("/generate", kGenerate);
-  EXPECT_EQ(answer.status, 200);
-  const HttpResponse tokens = post("/tokenize", kGenerate);
-  EXPECT_EQ(service_.requests().size(), 1u);
+  std::vector<Writer> waiting;
+  for (const bool is_long : {false, true}) {
+    const auto body = [&](const char* text) { return is_long ? padded(text) : text; };
+    waiting.push_back(hand_over("POST", "/generate", body(kGenerate)));
+    waiting.push_back(hand_over("POST", "/tokenize", body(kGenerate)));
+    waiting.push_back(hand_over("POST", "/v1/chat/completions", body(kChat)));
+  }
+  waiting.push_back(hand_over("GET", "/v1/models"));
+  waiting.push_back(hand_over("GET", "/v1/models/caps"));
+  waiting.push_back(hand_over("GET", "/metrics"));
   for (const Writer& writer : waiting) EXPECT_FALSE(writer->ended());
+  EXPECT_EQ(service_.requests().size(), 0u);
+  for (const char* path : {"/health", "/info", "/api-doc/openapi.json"}) {
+    EXPECT_TRUE(hand_over("GET", path)->ended()) << path;
+  }
   release_workers();
-  for (const Writer& writer : waiting) wait_for(writer);
-  EXPECT_EQ(waiting[0]->response().body, answer.body);
-  EXPECT_EQ(waiting[1]->response().body, tokens.body);
-  EXPECT_EQ(service_.requests().size(), 2u);
+  for (const Writer& writer : waiting) EXPECT_EQ(finish(writer).status, 200);
+  EXPECT_EQ(service_.requests().size(), 4u);
 }
 
 TEST_F(ApiRouteTest, EveryRouteThatTakesTextUsesThem) {
@@ -60,9 +74,8 @@ TEST_F(ApiRouteTest, EveryRouteThatTakesTextUsesThem) {
            {"/tokenize", kGenerate},
            {"/v1/completions", R"({"model": "", "prompt": "a"})"},
            {"/v1/chat/completions", kChat}}) {
-    const Writer writer = send("POST", path, padded(body));
-    wait_for(writer);
-    EXPECT_EQ(writer->response().status, 200) << path << ": " << writer->response().body;
+    const Writer writer = hand_over("POST", path, padded(body));
+    EXPECT_EQ(finish(writer).status, 200) << path << ": " << writer->response().body;
   }
 }
 
@@ -73,28 +86,79 @@ TEST_F(ApiRouteTest, ErrorsOfLongBodiesAreThoseOfShortOnes) {
   EXPECT_EQ(observer_.of("failure validation"), 2);
 }
 
-TEST_F(ApiRouteTest, WhereTooMuchWaitsLongBodiesAreRefused) {
+// And those of an adapter that asks for little are not, nor are probes.
+TEST_F(ApiRouteTest, WhereTooMuchWaitsMoreOfItIsRefused) {
   block_workers();
-  const std::vector<Writer> waiting = {send("POST", "/generate", padded(kGenerate)),
-                                       send("POST", "/generate", padded(kGenerate))};
-  const HttpResponse refused = post("/generate", padded(kGenerate));
+  std::vector<Writer> waiting;
+  while (waiting.empty() || !waiting.back()->ended()) {
+    ASSERT_LT(waiting.size(), 16u);
+    waiting.push_back(hand_over("POST", "/generate", kGenerate));
+  }
+  const HttpResponse refused = waiting.back()->response();
   expect_lorax_error(refused, 429, "overloaded", "overloaded");
   EXPECT_TRUE(header(refused, "Retry-After").has_value());
-  expect_openai_error(post("/v1/chat/completions", padded(kChat)), 429, "", "overloaded");
+  expect_openai_error(hand_over("POST", "/v1/chat/completions", kChat)->response(), 429, "",
+                      "overloaded");
   EXPECT_EQ(observer_.of("failure overloaded"), 2);
-  EXPECT_EQ(post("/generate", kGenerate).status, 200);
+  waiting.pop_back();
+  waiting.push_back(hand_over("POST", "/generate", kOfCaps));
+  for (int i = 0; i < 40; ++i) waiting.push_back(hand_over("GET", "/v1/models"));
+  for (const Writer& writer : waiting) EXPECT_FALSE(writer->ended());
   release_workers();
-  for (const Writer& writer : waiting) wait_for(writer);
+  for (const Writer& writer : waiting) EXPECT_EQ(finish(writer).status, 200);
+}
+
+// One adapter's files hang, as those of a mount that has gone: its clients are told, and others
+// notice nothing.
+TEST_F(ApiRouteTest, AnAdapterThatHangsHangsAlone) {
+  ApiSettings settings = test_settings();
+  settings.preparation_time = std::chrono::milliseconds(1500);
+  configure(settings);
+  chat_.before = [gate = gate_](const std::string& adapter) {
+    if (adapter.ends_with("pirate")) gate.wait();
+  };
+  std::vector<Writer> hung;
+  for (int i = 0; i < 8; ++i)
+    hung.push_back(hand_over("POST", "/v1/chat/completions", chat_of("pirate")));
+  for (int round = 0; round < 3; ++round) {
+    for (const char* adapter : {"", "caps", "modern"}) {
+      EXPECT_EQ(post("/v1/chat/completions", chat_of(adapter)).status, 200) << adapter;
+    }
+    EXPECT_EQ(get("/v1/models").status, 200);
+  }
+  for (const Writer& writer : hung) {
+    expect_openai_error(finish(writer), 504, "", "the adapter's folder does not answer");
+  }
+  EXPECT_EQ(observer_.of("failure timeout"), 8);
+  const size_t generated = service_.requests().size();
+  EXPECT_EQ(generated, 9u);
+  release_workers();
+  EXPECT_EQ(post("/v1/chat/completions", chat_of("pirate")).status, 200);
+  EXPECT_EQ(service_.requests().size(), generated + 1) << "those that were told are not generated";
+}
+
+// The engine's thread has others to serve.
+TEST_F(ApiRouteTest, LongAnswersAreWrittenOnAWorker) {
+  service_.set_script(scripted_text(std::vector<std::string>(600, "a")));
+  const Writer writer = hand_over("POST", "/generate", kGenerate);
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  while (service_.running() == 0 && std::chrono::steady_clock::now() < end) {
+    std::this_thread::yield();
+  }
+  block_workers();
+  service_.run();
+  EXPECT_FALSE(writer->ended());
+  release_workers();
+  EXPECT_EQ(finish(writer).status, 200);
 }
 
 TEST_F(ApiRouteTest, AClientThatLeavesBeforeItsTurnIsCancelled) {
   block_workers();
-  const Writer writer = send("POST", "/generate", padded(kGenerate));
+  const Writer writer = hand_over("POST", "/generate", padded(kGenerate));
   writer->disconnect();
   EXPECT_TRUE(service_.cancelled().empty());
   release_workers();
-  while (service_.cancelled().empty()) std::this_thread::yield();
-  wait_for(writer);
+  finish(writer);
   EXPECT_EQ(service_.cancelled().size(), 1u);
   EXPECT_EQ(observer_.of("failure incomplete"), 1);
 }

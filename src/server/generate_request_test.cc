@@ -186,6 +186,7 @@ TEST_F(GenerateParametersTest, WrongAdapters) {
 TEST_F(GenerateParametersTest, ParametersOutOfRange) {
   expect_invalid(R"("best_of": 2)", "you must use sampling when `best_of` is > 1");
   expect_invalid(R"("best_of": 3, "do_sample": true)", "`best_of` must be > 0 and <= 2. Given: 3");
+  expect_invalid(R"("stop": [")" + std::string(4097, 'a') + "\"]", "more than 4096 bytes");
   expect_invalid(R"("best_of": 0)", "`best_of` must be > 0 and <= 2. Given: 0");
   expect_invalid(R"("best_of": 2, "do_sample": true, "seed": 1)", "`seed` must not be set");
   expect_invalid(R"("temperature": -0.1)", "`temperature` must be >= 0. Given: -0.1");

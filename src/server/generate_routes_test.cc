@@ -251,11 +251,12 @@ TEST_F(GenerateTest, Failures) {
 TEST_F(GenerateTest, Overload) {
   Script script;
   script.admission = GenerationService::Admission::kOverloaded;
+  script.retry_after = std::chrono::seconds(17);
   service_.set_script(script);
   for (const char* path : {"/generate", "/generate_stream", "/"}) {
     const HttpResponse response = post(path, R"({"inputs": "abc"})");
     expect_lorax_error(response, 429, "overloaded", "Model is overloaded");
-    EXPECT_EQ(header(response, "Retry-After"), "1");
+    EXPECT_EQ(header(response, "Retry-After"), "17");
   }
   EXPECT_EQ(observer_.of("failure overloaded"), 3);
 }

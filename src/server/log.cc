@@ -135,7 +135,9 @@ Log::Log(LogOptions options)
       output_(options_.output, notice_of(options_)),
       errors_(options_.errors, notice_of(options_)) {}
 
-Log::~Log() {
+Log::~Log() { close(); }
+
+void Log::close() noexcept {
   const auto deadline = std::chrono::steady_clock::now() + kLastWords;
   output_.close(deadline);
   errors_.close(deadline);

@@ -49,8 +49,11 @@ struct LogOptions {
 class Log {
  public:
   explicit Log(LogOptions options);
-  // Gives both a second to take what waits.
+  // As close().
   ~Log();
+
+  // Takes no more lines, and gives both outputs a second to take what waits.
+  void close() noexcept;
 
   bool shows(LogLevel level) const { return level >= options_.level; }
   LogFormat format() const { return options_.format; }

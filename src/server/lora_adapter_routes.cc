@@ -3,11 +3,10 @@
 #include <fmt/format.h>
 
 #include "server/adapter_request.h"
+#include "server/tenant.h"
 
 namespace lorax {
 namespace {
-
-using Writer = std::shared_ptr<ResponseWriter>;
 
 HttpResponse plain_text(std::string text) {
   HttpResponse response;
@@ -69,25 +68,24 @@ void add_lora_adapter_routes(const std::shared_ptr<const ApiContext>& context,
   const auto add = [&](const char* path, FieldTable<LoraAdapterBody> table, auto action) {
     // vLLM's words for missing fields are those of the action.
     for (Field<LoraAdapterBody>& field : table) field.is_required = false;
+    const auto answer = [context, table, action, path](const HttpRequest& request) {
+      if (!context->settings.allow_runtime_adapters) {
+        throw ApiError(ErrorKind::kForbidden,
+                       fmt::format("{} is off; start the server with --allow-runtime-adapters, or "
+                                   "use adapters by their path below its adapter directory",
+                                   path));
+      }
+      if (request.tenant != nullptr && !request.tenant->sees_all_adapters()) {
+        throw ApiError(ErrorKind::kForbidden,
+                       fmt::format("{} needs an API key that may use all adapters", path));
+      }
+      LoraAdapterBody body;
+      read_fields(table, parse_body(request.body), body);
+      return action(*context, body);
+    };
     routes.push_back(
         {"POST", path,
-         plain_handler(ApiDialect::kOpenAi, [context, table, action, path](
-                                                const HttpRequest& request, const Writer& writer) {
-           if (!context->settings.allow_runtime_adapters) {
-             throw ApiError(ErrorKind::kForbidden,
-                            fmt::format("{} is off; start the server with "
-                                        "--allow-runtime-adapters, or use adapters by their path "
-                                        "below its adapter directory",
-                                        path));
-           }
-           if (request.tenant != nullptr && !request.tenant->sees_all_adapters()) {
-             throw ApiError(ErrorKind::kForbidden,
-                            fmt::format("{} needs an API key that may use all adapters", path));
-           }
-           LoraAdapterBody body;
-           read_fields(table, parse_body(request.body), body);
-           writer->respond(action(*context, body));
-         })});
+         worker_handler(context, ApiDialect::kOpenAi, WorkerLane{path, path}, answer)});
   };
   add("/v1/load_lora_adapter", load_adapter_fields(), load);
   add("/v1/unload_lora_adapter", unload_adapter_fields(), unload);

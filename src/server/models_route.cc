@@ -11,6 +11,7 @@
 namespace lorax {
 namespace {
 
+constexpr std::string_view kListing = "/v1/models";
 constexpr std::string_view kBelow = "/v1/models/";
 
 void write_base(JsonWriter& json, const ApiContext& context, const std::string& name) {
@@ -73,18 +74,18 @@ HttpResponse one(const ApiContext& context, const std::string& id, const Tenant*
 
 void add_models_routes(const std::shared_ptr<const ApiContext>& context,
                        std::vector<ApiRoute>& routes) {
-  using Writer = std::shared_ptr<ResponseWriter>;
-  routes.push_back({"GET", "/v1/models",
-                    plain_handler(ApiDialect::kOpenAi,
-                                  [context](const HttpRequest& request, const Writer& writer) {
-                                    writer->respond(list(*context, request.tenant.get()));
-                                  })});
-  routes.push_back({"GET", std::string(kBelow) + "*",
-                    plain_handler(ApiDialect::kOpenAi, [context](const HttpRequest& request,
-                                                                 const Writer& writer) {
-                      writer->respond(
-                          one(*context, request.path.substr(kBelow.size()), request.tenant.get()));
-                    })});
+  // A listing reads the directory, and probes ask for it: it is never refused.
+  const WorkerLane lane{std::string(kListing), std::string(kListing), /*always=*/true};
+  routes.push_back(
+      {"GET", std::string(kListing),
+       worker_handler(context, ApiDialect::kOpenAi, lane, [context](const HttpRequest& request) {
+         return list(*context, request.tenant.get());
+       })});
+  routes.push_back(
+      {"GET", std::string(kBelow) + "*",
+       worker_handler(context, ApiDialect::kOpenAi, lane, [context](const HttpRequest& request) {
+         return one(*context, request.path.substr(kBelow.size()), request.tenant.get());
+       })});
 }
 
 }  // namespace lorax

@@ -54,7 +54,7 @@ void check_prompt_logprobs(const OpenAiFields& body) {
 // A request that could never be admitted is told so, and not to try again.
 void check_count(size_t prompts, int64_t candidates, const ApiContext& context) {
   const int64_t limit =
-      std::min(context.settings.max_choices, context.service.limits().max_concurrent_requests);
+      std::min(context.settings.max_choices, context.service.limits().max_of_one_flow);
   const int64_t count = static_cast<int64_t>(prompts) * candidates;
   if (count > limit) {
     refuse("n", fmt::format("{} prompts with {} texts each are {} generations; one request may ask "
@@ -63,13 +63,25 @@ void check_count(size_t prompts, int64_t candidates, const ApiContext& context) 
   }
 }
 
+bool names_adapter(const OpenAiFields& body) {
+  return body.merged_adapters || !body.adapter_id.value_or("").empty();
+}
+
 }  // namespace
+
+std::string named_model(const ApiContext& context, const OpenAiFields& body, const Tenant* tenant) {
+  if (!names_adapter(body)) {
+    if (body.model == kBaseModelId) return "";
+    if (!is_base_model(context, body.model)) return body.model;
+  }
+  return named_adapter(body, VisibleAdapters(context.adapters, tenant));
+}
 
 AdapterChoice choose_model(const ApiContext& context, const OpenAiFields& body,
                            const Tenant* tenant) {
   const VisibleAdapters adapters(context.adapters, tenant);
   AdapterChoice named = choose_adapter(body, adapters);
-  const bool names_another = body.merged_adapters || !body.adapter_id.value_or("").empty();
+  const bool names_another = names_adapter(body);
   // The base model itself, not the default adapter.
   if (body.model == kBaseModelId && !names_another) return {};
   if (is_base_model(context, body.model)) return named;

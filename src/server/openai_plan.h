@@ -32,6 +32,9 @@ struct OpenAiShape {
   bool prompt_logprobs = false;
 };
 
+// The name of the adapter that the fields name, of whatever it is (named_adapter()).
+std::string named_model(const ApiContext& context, const OpenAiFields& body, const Tenant* tenant);
+
 // Throws ApiError. The model or adapter that the fields name:
 AdapterChoice choose_model(const ApiContext& context, const OpenAiFields& body,
                            const Tenant* tenant);

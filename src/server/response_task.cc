@@ -26,9 +26,30 @@ class TaskSink final : public GenerationSink {
   size_t index_;
 };
 
-ApiError refusal_of(GenerationService::Admission admission, const GenerationService& service) {
-  if (admission == GenerationService::Admission::kOverloaded) {
-    return {ErrorKind::kOverloaded, "Model is overloaded"};
+// Tokens and alternatives that are written in well under a millisecond.
+constexpr size_t kSmallResponse = 512;
+
+size_t size_of(const std::vector<TokenInfo>& tokens) {
+  size_t size = 0;
+  for (const TokenInfo& token : tokens) size += 1 + token.alternatives.size();
+  return size;
+}
+
+size_t size_of(const std::vector<Generation>& generations) {
+  size_t size = 0;
+  for (const Generation& generation : generations) {
+    size += size_of(generation.prompt);
+    for (const GeneratedToken& token : generation.tokens) {
+      size += 1 + token.token.alternatives.size();
+    }
+  }
+  return size;
+}
+
+ApiError refusal_of(const GenerationService::Submitted& refused, const GenerationService& service) {
+  if (refused.admission == GenerationService::Admission::kOverloaded) {
+    return ApiError(ErrorKind::kOverloaded, "Model is overloaded")
+        .set_retry_after(refused.retry_after);
   }
   if (!service.healthy()) return {ErrorKind::kUnhealthy, "unhealthy"};
   return {ErrorKind::kStopping, "the server is shutting down"};
@@ -77,14 +98,14 @@ void ResponseTask::start(const std::shared_ptr<ResponseTask>& task,
     task->observer_.on_validated(task->info_.validation,
                                  static_cast<int64_t>(requests[i].prompt.size()),
                                  requests[i].max_new_tokens);
-    const auto [admission, id] =
+    const GenerationService::Submitted submitted =
         service.submit(std::move(requests[i]), std::make_shared<TaskSink>(task, i));
-    if (admission != GenerationService::Admission::kAccepted) {
+    if (submitted.admission != GenerationService::Admission::kAccepted) {
       task->drop();
       cancellation->cancel();
-      throw refusal_of(admission, service);
+      throw refusal_of(submitted, service);
     }
-    cancellation->add(id);
+    cancellation->add(submitted.id);
   }
   task->open(requests.size());
   task->writer_->on_disconnect([cancellation = cancellation] { cancellation->cancel(); });
@@ -250,7 +271,14 @@ void WholeResponse::on_end(size_t index, GenerationEnd end) {
 }
 
 void WholeResponse::all_ended(const RequestReport& report) {
-  writer().respond(build_(generations_, report));
+  if (size_of(generations_) <= kSmallResponse)
+    return writer().respond(build_(generations_, report));
+  const auto self = std::static_pointer_cast<WholeResponse>(shared_from_this());
+  workers_.try_run(
+      {.flow = info().adapter,
+       .run = [self, report](
+                  Claim&) { self->writer().respond(self->build_(self->generations_, report)); },
+       .always = true});
 }
 
 void WholeResponse::failed(const ApiError& error) {

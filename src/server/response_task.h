@@ -105,14 +105,17 @@ class ResponseTask : public std::enable_shared_from_this<ResponseTask> {
   TenantPlaces places_;
 };
 
-// Collects all generations and then answers with what `build` makes of them.
+// Collects all generations and then answers with what `build` makes of them: on a worker, if that
+// is much, since the engine's thread has all others to serve.
 class WholeResponse final : public ResponseTask {
  public:
   using Build =
       std::function<HttpResponse(std::vector<Generation>& generations, const RequestReport&)>;
   WholeResponse(const ApiContext& context, RequestInfo info, std::shared_ptr<ResponseWriter> writer,
                 Build build)
-      : ResponseTask(context, std::move(info), std::move(writer)), build_(std::move(build)) {}
+      : ResponseTask(context, std::move(info), std::move(writer)),
+        workers_(context.workers),
+        build_(std::move(build)) {}
 
  private:
   void opened(size_t generations) override { generations_.resize(generations); }
@@ -122,6 +125,7 @@ class WholeResponse final : public ResponseTask {
   void all_ended(const RequestReport& report) override;
   void failed(const ApiError& error) override;
 
+  WorkerPool& workers_;
   Build build_;
   std::vector<Generation> generations_;
 };

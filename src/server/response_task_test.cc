@@ -40,6 +40,7 @@ TEST_F(ResponseTaskTest, AClientThatWentBeforeItsHandlerWasThrough) {
   HttpRequest request;
   request.body = kStream;
   handler("POST", "/generate_stream")(request, writer);
+  wait_for_workers();
   EXPECT_EQ(service_.cancelled().size(), 1u);
   service_.run();
   EXPECT_TRUE(writer->ended());
@@ -168,7 +169,7 @@ TEST_F(ResponseTaskTest, RefusedInTheMidstWhileTheEngineRuns) {
 // Handlers, the engine and disconnects on threads of their own.
 TEST_F(ResponseTaskTest, ClientsComeAndGoWhileTheEngineRuns) {
   configure(test_settings());
-  service_.set_limits({60, 64, 8});
+  service_.set_limits({60, 64, 8, 8});
   service_.set_writer([](const GenerationRequest&, size_t number) {
     if (number % 7 == 3) return scripted_failure(FailureKind::kAdapter, "bad");
     Script script = scripted_text({"a", "b", "c", "d"});

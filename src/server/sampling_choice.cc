@@ -32,6 +32,11 @@ void check_stop_strings(const std::vector<std::string>& stop, int64_t max_count)
   if (std::ranges::any_of(stop, [](const std::string& text) { return text.empty(); })) {
     refuse("stop", "`stop` has an empty stop sequence; leave it out");
   }
+  // The engine looks for them in all texts that wait for it.
+  constexpr size_t kMaxBytes = 4096;
+  if (std::ranges::any_of(stop, [](const std::string& text) { return text.size() > kMaxBytes; })) {
+    refuse("stop", fmt::format("`stop` has a stop sequence of more than {} bytes", kMaxBytes));
+  }
 }
 
 }  // namespace lorax

@@ -19,6 +19,7 @@ namespace lorax {
 // What becomes of one request.
 struct Script {
   GenerationService::Admission admission = GenerationService::Admission::kAccepted;
+  std::chrono::seconds retry_after{1};
   std::vector<TokenInfo> prompt;  // on_prompt, if the request asks for it
   std::vector<GeneratedToken> tokens;
   GenerationEnd end;  // counts of tokens are filled in
@@ -73,6 +74,7 @@ class ScriptedService final : public GenerationService {
     limits_.max_input_tokens = 60;
     limits_.max_total_tokens = 64;
     limits_.max_concurrent_requests = 32;
+    limits_.max_of_one_flow = 32;
   }
   ~ScriptedService() override { stop(); }
 
@@ -91,9 +93,9 @@ class ScriptedService final : public GenerationService {
     const std::lock_guard lock(mutex_);
     Script script = writer_(request, requests_.size());
     requests_.push_back(request);
-    if (script.admission != Admission::kAccepted) return {script.admission, 0};
+    if (script.admission != Admission::kAccepted) return {script.admission, 0, script.retry_after};
     if (static_cast<int64_t>(running_.size()) >= limits_.max_concurrent_requests) {
-      return {Admission::kOverloaded, 0};
+      return {.admission = Admission::kOverloaded};
     }
     const RequestId id = ++last_id_;
     running_[id] = {std::move(script), std::move(sink), request.prompt_logprobs,

@@ -86,12 +86,13 @@ void add_status_routes(const std::shared_ptr<const ApiContext>& context,
          writer->respond(json_response(info_body(*context)));
        })});
   if (!context->settings.metrics) return;
-  routes.push_back({"GET", "/metrics",
-                    plain_handler(ApiDialect::kLorax,
-                                  [context](const HttpRequest& request, const Writer& writer) {
-                                    writer->respond(context->settings.metrics(request));
-                                  }),
-                    /*is_open=*/!context->settings.protects_status});
+  // Thousands of adapters make many lines.
+  routes.push_back(
+      {"GET", "/metrics",
+       worker_handler(
+           context, ApiDialect::kLorax, WorkerLane{"/metrics", "", /*always=*/true},
+           [context](const HttpRequest& request) { return context->settings.metrics(request); }),
+       /*is_open=*/!context->settings.protects_status});
 }
 
 }  // namespace lorax

@@ -10,10 +10,14 @@ namespace lorax {
 namespace {
 
 namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
 using FileTime = fs::file_time_type;
 
-// Of adapters; beyond it all are forgotten, as they are quickly read again.
+// Of adapters; beyond it all are forgotten, as they are quickly read again. A parsed template takes
+// some 20 times its text.
 constexpr size_t kMostKept = 4096;
+constexpr std::chrono::seconds kErrorAge{1};
+constexpr size_t kMostKeptBytes = size_t{4} << 20;  // of text
 
 // The files that hold a folder's template, by when they were last written.
 std::vector<FileTime> times_of(const fs::path& folder) {
@@ -32,11 +36,17 @@ std::string spelled(const Tokenizer& tokenizer, std::optional<int32_t> id) {
 
 }  // namespace
 
-// Templates that have been read, and what serves them.
+// Templates that have been read, and what serves them; or why they cannot be.
 struct TemplateChatRenderer::Loaded {
   std::vector<FileTime> times;
   ChatTemplates templates;
   std::optional<ChatFormatter> formatter;  // of the default one; none without it
+  std::string error;
+  Clock::time_point read = Clock::now();
+
+  explicit Loaded(std::string why) : error(std::move(why)) {}
+  // Why a file cannot be read may change without it.
+  bool is_current() const { return error.empty() || Clock::now() - read < kErrorAge; }
 
   Loaded(ChatTemplates from, ChatFormatter::Options options) : templates(std::move(from)) {
     if (const ChatTemplate* chosen = templates.choose(/*has_tools=*/false)) {
@@ -61,13 +71,26 @@ std::shared_ptr<const TemplateChatRenderer::Loaded> TemplateChatRenderer::find(
   {
     const std::lock_guard lock(mutex_);
     const auto known = adapters_.find(adapter);
-    if (known != adapters_.end() && known->second->times == times) return known->second;
+    if (known != adapters_.end() && known->second->times == times && known->second->is_current()) {
+      return known->second;
+    }
   }
-  auto loaded =
-      std::make_shared<Loaded>(load_chat_templates(Folder::open(adapter, bounds_)), options_);
+  // An error is kept for a moment: finding it takes as long as reading the template.
+  std::shared_ptr<Loaded> loaded;
+  try {
+    loaded =
+        std::make_shared<Loaded>(load_chat_templates(Folder::open(adapter, bounds_)), options_);
+  } catch (const Error& error) {
+    loaded = std::make_shared<Loaded>(error.what());
+  }
   loaded->times = times;
+  const size_t bytes = loaded->templates.text_bytes();
   const std::lock_guard lock(mutex_);
-  if (adapters_.size() >= kMostKept) adapters_.clear();
+  if (adapters_.size() >= kMostKept || kept_bytes_ + bytes > kMostKeptBytes) {
+    adapters_.clear();
+    kept_bytes_ = 0;
+  }
+  kept_bytes_ += bytes;  // one that is read anew counts twice until then
   adapters_[adapter] = loaded;
   return loaded;
 }
@@ -75,6 +98,7 @@ std::shared_ptr<const TemplateChatRenderer::Loaded> TemplateChatRenderer::find(
 std::shared_ptr<const TemplateChatRenderer::Loaded> TemplateChatRenderer::choose(
     const std::string& adapter) const {
   std::shared_ptr<const Loaded> loaded = find(adapter);
+  if (loaded != nullptr && !loaded->error.empty()) fail("{}", loaded->error);
   return loaded == nullptr || !loaded->formatter ? base_ : loaded;
 }
 

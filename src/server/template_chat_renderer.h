@@ -41,6 +41,7 @@ class TemplateChatRenderer final : public ChatRenderer {
   std::shared_ptr<const Loaded> base_;
   mutable std::mutex mutex_;
   mutable std::map<std::string, std::shared_ptr<const Loaded>> adapters_;  // guarded by mutex_
+  mutable size_t kept_bytes_ = 0;  // of their texts; guarded by mutex_
 };
 
 }  // namespace lorax

@@ -46,10 +46,9 @@ const FieldTable<TokenizeBody>& tokenize_fields() {
 void add_tokenize_route(const std::shared_ptr<const ApiContext>& context,
                         std::vector<ApiRoute>& routes) {
   routes.push_back({"POST", "/tokenize",
-                    worker_handler(context, ApiDialect::kLorax,
-                                   [context](const HttpRequest& request,
-                                             const std::shared_ptr<ResponseWriter>& writer) {
-                                     writer->respond(tokenize(*context, request));
+                    worker_handler(context, ApiDialect::kLorax, WorkerLane{"/tokenize", ""},
+                                   [context](const HttpRequest& request) {
+                                     return tokenize(*context, request);
                                    })});
 }
 

@@ -82,6 +82,7 @@ void set_variables(const ChatInput& input, jinja::Budget& budget, jinja::Interpr
 
 struct ChatTemplate::Parsed {
   std::string origin;
+  size_t bytes = 0;
   jinja::Template parsed;
 };
 
@@ -97,7 +98,7 @@ ChatTemplate ChatTemplate::parse(std::string_view text, std::string_view origin)
   }
   if (!is_valid_utf8(text)) fail("{}: the chat template is not valid UTF-8", origin);
   return ChatTemplate(std::make_unique<const Parsed>(
-      Parsed{std::string(origin), jinja::parse_template(text, origin)}));
+      Parsed{std::string(origin), text.size(), jinja::parse_template(text, origin)}));
 }
 
 std::string ChatTemplate::render(const ChatInput& input) const {
@@ -105,6 +106,7 @@ std::string ChatTemplate::render(const ChatInput& input) const {
   jinja::Interpreter interpreter(parsed_->parsed, budget, input.now.value_or(std::time(nullptr)));
   try {
     set_variables(input, budget, interpreter);
+    budget.begin();
     return interpreter.render();
   } catch (const TemplateRaised& error) {
     throw TemplateRaised(one_line(error.what()));
@@ -113,6 +115,8 @@ std::string ChatTemplate::render(const ChatInput& input) const {
                                     one_line(error.what())));
   }
 }
+
+size_t ChatTemplate::text_bytes() const { return parsed_->bytes; }
 
 bool ChatTemplate::uses(std::string_view variable) const {
   return parsed_->parsed.names.read.contains(variable);

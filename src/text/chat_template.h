@@ -49,6 +49,7 @@ class ChatTemplate {
   // may take.
   std::string render(const ChatInput& input) const;
 
+  size_t text_bytes() const;
   // Whether the template reads a variable, such as "tools".
   bool uses(std::string_view variable) const;
 

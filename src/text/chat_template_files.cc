@@ -69,6 +69,12 @@ const ChatTemplate* ChatTemplates::choose(bool has_tools) const {
   return with_tools != nullptr ? with_tools : find("default");
 }
 
+size_t ChatTemplates::text_bytes() const {
+  size_t bytes = 0;
+  for (const auto& entry : templates_) bytes += entry.second.text_bytes();
+  return bytes;
+}
+
 void ChatTemplates::add(std::string name, ChatTemplate chat_template) {
   templates_.insert_or_assign(std::move(name), std::move(chat_template));
 }

@@ -23,6 +23,9 @@ class ChatTemplates {
   // "default". Null if there is none.
   const ChatTemplate* choose(bool has_tools) const;
 
+  // Of all of them.
+  size_t text_bytes() const;
+
   void add(std::string name, ChatTemplate chat_template);
 
  private:

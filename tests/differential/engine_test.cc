@@ -367,6 +367,34 @@ TEST_P(EngineTest, MoreThanTheMostRequestsAreRefused) {
   second.wait();
 }
 
+// Whoever floods the places, with streams that end by themselves or not: others get one, and all
+// come back.
+TEST_P(EngineTest, NoAdapterTakesAllPlaces) {
+  EngineOptions options = small();
+  options.max_concurrent_requests = 8;
+  options.shares_places = true;
+  Engine engine(loaded_, tokenizer_.get(), options);
+  ASSERT_EQ(engine.limits().max_of_one_flow, 7);
+  for (int round = 0; round < 3; ++round) {
+    std::vector<Handle> flood;
+    for (int i = 0; i < 7; ++i) flood.push_back(submit(engine, request("In", 900)));
+    const auto refused = engine.submit(request("In", 1), std::make_shared<CollectingSink>());
+    EXPECT_EQ(refused.admission, Admission::kOverloaded);
+    EXPECT_GE(refused.retry_after, std::chrono::seconds(1));
+    GenerationRequest other = request("In", 2);
+    other.adapter = adapter("caps");
+    EXPECT_EQ(submit(engine, std::move(other)).wait().end.reason, FinishReason::kLength);
+    for (const Handle& handle : flood) engine.cancel(handle.id);
+    for (const Handle& handle : flood) handle.wait();
+    // A place is free a moment after its request's end has been told.
+    for (int tries = 0; tries < 2000; ++tries) {
+      const ServiceStats stats = engine.stats();
+      if (stats.waiting + stats.running == 0) break;
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+  }
+}
+
 TEST_P(EngineTest, StopLetsRequestsFinishWithinTheGrace) {
   auto engine = std::make_unique<Engine>(loaded_, tokenizer_.get(), small());
   const Handle quick = submit(*engine, request("In", 8));

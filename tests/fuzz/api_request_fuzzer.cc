@@ -2,6 +2,7 @@
 // which): it is served, or refused with a clear error, whatever the bytes. Run from the
 // repository's root.
 #include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -24,7 +25,7 @@ struct Fixture {
   AdapterDirectory adapters{"models/tiny-gemma2/adapters"};
   NoObserver observer;
   ScriptedService service;
-  WorkerPool workers{1, 1,
+  WorkerPool workers{{.threads = 1, .most_pending = 1},
                      [](const std::exception_ptr&) { LORAX_CHECK(false, "work has thrown"); }};
   std::vector<ApiRoute> routes;
 
@@ -96,8 +97,7 @@ void fuzz_request(uint8_t route_byte, std::string_view body) {
   request.body = body;
   fixture.service.forget_requests();
   route->handler(request, writer);
-  const bool is_long = body.size() > kShortBody;
-  while (is_long && !writer->ended()) fixture.service.run();  // a worker has it
+  LORAX_CHECK(fixture.workers.wait_until_idle(std::chrono::minutes(1)));
   for (const GenerationRequest& each : fixture.service.requests()) {
     check_request(each, fixture.service.limits(), fixture.tokenizer->vocab_size());
   }

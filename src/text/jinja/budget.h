@@ -2,9 +2,11 @@
 // every loop, every recursion and everything that can grow faster than its input asks here first.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "text/jinja/template_error.h"
@@ -12,10 +14,16 @@
 namespace lorax::jinja {
 
 struct Limits {
-  uint64_t steps = 4'000'000;        // expressions, statements, and items looked at
-  size_t bytes = size_t{256} << 20;  // of all values made, dead ones included
+  uint64_t steps = 4'000'000;  // expressions, statements, and items looked at
+  // Of all values made, dead ones included: so much, and for each byte of the input so many more,
+  // up to `most_bytes`, which bounds the input too.
+  size_t bytes = size_t{8} << 20;
+  size_t bytes_per_input = 16;
+  size_t most_bytes = size_t{128} << 20;
   size_t output_bytes = size_t{32} << 20;
   int depth = 500;  // of expressions, statements, macros and loops in each other
+  // From begin() on, and so much more for each MiB of the input.
+  std::chrono::milliseconds time{50};
 };
 
 // The largest nesting of lists and dicts in a value.
@@ -33,7 +41,7 @@ class Mutable {
 // the rendering's values.
 class Budget {
  public:
-  explicit Budget(const Limits& limits) : limits_(limits) {}
+  explicit Budget(const Limits& limits) : limits_(limits), most_bytes_(limits.most_bytes) {}
   ~Budget() {
     // One by one, so that neither a cycle leaks nor a long chain overflows the stack.
     for (const auto& kept : kept_) kept->clear();
@@ -49,18 +57,23 @@ class Budget {
     return object;
   }
 
+  // What has been made so far was the input; now the template's own work begins.
+  void begin();
+
   void step(uint64_t count = 1) {
     steps_ += count;
     if (steps_ > limits_.steps) raise("takes more than {} steps", limits_.steps);
+    spend(count);
   }
 
   // Before `count` pieces of `size` bytes are made.
   void allocate(size_t count, size_t size = 1) {
     size_t bytes = 0;
-    if (__builtin_mul_overflow(count, size, &bytes) || bytes > limits_.bytes - bytes_) {
-      raise("takes more than {} bytes of memory", limits_.bytes);
+    if (__builtin_mul_overflow(count, size, &bytes) || bytes > most_bytes_ - bytes_) {
+      raise("takes more than {} bytes of memory", most_bytes_);
     }
     bytes_ += bytes;
+    spend(bytes / kBytesPerStep);
   }
 
   // When the output has come to `bytes`.
@@ -87,9 +100,24 @@ class Budget {
   };
 
  private:
+  // Bytes that take about as long to make as a step.
+  static constexpr size_t kBytesPerStep = 256;
+  static constexpr uint64_t kStepsPerCheck = 1024;
+
+  // The clock is looked at now and then.
+  void spend(uint64_t steps) {
+    spent_ += steps;
+    if (spent_ >= kStepsPerCheck) check_time();
+  }
+  void check_time();
+
   Limits limits_;
   uint64_t steps_ = 0;
+  uint64_t spent_ = 0;  // since the clock was looked at
   size_t bytes_ = 0;
+  size_t most_bytes_;  // as the input allows
+  std::optional<std::chrono::steady_clock::time_point> begun_;
+  std::chrono::nanoseconds begun_cpu_{0};  // of the thread
   int depth_ = 0;
   std::vector<std::shared_ptr<Mutable>> kept_;
 };
