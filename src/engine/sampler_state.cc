@@ -53,8 +53,7 @@ void SamplerState::find_banned() {
     banned_.insert(banned_.end(), parameters_.ending_ids.begin(), parameters_.ending_ids.end());
   }
   std::ranges::sort(banned_);
-  const auto rest = std::ranges::unique(banned_);
-  banned_.erase(rest.begin(), rest.end());
+  banned_.erase(std::unique(banned_.begin(), banned_.end()), banned_.end());
 }
 
 bool SamplerState::bans() const { return !banned_.empty() || !parameters_.allowed_ids.empty(); }

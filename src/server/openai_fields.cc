@@ -82,8 +82,7 @@ void read_token_ids(const json::value& value, std::string_view name, int32_t voc
     ids.push_back(static_cast<int32_t>(id));
   }
   std::ranges::sort(ids);
-  const auto rest = std::ranges::unique(ids);
-  ids.erase(rest.begin(), rest.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
 }
 
 void read_bad_words(const json::value& value, std::vector<std::string>& words) {
