@@ -232,8 +232,8 @@ TEST(ChatTemplateTest, BoundsWhatARenderingTakes) {
 
 TEST(ChatTemplateTest, TakesTensOfMillisecondsAndFewMegabytes) {
   const std::string slow = render_error(
-      "{% set a = 'a' * 90000 %}"
-      "{% for i in range(100000) %}{% if 'ab' in a %}{% endif %}{% endfor %}");
+      "{% set a = '1' * 90000 %}"
+      "{% for i in range(100000) %}{% if a.isdigit() %}{% endif %}{% endfor %}");
   EXPECT_NE(slow.find("takes longer than 50 ms"), std::string::npos) << slow;
   for (const char* text : {"{{ 'a' * 9000000 }}", "{{ range(90000) | list | batch(2) | list }}"}) {
     const std::string large = render_error(text);
