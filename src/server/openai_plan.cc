@@ -27,8 +27,8 @@ SamplingParameters sampling_of(const OpenAiFields& body) {
   return sampling;
 }
 
-// As vLLM has it: the tokens of each word, and those that it has behind a space if they are as many
-// and begin with another.
+// The tokens of each word, and those that it has behind a space. vLLM leaves the second out where
+// they are not as many: a word that is one token within a text then comes nevertheless.
 std::vector<std::vector<int32_t>> bad_words_of(const Tokenizer& tokenizer,
                                                const std::vector<std::string>& words) {
   std::vector<std::vector<int32_t>> result;
@@ -38,9 +38,7 @@ std::vector<std::vector<int32_t>> bad_words_of(const Tokenizer& tokenizer,
     const std::vector<int32_t> inside = encode_prompt(tokenizer, bare, /*adds_bos=*/false);
     if (!inside.empty()) result.push_back(inside);
     std::vector<int32_t> behind = encode_prompt(tokenizer, " " + bare, /*adds_bos=*/false);
-    const bool is_other =
-        !behind.empty() && behind.size() == inside.size() && behind.front() != inside.front();
-    if (is_other) result.push_back(std::move(behind));
+    if (!behind.empty() && behind != inside) result.push_back(std::move(behind));
   }
   return result;
 }

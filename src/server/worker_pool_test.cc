@@ -1,5 +1,6 @@
 #include "server/worker_pool.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <future>
@@ -170,8 +171,8 @@ TEST_F(WorkerPoolTest, OneFlowLeavesAThreadToTheOthers) {
 TEST_F(WorkerPoolTest, ThreadsThatHangAreReplacedButFewInOnePlace) {
   WorkerPool pool({.threads = 2, .stuck_after = milliseconds(10), .most_stuck_in_place = 2},
                   no_error);
-  for (const char* flow : {"m/1", "m/2", "m/3", "m/4"}) {
-    ASSERT_TRUE(pool.try_run(blocked(flow, "m")).taken);
+  for (int i = 0; i < 8; ++i) {
+    ASSERT_TRUE(pool.try_run(blocked(fmt::format("m/{}", i), "m")).taken);
   }
   EXPECT_TRUE(comes([&] { return begun_ >= 2; }));
   for (int i = 0; i < 20; ++i) {  // others, and of other places
@@ -182,9 +183,9 @@ TEST_F(WorkerPoolTest, ThreadsThatHangAreReplacedButFewInOnePlace) {
     ASSERT_EQ(done.get_future().wait_for(seconds(60)), std::future_status::ready);
     std::this_thread::sleep_for(milliseconds(2));
   }
-  EXPECT_LE(begun_, 3) << "a third may have begun before two were known to hang";
+  EXPECT_LE(begun_, 5) << "two that hang, and as many as threads before these were known to";
   open();
-  EXPECT_TRUE(comes([&] { return begun_ == 4; })) << "the place answers again";
+  EXPECT_TRUE(comes([&] { return begun_ == 8; })) << "the place answers again";
 }
 
 // Work that waits and work that hangs; the client is told once, by whoever comes first.
