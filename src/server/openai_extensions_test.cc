@@ -59,7 +59,7 @@ TEST_F(OpenAiExtensionsTest, WhatMayBeChosen) {
   const std::vector<int32_t> behind = tiny_tokenizer().encode(" lord");
   ASSERT_NE(bare, behind);
   EXPECT_EQ(std::ranges::count(words, bare), 2);
-  EXPECT_EQ(std::ranges::count(words, behind), bare.size() == behind.size() ? 2 : 0);
+  EXPECT_EQ(std::ranges::count(words, behind), 2);
   EXPECT_EQ(std::ranges::count(words, tiny_tokenizer().encode("\n")), 1);
   expect_refused(complete(R"("prompt": "a", "bad_words": [""])"), "bad_words", "empty");
   expect_refused(complete(R"("prompt": "a", "bad_words": "a")"), "bad_words", "list");

@@ -335,7 +335,7 @@ class OpenAiClientTest(ClientsTest):
         models = {model.id: model for model in self.openai.models.list()}
         self.assertLessEqual(set(ADAPTERS), set(models))
         self.assertEqual(models["pirate"].parent, TINY.name)
-        self.assertEqual(models["pirate"].root, str((TINY / "adapters/pirate").resolve()))
+        self.assertEqual(models["pirate"].root, "pirate")
         self.assertEqual(self.openai.models.retrieve("pirate").id, "pirate")
 
     def test_adapters_at_run_time(self):
