@@ -28,7 +28,11 @@ endfunction()
 # lorax_test_instruction_sets(<test program> <filter>): adds one test per instruction set below the
 # best, which runs what the filter picks with the CPU's kernels forced down to it; skipped where the
 # processor lacks it. The program has tests/device/instruction_set_main.cc for its main().
+# Not under sanitizers, where the slower ones take minutes.
 function(lorax_test_instruction_sets program filter)
+  if(LORAX_SANITIZE)
+    return()
+  endif()
   foreach(name scalar sse4 avx2 avx512)
     add_test(NAME ${program}.${name} COMMAND ${program} --gtest_filter=${filter} --gtest_brief=1
              WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
