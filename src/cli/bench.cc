@@ -15,6 +15,7 @@
 #include "base/error.h"
 #include "cli/bench_adapters.h"
 #include "cli/bench_engine.h"
+#include "cli/bench_measurement.h"
 #include "cli/bench_report.h"
 #include "cli/commands.h"
 #include "cli/device_rates.h"
@@ -53,76 +54,6 @@ struct Options {
   std::string overlap = "auto";
   DeviceFlags device;
 };
-
-struct Measurement {
-  std::string phase;  // "prefill" or "decode"
-  int64_t batch = 0;
-  int64_t prompt = 0;
-  int64_t adapters = 0;         // distinct ones in the batch
-  double adapter_gb = 0.0;      // of their A and B, which a step reads once
-  double kv_gb = 0.0;           // of the keys and values that a decode step reads, windows aside
-  double seconds = 0.0;         // of one step, from its call to the end of its work
-  double host_seconds = 0.0;    // of these, until the host was free again
-  double device_seconds = 0.0;  // of a step while the next ones wait in the device's queue
-  double tokens_per_second = 0.0;
-  double weight_gb_per_second = 0.0;
-  double tflop_per_second = 0.0;            // of the products with weights
-  double attention_tflop_per_second = 0.0;  // of attention, in the same time
-  // The machine's bandwidth in between; of a GPU that of copying, reads and writes counted.
-  double read_gb_per_second = 0.0;
-  double ratio_to_read = 0.0;   // weight_gb_per_second over it, step by step
-  double ratio_of_bytes = 0.0;  // the same for weights, keys and values, and adapters
-  GraphStats graphs = {};
-};
-
-// `peak`: TFLOP/s of a large product, 0 where it was not measured.
-json::object to_json(const Measurement& m, double peak) {
-  json::object object = {{"phase", m.phase},
-                         {"batch", m.batch},
-                         {"prompt", m.prompt},
-                         {"adapters", m.adapters},
-                         {"adapter_gb", m.adapter_gb},
-                         {"kv_gb", m.kv_gb},
-                         {"ms_per_step", m.seconds * 1e3},
-                         {"host_ms_per_step", m.host_seconds * 1e3},
-                         {"device_ms_per_step", m.device_seconds * 1e3},
-                         {"tokens_per_s", m.tokens_per_second},
-                         {"weight_gb_per_s", m.weight_gb_per_second},
-                         {"tflop_per_s", m.tflop_per_second},
-                         {"attention_tflop_per_s", m.attention_tflop_per_second},
-                         {"read_gb_per_s", m.read_gb_per_second},
-                         {"ratio_to_read", m.ratio_to_read},
-                         {"ratio_of_bytes", m.ratio_of_bytes},
-                         {"graphs", m.graphs.graphs},
-                         {"graph_s", m.graphs.seconds},
-                         {"graph_mb", static_cast<double>(m.graphs.bytes) * 1e-6}};
-  if (peak > 0.0) {
-    object["products_of_peak"] = m.tflop_per_second / peak;
-    object["products_and_attention_of_peak"] =
-        (m.tflop_per_second + m.attention_tflop_per_second) / peak;
-  }
-  return object;
-}
-
-std::string table_header() {
-  return fmt::format(
-      "{:8} {:>6} {:>7} {:>8} {:>10} {:>8} {:>10} {:>10} {:>13} {:>9} {:>10} {:>10} {:>6} {:>9} "
-      "{:>9}",
-      "phase", "batch", "prompt", "adapters", "ms/step", "host ms", "device ms", "tokens/s",
-      "weights GB/s", "TFLOP/s", "attention", "read GB/s", "ratio", "of bytes", "of peak");
-}
-
-std::string table_row(const Measurement& m, double peak) {
-  return fmt::format(
-      "{:8} {:>6} {:>7} {:>8} {:>10.3f} {:>8.3f} {:>10.3f} {:>10.2f} {:>13.2f} {:>9.3f} {:>10.3f} "
-      "{:>10.2f} {:>6.2f} {:>9.2f} {:>9}",
-      m.phase, m.batch, m.prompt, m.adapters, m.seconds * 1e3, m.host_seconds * 1e3,
-      m.device_seconds * 1e3, m.tokens_per_second, m.weight_gb_per_second, m.tflop_per_second,
-      m.attention_tflop_per_second, m.read_gb_per_second, m.ratio_to_read, m.ratio_of_bytes,
-      peak > 0.0 ? fmt::format("{:.2f} {:.2f}", m.tflop_per_second / peak,
-                               (m.tflop_per_second + m.attention_tflop_per_second) / peak)
-                 : "");
-}
 
 double median(std::vector<double> values) {
   std::ranges::sort(values);
@@ -333,7 +264,7 @@ class Bench {
     return loaded_.info().attention_multiply_adds(end - rows, end);
   }
 
-  void add(const Measurement& m) { report_.add(table_row(m, peak_), to_json(m, peak_)); }
+  void add(const Measurement& m) { report_.add(measurement_row(m, peak_), to_json(m, peak_)); }
 
   // Of a case that is interrupted, reports the rounds that are whole.
   void run_case(int64_t batch, int64_t prompt, int64_t adapter_count) {
@@ -433,7 +364,7 @@ void run_engine(const Options& options, BenchReport& report, const Interrupt& in
 void run_steps(const Options& options, BenchReport& report, const Interrupt& interrupt) {
   Bench bench(options, report, interrupt);
   json::object about = describe(options, bench.loaded(), report);
-  report.say(table_header());
+  report.say(measurement_header());
   bench.run();
   if (options.as_json && !bench.on_host() && !interrupt.has_come()) {
     about["copy_gb_per_s"] = bench.copy_bandwidth();  // C
