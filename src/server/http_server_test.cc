@@ -451,53 +451,55 @@ TEST_F(HttpServerTest, OneAddressHasItsShareOfConnections) {
   }
 }
 
+// All file descriptors that the process may have are taken, but for one.
+class OneFileLeft {
+ public:
+  OneFileLeft() {
+    ::getrlimit(RLIMIT_NOFILE, &before_);
+    rlimit tight = before_;
+    tight.rlim_cur = 128;
+    ::setrlimit(RLIMIT_NOFILE, &tight);
+    const auto take = [] { return ::open("/dev/null", O_RDONLY); };
+    for (int file = take(); file >= 0; file = take()) files_.push_back(file);
+    EXPECT_FALSE(files_.empty());
+    ::close(files_.back());
+    files_.pop_back();
+  }
+  ~OneFileLeft() { give_back(); }
+  void give_back() {
+    for (int file : std::exchange(files_, {})) ::close(file);
+    ::setrlimit(RLIMIT_NOFILE, &before_);
+  }
+
+ private:
+  rlimit before_{};
+  std::vector<int> files_;
+};
+
 // What is idle holds files that a new client needs.
 TEST_F(HttpServerTest, IdleConnectionsGiveWayWhenFilesAreFew) {
   const uint16_t port = start();
   TestClient idle(port);
   EXPECT_EQ(idle.request(get("/")).status, 200);
-  rlimit before{};
-  ::getrlimit(RLIMIT_NOFILE, &before);
-  rlimit tight = before;
-  tight.rlim_cur = 128;
-  ::setrlimit(RLIMIT_NOFILE, &tight);
-  std::vector<int> files;
-  const auto take_file = [] { return ::open("/dev/null", O_RDONLY); };
-  for (int file = take_file(); file >= 0; file = take_file()) files.push_back(file);
-  ASSERT_FALSE(files.empty());
-  ::close(files.back());  // for the client's socket; none is left for the server's
-  files.pop_back();
+  OneFileLeft files;  // for the client's socket; none for the server's
   TestClient client(port);
   EXPECT_EQ(client.request(get("/")).status, 200);
   EXPECT_EQ(idle.receive_all(), "");
   EXPECT_EQ(client.receive_some(120), "") << "it is idle itself now, but nobody waits for its file";
   EXPECT_EQ(client.request(get("/")).status, 200);
-  for (int file : files) ::close(file);
-  ::setrlimit(RLIMIT_NOFILE, &before);
 }
 
 TEST_F(HttpServerTest, AcceptingGoesOnWhenFilesAreFreeAgain) {
   std::atomic<int> errors{0};
   options.error_log = [&](std::string_view) { ++errors; };
   const uint16_t port = start();
-  rlimit before{};
-  ::getrlimit(RLIMIT_NOFILE, &before);
-  rlimit tight = before;
-  tight.rlim_cur = 128;
-  ::setrlimit(RLIMIT_NOFILE, &tight);
-  std::vector<int> files;
-  const auto take_file = [] { return ::open("/dev/null", O_RDONLY); };
-  for (int file = take_file(); file >= 0; file = take_file()) files.push_back(file);
-  ASSERT_FALSE(files.empty());
-  ::close(files.back());  // for the client's socket; none is left for the server's
-  files.pop_back();
+  OneFileLeft files;  // for the client's socket; none for the server's
   TestClient client(port);
   client.send(get("/patient"));
   EXPECT_TRUE(eventually([&] { return errors > 0; }));
   EXPECT_EQ(client.receive_some(120), "");
   EXPECT_LT(errors, 10) << "it must not spin";
-  for (int file : files) ::close(file);
-  ::setrlimit(RLIMIT_NOFILE, &before);
+  files.give_back();
   EXPECT_EQ(client.receive().body, "GET /patient? ");
 }
 

@@ -4,9 +4,8 @@
 // Whoever asks for much, or for what takes long, delays its own requests only:
 //
 // - Work belongs to a flow: an adapter's name, for an API key. Flows take turns by the time that
-// theirs has taken
-//   (FairQueue), one flow never has all threads, and what waits takes places that flows share
-//   (FairPlaces).
+//   theirs has taken (FairQueue), one flow never has all threads, and what waits takes places that
+//   flows share (FairPlaces).
 // - Work may hang where it touches files: a mount that has gone away. A thread that has been at one
 //   piece for `stuck_after` is replaced by another, and of one place, a folder below the adapter
 //   directory, only a few may be stuck; what else needs it waits.
