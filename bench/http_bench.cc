@@ -19,9 +19,9 @@
 #include <CLI/Formatter.hpp>
 
 #include "load_client.h"
-#include "server/http_server.h"
-#include "server/router.h"
-#include "server/sse.h"
+#include "server/http/http_server.h"
+#include "server/api/router.h"
+#include "server/http/sse.h"
 
 namespace {
 

@@ -8,11 +8,11 @@
 #include <vector>
 
 #include "device/dry_run.h"
-#include "engine/engine_request.h"
-#include "engine/loaded_model.h"
-#include "engine/model_runner.h"
-#include "engine/sampler.h"
-#include "engine/scheduler.h"
+#include "engine/run/engine_request.h"
+#include "engine/load/loaded_model.h"
+#include "engine/run/model_runner.h"
+#include "engine/sample/sampler.h"
+#include "engine/schedule/scheduler.h"
 
 namespace lorax {
 namespace {

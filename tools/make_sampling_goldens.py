@@ -10,7 +10,7 @@ Needs torch and transformers 5; takes seconds on a CPU. The file holds
              logits after the repetition penalty, where there is one), and of the ids that all cuts
              leave: `ids` and `probabilities`
 
-The processors run in the order of engine/sampling_parameters.h, in float32 and in float64; a case
+The processors run in the order of engine/schedule/sampling_parameters.h, in float32 and in float64; a case
 where both do not leave the same ids would test rounding, so that is an error. Rows with ties are
 not cut by top_p, whose choice among equals transformers leaves to torch.sort. Frequency and
 presence penalties and logit_bias are OpenAI's and have no processor.

@@ -7,8 +7,8 @@
 #include <CLI/App.hpp>
 #include <boost/json/object.hpp>
 
-#include "engine/loaded_adapters.h"
-#include "server/adapter_request.h"
+#include "engine/load/loaded_adapters.h"
+#include "server/api/adapter_request.h"
 
 namespace lorax::cli {
 

@@ -22,7 +22,7 @@
 #include "cli/interrupt.h"
 #include "cli/options.h"
 #include "cli/read_bandwidth.h"
-#include "engine/model_runner.h"
+#include "engine/run/model_runner.h"
 
 namespace lorax::cli {
 namespace {

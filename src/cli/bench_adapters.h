@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "adapters/model_adapter_backend.h"
-#include "engine/loaded_model.h"
+#include "adapters/store/model_adapter_backend.h"
+#include "engine/load/loaded_model.h"
 
 namespace lorax::cli {
 

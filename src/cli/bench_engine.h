@@ -8,7 +8,7 @@
 
 #include "cli/bench_report.h"
 #include "cli/interrupt.h"
-#include "engine/loaded_model.h"
+#include "engine/load/loaded_model.h"
 
 namespace lorax::cli {
 

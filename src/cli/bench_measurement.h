@@ -6,7 +6,7 @@
 
 #include <boost/json/object.hpp>
 
-#include "engine/model_runner.h"
+#include "engine/run/model_runner.h"
 
 namespace lorax::cli {
 

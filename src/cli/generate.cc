@@ -22,7 +22,7 @@
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "engine/engine.h"
-#include "engine/sequence.h"
+#include "engine/schedule/sequence.h"
 #include "text/tokenizer.h"
 
 namespace lorax::cli {

@@ -6,7 +6,7 @@
 #include <string>
 #include <thread>
 
-#include "server/api_keys.h"
+#include "server/api/api_keys.h"
 
 namespace lorax::cli {
 

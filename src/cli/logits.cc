@@ -15,7 +15,7 @@
 #include "cli/adapter_options.h"
 #include "cli/commands.h"
 #include "cli/options.h"
-#include "engine/model_runner.h"
+#include "engine/run/model_runner.h"
 #include "formats/json_file.h"
 #include "formats/printable.h"
 #include "formats/safetensors_writer.h"

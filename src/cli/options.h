@@ -10,7 +10,7 @@
 
 #include <CLI/App.hpp>
 
-#include "engine/loaded_model.h"
+#include "engine/load/loaded_model.h"
 #include "text/tokenizer.h"
 
 namespace lorax::cli {

@@ -10,7 +10,7 @@
 #include <CLI/App.hpp>
 
 #include "cli/options.h"
-#include "server/log.h"
+#include "server/observe/log.h"
 
 namespace lorax::cli {
 

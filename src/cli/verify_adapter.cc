@@ -7,12 +7,12 @@
 #include <string>
 #include <vector>
 
-#include "adapters/merged_source.h"
+#include "adapters/merge/merged_source.h"
 #include "base/error.h"
 #include "cli/adapter_options.h"
 #include "cli/commands.h"
 #include "cli/options.h"
-#include "engine/model_runner.h"
+#include "engine/run/model_runner.h"
 
 namespace lorax::cli {
 namespace {

@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "base/error.h"
-#include "engine/warm_up.h"
+#include "engine/run/warm_up.h"
 
 namespace lorax {
 namespace {

@@ -15,17 +15,17 @@
 #include <unordered_map>
 #include <vector>
 
-#include "adapters/adapter_store.h"
-#include "adapters/model_adapter_backend.h"
+#include "adapters/store/adapter_store.h"
+#include "adapters/store/model_adapter_backend.h"
 #include "engine/engine_options.h"
-#include "engine/engine_request.h"
-#include "engine/fair_places.h"
-#include "engine/generation_service.h"
-#include "engine/loaded_model.h"
-#include "engine/model_runner.h"
-#include "engine/scheduler.h"
-#include "engine/step_runner.h"
-#include "engine/store_adapter_exchange.h"
+#include "engine/run/engine_request.h"
+#include "engine/schedule/fair_places.h"
+#include "engine/schedule/generation_service.h"
+#include "engine/load/loaded_model.h"
+#include "engine/run/model_runner.h"
+#include "engine/schedule/scheduler.h"
+#include "engine/run/step_runner.h"
+#include "engine/load/store_adapter_exchange.h"
 #include "text/tokenizer.h"
 
 namespace lorax {

@@ -7,15 +7,15 @@
 #include <optional>
 #include <string>
 
-#include "adapters/adapter_store_types.h"
-#include "adapters/model_adapter_backend.h"
-#include "engine/fair_places.h"
-#include "engine/generation_service.h"
-#include "engine/loaded_model.h"
-#include "engine/memory_plan.h"
-#include "engine/model_runner.h"
-#include "engine/scheduler.h"
-#include "engine/step_runner.h"
+#include "adapters/store/adapter_store_types.h"
+#include "adapters/store/model_adapter_backend.h"
+#include "engine/schedule/fair_places.h"
+#include "engine/schedule/generation_service.h"
+#include "engine/load/loaded_model.h"
+#include "engine/load/memory_plan.h"
+#include "engine/run/model_runner.h"
+#include "engine/schedule/scheduler.h"
+#include "engine/run/step_runner.h"
 #include "formats/folder.h"
 
 namespace lorax {

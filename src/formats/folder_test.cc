@@ -5,7 +5,7 @@
 #include <atomic>
 #include <thread>
 
-#include "formats/test_directory.h"
+#include "formats/testing/test_directory.h"
 
 namespace lorax {
 namespace {

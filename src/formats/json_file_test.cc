@@ -9,7 +9,7 @@
 #include <boost/json/parse.hpp>
 
 #include "formats/printable.h"
-#include "formats/test_directory.h"
+#include "formats/testing/test_directory.h"
 
 namespace lorax {
 namespace {

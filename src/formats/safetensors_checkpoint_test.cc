@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "formats/safetensors_writer.h"
-#include "formats/test_directory.h"
+#include "formats/testing/test_directory.h"
 
 namespace lorax {
 namespace {

@@ -9,7 +9,7 @@
 #include <numeric>
 #include <thread>
 
-#include "formats/test_directory.h"
+#include "formats/testing/test_directory.h"
 
 namespace lorax {
 namespace {

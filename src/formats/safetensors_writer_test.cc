@@ -8,7 +8,7 @@
 
 #include "formats/json_file.h"
 #include "formats/safetensors.h"
-#include "formats/test_directory.h"
+#include "formats/testing/test_directory.h"
 
 namespace lorax {
 namespace {

@@ -7,7 +7,7 @@
 #include <filesystem>
 #include <string>
 
-#include "formats/test_directory.h"
+#include "formats/testing/test_directory.h"
 
 namespace lorax {
 namespace {

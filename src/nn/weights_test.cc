@@ -10,7 +10,7 @@
 
 #include "device/dry_run.h"
 #include "formats/safetensors_writer.h"
-#include "formats/test_directory.h"
+#include "formats/testing/test_directory.h"
 
 namespace lorax {
 namespace {

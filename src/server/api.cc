@@ -4,12 +4,12 @@
 #include <utility>
 
 #include "server/docs_routes.h"
-#include "server/generate_routes.h"
-#include "server/lora_adapter_routes.h"
-#include "server/models_route.h"
-#include "server/openai_routes.h"
-#include "server/status_routes.h"
-#include "server/tokenize_route.h"
+#include "server/lorax/generate_routes.h"
+#include "server/openai/lora_adapter_routes.h"
+#include "server/openai/models_route.h"
+#include "server/openai/openai_routes.h"
+#include "server/lorax/status_routes.h"
+#include "server/lorax/tokenize_route.h"
 
 namespace lorax {
 

@@ -3,8 +3,8 @@
 
 #include <vector>
 
-#include "server/api_context.h"
-#include "server/api_route.h"
+#include "server/api/api_context.h"
+#include "server/api/api_route.h"
 
 namespace lorax {
 

@@ -7,8 +7,8 @@
 
 #include <boost/json/object.hpp>
 
-#include "server/api_context.h"
-#include "server/api_error.h"
+#include "server/api/api_context.h"
+#include "server/api/api_error.h"
 
 namespace lorax {
 

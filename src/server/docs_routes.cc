@@ -10,7 +10,7 @@
 
 #include "server/api_operations.h"
 #include "server/openapi_document.h"
-#include "text/html_escape.h"
+#include "base/html_escape.h"
 
 namespace lorax {
 namespace {

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "server/api_route.h"
+#include "server/api/api_route.h"
 
 namespace lorax {
 

@@ -5,7 +5,7 @@
 #include <boost/algorithm/string/case_conv.hpp>
 #include <boost/json/serialize.hpp>
 
-#include "server/api_fixture.h"
+#include "server/testing/api_fixture.h"
 #include "server/api_operations.h"
 
 namespace lorax {

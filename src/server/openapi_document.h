@@ -3,7 +3,7 @@
 
 #include <boost/json/object.hpp>
 
-#include "server/api_context.h"
+#include "server/api/api_context.h"
 
 namespace lorax {
 

@@ -6,8 +6,8 @@
 
 #include <boost/algorithm/string/replace.hpp>
 
-#include "server/adapter_request.h"
-#include "server/api_fixture.h"
+#include "server/api/adapter_request.h"
+#include "server/testing/api_fixture.h"
 
 namespace lorax {
 namespace {

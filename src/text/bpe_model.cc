@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <functional>
 
-#include "text/utf8.h"
+#include "base/utf8.h"
 
 namespace lorax {
 namespace {

@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "text/int_map.h"
+#include "base/int_map.h"
 #include "text/vocabulary.h"
 
 namespace lorax {

@@ -9,7 +9,7 @@
 #include <boost/json/serialize.hpp>
 
 #include "base/error.h"
-#include "text/golden_cases.h"
+#include "text/testing/golden_cases.h"
 
 namespace lorax {
 namespace {

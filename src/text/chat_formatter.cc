@@ -4,7 +4,7 @@
 #include <iterator>
 #include <optional>
 
-#include "text/quote_token.h"
+#include "base/quote_token.h"
 
 namespace lorax {
 namespace {

@@ -9,7 +9,7 @@
 #include "text/jinja/interpreter.h"
 #include "text/jinja/json_values.h"
 #include "text/jinja/parser.h"
-#include "text/utf8.h"
+#include "base/utf8.h"
 
 namespace lorax {
 namespace {

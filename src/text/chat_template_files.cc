@@ -7,7 +7,7 @@
 
 #include "base/error.h"
 #include "text/json_fields.h"
-#include "text/quote_token.h"
+#include "base/quote_token.h"
 #include "text/text_file.h"
 
 namespace lorax {

@@ -15,7 +15,7 @@
 #include <boost/json/serialize.hpp>
 #include <boost/json/value.hpp>
 
-#include "text/golden_cases.h"
+#include "text/testing/golden_cases.h"
 
 namespace lorax {
 namespace {

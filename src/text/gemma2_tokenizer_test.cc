@@ -12,7 +12,7 @@
 #include <string>
 
 #include "text/bpe_tokenizer.h"
-#include "text/golden_cases.h"
+#include "text/testing/golden_cases.h"
 
 namespace lorax {
 namespace {

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "text/golden_cases.h"
+#include "text/testing/golden_cases.h"
 
 namespace lorax {
 namespace {

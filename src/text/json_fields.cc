@@ -5,7 +5,7 @@
 #include <boost/json/parse.hpp>
 
 #include "base/error.h"
-#include "text/quote_token.h"
+#include "base/quote_token.h"
 #include "text/vocabulary.h"
 
 namespace lorax {

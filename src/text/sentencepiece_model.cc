@@ -7,8 +7,8 @@
 
 #include "base/error.h"
 #include "text/added_tokens.h"
-#include "text/quote_token.h"
-#include "text/utf8.h"
+#include "base/quote_token.h"
+#include "base/utf8.h"
 #include "text/vocabulary.h"
 
 namespace lorax {

@@ -9,7 +9,7 @@
 
 #include "base/error.h"
 #include "text/sentencepiece_model.h"
-#include "text/utf8.h"
+#include "base/utf8.h"
 
 namespace lorax {
 namespace {

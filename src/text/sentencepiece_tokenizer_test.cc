@@ -8,7 +8,7 @@
 
 #include "base/error.h"
 #include "text/bpe_tokenizer.h"
-#include "text/golden_cases.h"
+#include "text/testing/golden_cases.h"
 
 namespace lorax {
 namespace {

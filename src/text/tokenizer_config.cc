@@ -8,7 +8,7 @@
 
 #include "base/error.h"
 #include "text/json_fields.h"
-#include "text/quote_token.h"
+#include "base/quote_token.h"
 
 namespace lorax {
 namespace {

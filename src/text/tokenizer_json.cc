@@ -10,8 +10,8 @@
 
 #include "base/error.h"
 #include "text/json_fields.h"
-#include "text/quote_token.h"
-#include "text/utf8.h"
+#include "base/quote_token.h"
+#include "base/utf8.h"
 
 namespace lorax {
 namespace {

@@ -10,7 +10,7 @@
 
 #include "base/error.h"
 #include "text/bpe_tokenizer.h"
-#include "text/golden_cases.h"
+#include "text/testing/golden_cases.h"
 #include "text/sentencepiece_tokenizer.h"
 
 namespace lorax {

@@ -3,7 +3,7 @@
 #include <functional>
 
 #include "base/error.h"
-#include "text/quote_token.h"
+#include "base/quote_token.h"
 
 namespace lorax {
 namespace {

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "device_tensor.h"
-#include "engine/collecting_sink.h"
+#include "engine/schedule/testing/collecting_sink.h"
 #include "engine/engine.h"
 
 namespace lorax {

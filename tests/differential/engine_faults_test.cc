@@ -7,7 +7,7 @@
 #include <memory>
 
 #include "base/error.h"
-#include "engine/collecting_sink.h"
+#include "engine/schedule/testing/collecting_sink.h"
 #include "engine/engine.h"
 #include "harness.h"
 

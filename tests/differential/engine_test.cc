@@ -12,7 +12,7 @@
 #include <random>
 #include <thread>
 
-#include "engine/collecting_sink.h"
+#include "engine/schedule/testing/collecting_sink.h"
 #include "text/tokenizer.h"
 
 namespace lorax {

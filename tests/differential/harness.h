@@ -12,8 +12,8 @@
 #include <utility>
 #include <vector>
 
-#include "engine/loaded_model.h"
-#include "engine/model_runner.h"
+#include "engine/load/loaded_model.h"
+#include "engine/run/model_runner.h"
 
 namespace lorax::differential {
 

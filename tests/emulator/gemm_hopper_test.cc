@@ -1,4 +1,4 @@
-// Products of many rows (device/cuda/gemm_hopper.cu), run by the emulator, against double
+// Products of many rows (device/cuda/products/gemm_hopper.cu), run by the emulator, against double
 // arithmetic.
 #include <gtest/gtest.h>
 
@@ -21,7 +21,7 @@ namespace {
 alignas(1024) thread_local unsigned char raw_shared[227 << 10];
 }  // namespace
 }  // namespace lorax::cuda
-#include "device/cuda/gemm_hopper.cu"
+#include "device/cuda/products/gemm_hopper.cu"
 #undef cuda
 
 namespace lorax::emulated_gemm {

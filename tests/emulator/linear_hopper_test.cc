@@ -1,4 +1,4 @@
-// Products of 9 to 64 rows with low-rank parts (device/cuda/linear_hopper.cu), run by the
+// Products of 9 to 64 rows with low-rank parts (device/cuda/products/linear_hopper.cu), run by the
 // emulator, against double arithmetic.
 #include <gtest/gtest.h>
 
@@ -21,7 +21,7 @@ namespace {
 alignas(1024) thread_local unsigned char raw_shared[227 << 10];
 }  // namespace
 }  // namespace lorax::cuda
-#include "device/cuda/linear_hopper.cu"
+#include "device/cuda/products/linear_hopper.cu"
 #undef cuda
 
 namespace lorax::emulated {

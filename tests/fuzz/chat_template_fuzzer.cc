@@ -11,7 +11,7 @@
 #include "base/error.h"
 #include "text/chat_formatter.h"
 #include "text/chat_template.h"
-#include "text/utf8.h"
+#include "base/utf8.h"
 
 namespace lorax {
 namespace {

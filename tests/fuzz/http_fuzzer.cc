@@ -14,12 +14,12 @@
 #include <boost/json.hpp>
 
 #include "base/check.h"
-#include "server/http_error.h"
-#include "server/http_exchange.h"
-#include "server/http_parser.h"
-#include "server/router.h"
-#include "server/sse.h"
-#include "server/url.h"
+#include "server/http/http_error.h"
+#include "server/http/http_exchange.h"
+#include "server/http/http_parser.h"
+#include "server/api/router.h"
+#include "server/http/sse.h"
+#include "server/http/url.h"
 
 namespace {
 

@@ -8,7 +8,7 @@
 
 #include "text/incremental_detokenizer.h"
 #include "text/tokenizer.h"
-#include "text/utf8.h"
+#include "base/utf8.h"
 
 namespace lorax {
 

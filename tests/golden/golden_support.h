@@ -8,8 +8,8 @@
 
 #include <boost/json/value.hpp>
 
-#include "engine/loaded_adapters.h"
-#include "engine/loaded_model.h"
+#include "engine/load/loaded_adapters.h"
+#include "engine/load/loaded_model.h"
 #include "formats/safetensors.h"
 
 namespace lorax::golden {

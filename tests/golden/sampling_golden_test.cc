@@ -9,7 +9,7 @@
 #include <boost/json/value.hpp>
 
 #include "device_tensor.h"
-#include "engine/sampler_state.h"
+#include "engine/sample/sampler_state.h"
 #include "formats/json_file.h"
 #include "golden_support.h"
 

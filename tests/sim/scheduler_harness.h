@@ -17,8 +17,8 @@
 
 #include "base/check.h"
 #include "base/mix64.h"
-#include "engine/scheduler.h"
-#include "engine/sequence.h"
+#include "engine/schedule/scheduler.h"
+#include "engine/schedule/sequence.h"
 
 namespace lorax::sim {
 

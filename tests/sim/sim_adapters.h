@@ -12,7 +12,7 @@
 #include <string>
 
 #include "base/check.h"
-#include "engine/adapter_exchange.h"
+#include "engine/schedule/adapter_exchange.h"
 
 namespace lorax::sim {
 

@@ -4,9 +4,9 @@
 #include <random>
 #include <thread>
 
-#include "adapters/adapter_store.h"
-#include "adapters/fake_adapter_backend.h"
-#include "engine/store_adapter_exchange.h"
+#include "adapters/store/adapter_store.h"
+#include "adapters/store/testing/fake_adapter_backend.h"
+#include "engine/load/store_adapter_exchange.h"
 #include "scheduler_harness.h"
 
 namespace lorax::sim {

@@ -12,7 +12,7 @@
 #include "device/cpu/elementwise.h"
 #include "device/cpu/kernel_level.h"
 #include "device/cpu/memory.h"
-#include "device/factories.h"
+#include "device/factory/factories.h"
 #include "device/instruction_set.h"
 
 namespace lorax::cpu {

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <array>
 
-#include "text/quote_token.h"
+#include "base/quote_token.h"
 
 namespace lorax::jinja {
 namespace {

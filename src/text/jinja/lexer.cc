@@ -10,7 +10,7 @@
 #include "text/jinja/python_number.h"
 #include "text/jinja/string_literal.h"
 #include "text/jinja/unicode.h"
-#include "text/quote_token.h"
+#include "base/quote_token.h"
 
 namespace lorax::jinja {
 namespace {

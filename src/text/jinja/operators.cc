@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "text/html_escape.h"
+#include "base/html_escape.h"
 #include "text/jinja/loop.h"
 #include "text/jinja/string_format.h"
 #include "text/jinja/string_search.h"

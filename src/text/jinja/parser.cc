@@ -9,7 +9,7 @@
 #include "text/jinja/expression_parser.h"
 #include "text/jinja/globals.h"
 #include "text/jinja/scope_analysis.h"
-#include "text/quote_token.h"
+#include "base/quote_token.h"
 
 namespace lorax::jinja {
 namespace {

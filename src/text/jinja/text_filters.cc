@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "text/html_escape.h"
+#include "base/html_escape.h"
 #include "text/jinja/arguments.h"
 #include "text/jinja/attributes.h"
 #include "text/jinja/filters.h"

@@ -1,6 +1,6 @@
 #include "text/jinja/token_stream.h"
 
-#include "text/quote_token.h"
+#include "base/quote_token.h"
 
 namespace lorax::jinja {
 namespace {

@@ -1,12 +1,12 @@
-// device/cuda/hopper.cuh, emulated: copies and products are done when they are asked for.
+// device/cuda/ptx/hopper.cuh, emulated: copies and products are done when they are asked for.
 #pragma once
 
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 
-#include "device/cuda/mma.cuh"
-#include "device/cuda/vector.cuh"
+#include "device/cuda/ptx/mma.cuh"
+#include "device/cuda/ptx/vector.cuh"
 #include "emulator.h"
 
 namespace lorax::cuda {

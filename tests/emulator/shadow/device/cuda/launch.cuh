@@ -1,7 +1,7 @@
-// device/cuda/launch.cuh, emulated: a launch ends before it returns.
+// device/cuda/ops/launch.cuh, emulated: a launch ends before it returns.
 #pragma once
 
-#include "device/cuda/stream.h"
+#include "device/cuda/runtime/stream.h"
 #include "emulator.h"
 
 namespace lorax::cuda {

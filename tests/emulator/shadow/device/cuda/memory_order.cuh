@@ -1,4 +1,4 @@
-// device/cuda/memory_order.cuh, emulated.
+// device/cuda/ptx/memory_order.cuh, emulated.
 #pragma once
 
 #include <cstdint>

@@ -1,9 +1,9 @@
-// device/cuda/mma.cuh, emulated. Sums are exact but for one rounding per instruction.
+// device/cuda/ptx/mma.cuh, emulated. Sums are exact but for one rounding per instruction.
 #pragma once
 
 #include <type_traits>
 
-#include "device/cuda/vector.cuh"
+#include "device/cuda/ptx/vector.cuh"
 #include "emulator.h"
 
 namespace lorax::cuda {
