@@ -18,6 +18,7 @@
 
 #include "cli/device_rates.h"
 #include "device/device.h"
+#include "device/factory/device_factory.h"
 
 namespace lorax {
 namespace {

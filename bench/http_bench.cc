@@ -19,8 +19,8 @@
 #include <CLI/Formatter.hpp>
 
 #include "load_client.h"
-#include "server/http/http_server.h"
 #include "server/api/router.h"
+#include "server/http/http_server.h"
 #include "server/http/sse.h"
 
 namespace {

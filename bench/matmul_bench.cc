@@ -23,6 +23,7 @@
 #include "device/cpu/matmul.h"
 #include "device/cpu/matmul_kernel.h"
 #include "device/device.h"
+#include "device/factory/device_factory.h"
 #include "peak_flops.h"
 
 namespace lorax {

@@ -1,5 +1,5 @@
-// Choosing the tokens of a batch: rows per second of engine/sample/sampler.h over random logits, which are
-// rotated over more memory than a cache holds.
+// Choosing the tokens of a batch: rows per second of engine/sample/sampler.h over random logits,
+// which are rotated over more memory than a cache holds.
 //
 // sampling_bench [--device cpu] [--threads N] [--rows 64] [--ms MILLISECONDS_PER_CASE] [--cpu-time]
 //
@@ -16,6 +16,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "device/factory/device_factory.h"
 #include "engine/sample/sampler.h"
 
 namespace lorax {

@@ -8,11 +8,13 @@
 #include <vector>
 
 #include "device/dry_run.h"
-#include "engine/run/engine_request.h"
+#include "device/factory/device_factory.h"
 #include "engine/load/loaded_model.h"
+#include "engine/run/engine_request.h"
 #include "engine/run/model_runner.h"
 #include "engine/sample/sampler.h"
 #include "engine/schedule/scheduler.h"
+#include "models/registry/model_registry.h"
 
 namespace lorax {
 namespace {

@@ -1,9 +1,14 @@
-# lorax_library(<floor> [DEPS ...]): the one library of the folder it is called in.
+# lorax_library(<floor> [ROOMS] [DEPS ...] [TEST_DEPS ...]): the one library of the folder it is
+# called in, and with ROOMS of those inside it.
 # Every *.cc of the folder belongs to it, except the *_test.cc, which form the test program
 # <floor>_test. Names use '_' for '/': device/cpu is lorax_device_cpu.
 function(lorax_library floor)
-  cmake_parse_arguments(ARG "" "" "DEPS;TEST_DEPS" ${ARGN})
-  file(GLOB sources CONFIGURE_DEPENDS *.cc)
+  cmake_parse_arguments(ARG "ROOMS" "" "DEPS;TEST_DEPS" ${ARGN})
+  if(ARG_ROOMS)
+    file(GLOB_RECURSE sources CONFIGURE_DEPENDS *.cc)
+  else()
+    file(GLOB sources CONFIGURE_DEPENDS *.cc)
+  endif()
   set(tests ${sources})
   list(FILTER tests INCLUDE REGEX "_test\\.cc$")
   list(FILTER sources EXCLUDE REGEX "_test\\.cc$")

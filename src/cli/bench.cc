@@ -23,6 +23,7 @@
 #include "cli/options.h"
 #include "cli/read_bandwidth.h"
 #include "engine/run/model_runner.h"
+#include "models/registry/model_registry.h"
 
 namespace lorax::cli {
 namespace {

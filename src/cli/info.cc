@@ -9,7 +9,9 @@
 
 #include "cli/commands.h"
 #include "cli/options.h"
+#include "device/factory/device_factory.h"
 #include "models/checkpoint_folder.h"
+#include "models/registry/model_registry.h"
 
 namespace lorax::cli {
 namespace {

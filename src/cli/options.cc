@@ -13,6 +13,7 @@
 #include "base/standard_files.h"
 #include "device/instruction_set.h"
 #include "models/checkpoint_folder.h"
+#include "models/registry/model_registry.h"
 
 namespace lorax::cli {
 namespace {

@@ -285,14 +285,4 @@ class Device {
   virtual void gather_logits(const Tensor& logits, const Tensor& ids, const Tensor& out) = 0;
 };
 
-struct DeviceOptions {
-  std::string name = "cpu";  // "cpu", "cuda" or "cuda:<index>"
-  int threads = 0;           // CPU threads; 0: one per core this process may use
-  // The share of a GPU's memory that available_memory() counts on. What others hold is part of it.
-  double cuda_memory_fraction = 1.0;
-};
-
-// Throws Error for an unknown name, or a device that this build or machine does not have.
-std::unique_ptr<Device> make_device(const DeviceOptions& options);
-
 }  // namespace lorax

@@ -18,14 +18,14 @@
 #include "adapters/store/adapter_store.h"
 #include "adapters/store/model_adapter_backend.h"
 #include "engine/engine_options.h"
+#include "engine/load/loaded_model.h"
+#include "engine/load/store_adapter_exchange.h"
 #include "engine/run/engine_request.h"
+#include "engine/run/model_runner.h"
+#include "engine/run/step_runner.h"
 #include "engine/schedule/fair_places.h"
 #include "engine/schedule/generation_service.h"
-#include "engine/load/loaded_model.h"
-#include "engine/run/model_runner.h"
 #include "engine/schedule/scheduler.h"
-#include "engine/run/step_runner.h"
-#include "engine/load/store_adapter_exchange.h"
 #include "text/tokenizer.h"
 
 namespace lorax {

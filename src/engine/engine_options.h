@@ -9,13 +9,13 @@
 
 #include "adapters/store/adapter_store_types.h"
 #include "adapters/store/model_adapter_backend.h"
-#include "engine/schedule/fair_places.h"
-#include "engine/schedule/generation_service.h"
 #include "engine/load/loaded_model.h"
 #include "engine/load/memory_plan.h"
 #include "engine/run/model_runner.h"
-#include "engine/schedule/scheduler.h"
 #include "engine/run/step_runner.h"
+#include "engine/schedule/fair_places.h"
+#include "engine/schedule/generation_service.h"
+#include "engine/schedule/scheduler.h"
 #include "formats/folder.h"
 
 namespace lorax {

@@ -1,16 +1,12 @@
-// A model as its config.json describes it, before any weight is read; and the registry that knows
-// which model types there are.
+// A model as its config.json describes it, before any weight is read. models/registry makes it.
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
-#include <string_view>
+#include <utility>
 #include <vector>
-
-#include <boost/json/object.hpp>
 
 #include "models/causal_lm.h"
 
@@ -56,12 +52,5 @@ class ModelDefinition {
  private:
   ModelInfo info_;
 };
-
-// Reads config.json and, if there, generation_config.json of a checkpoint directory; or, given a
-// file, that config.json alone. Throws Error; an unknown model_type is one that lists the known.
-std::unique_ptr<ModelDefinition> read_model_definition(const std::filesystem::path& path);
-
-// A released shape by name ("gemma2-2b"). Throws Error that lists the known ones.
-std::unique_ptr<ModelDefinition> preset_model_definition(std::string_view name);
 
 }  // namespace lorax

@@ -1,4 +1,5 @@
 #include "nn/weights.h"
+#include "device/factory/device_factory.h"
 
 #include <gtest/gtest.h>
 

@@ -5,11 +5,11 @@
 
 #include "server/docs_routes.h"
 #include "server/lorax/generate_routes.h"
+#include "server/lorax/status_routes.h"
+#include "server/lorax/tokenize_route.h"
 #include "server/openai/lora_adapter_routes.h"
 #include "server/openai/models_route.h"
 #include "server/openai/openai_routes.h"
-#include "server/lorax/status_routes.h"
-#include "server/lorax/tokenize_route.h"
 
 namespace lorax {
 

@@ -8,9 +8,9 @@
 #include <boost/algorithm/string/replace.hpp>
 #include <boost/json/serialize.hpp>
 
+#include "base/html_escape.h"
 #include "server/api_operations.h"
 #include "server/openapi_document.h"
-#include "base/html_escape.h"
 
 namespace lorax {
 namespace {

@@ -5,8 +5,8 @@
 #include <boost/algorithm/string/case_conv.hpp>
 #include <boost/json/serialize.hpp>
 
-#include "server/testing/api_fixture.h"
 #include "server/api_operations.h"
+#include "server/testing/api_fixture.h"
 
 namespace lorax {
 namespace {

@@ -9,12 +9,12 @@
 #include <boost/json/parse.hpp>
 
 #include "server/api_operations.h"
+#include "server/lorax/generate_request.h"
+#include "server/lorax/tokenize_route.h"
 #include "server/openai/chat_request.h"
 #include "server/openai/completion_request.h"
-#include "server/lorax/generate_request.h"
 #include "server/openai/lora_adapter_routes.h"
 #include "server/response_schemas.h"
-#include "server/lorax/tokenize_route.h"
 
 namespace lorax {
 namespace {

@@ -6,10 +6,10 @@
 
 #include <fmt/format.h>
 
+#include "base/utf8.h"
 #include "text/jinja/interpreter.h"
 #include "text/jinja/json_values.h"
 #include "text/jinja/parser.h"
-#include "base/utf8.h"
 
 namespace lorax {
 namespace {

@@ -6,8 +6,8 @@
 #include <boost/json/value.hpp>
 
 #include "base/error.h"
-#include "text/json_fields.h"
 #include "base/quote_token.h"
+#include "text/json_fields.h"
 #include "text/text_file.h"
 
 namespace lorax {

@@ -6,9 +6,9 @@
 #include <optional>
 
 #include "base/error.h"
-#include "text/added_tokens.h"
 #include "base/quote_token.h"
 #include "base/utf8.h"
+#include "text/added_tokens.h"
 #include "text/vocabulary.h"
 
 namespace lorax {

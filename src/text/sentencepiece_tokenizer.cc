@@ -8,8 +8,8 @@
 #include <utility>
 
 #include "base/error.h"
-#include "text/sentencepiece_model.h"
 #include "base/utf8.h"
+#include "text/sentencepiece_model.h"
 
 namespace lorax {
 namespace {

@@ -7,8 +7,8 @@
 #include <boost/json/value.hpp>
 
 #include "base/error.h"
-#include "text/json_fields.h"
 #include "base/quote_token.h"
+#include "text/json_fields.h"
 
 namespace lorax {
 namespace {

@@ -9,9 +9,9 @@
 #include <boost/json/value.hpp>
 
 #include "base/error.h"
-#include "text/json_fields.h"
 #include "base/quote_token.h"
 #include "base/utf8.h"
+#include "text/json_fields.h"
 
 namespace lorax {
 namespace {

@@ -10,8 +10,8 @@
 
 #include "base/error.h"
 #include "text/bpe_tokenizer.h"
-#include "text/testing/golden_cases.h"
 #include "text/sentencepiece_tokenizer.h"
+#include "text/testing/golden_cases.h"
 
 namespace lorax {
 namespace {

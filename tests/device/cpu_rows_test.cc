@@ -10,6 +10,7 @@
 #include <random>
 
 #include "attention_case.h"
+#include "device/factory/device_factory.h"
 #include "device_tensor.h"
 #include "lora_case.h"
 

@@ -9,6 +9,7 @@
 #include <memory>
 
 #include "base/error.h"
+#include "device/factory/device_factory.h"
 
 namespace lorax::testing {
 namespace {

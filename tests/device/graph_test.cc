@@ -1,5 +1,6 @@
-// Graphs of decode steps, which a GPU runs as programs of its own (device/cuda/megakernel/program.h): the same
-// results as one operation after the other, whatever the graph holds.
+// Graphs of decode steps, which a GPU runs as programs of its own
+// (device/cuda/megakernel/program.h): the same results as one operation after the other, whatever
+// the graph holds.
 #include <gtest/gtest.h>
 
 #include <algorithm>

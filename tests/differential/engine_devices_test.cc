@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "device_tensor.h"
-#include "engine/schedule/testing/collecting_sink.h"
 #include "engine/engine.h"
+#include "engine/schedule/testing/collecting_sink.h"
 
 namespace lorax {
 namespace {

@@ -7,8 +7,8 @@
 #include <memory>
 
 #include "base/error.h"
-#include "engine/schedule/testing/collecting_sink.h"
 #include "engine/engine.h"
+#include "engine/schedule/testing/collecting_sink.h"
 #include "harness.h"
 
 namespace lorax {

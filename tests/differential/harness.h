@@ -14,6 +14,7 @@
 
 #include "engine/load/loaded_model.h"
 #include "engine/run/model_runner.h"
+#include "models/registry/model_registry.h"
 
 namespace lorax::differential {
 

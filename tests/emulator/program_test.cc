@@ -1,4 +1,5 @@
-// Programs (device/cuda/megakernel/program.h) of whole layers, run by the emulator, against the CPU.
+// Programs (device/cuda/megakernel/program.h) of whole layers, run by the emulator, against the
+// CPU.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -20,9 +21,9 @@ namespace {
 alignas(128) thread_local unsigned char shared[227 << 10];
 }  // namespace
 }  // namespace lorax::cuda
-#include "device/cuda/ops/kernel_args.cc"
 #include "device/cuda/megakernel/program.cc"
 #include "device/cuda/megakernel/program.cu"
+#include "device/cuda/ops/kernel_args.cc"
 #undef cuda
 
 namespace lorax::testing {

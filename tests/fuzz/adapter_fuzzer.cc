@@ -12,9 +12,9 @@
 #include <utility>
 #include <vector>
 
+#include "adapters/merge/merge.h"
 #include "adapters/peft/adapter_reader.h"
 #include "adapters/peft/testing/fake_model.h"
-#include "adapters/merge/merge.h"
 #include "base/check.h"
 #include "base/error.h"
 

@@ -12,9 +12,9 @@
 #include "base/check.h"
 #include "formats/json_file.h"
 #include "server/api.h"
+#include "server/api/template_chat_renderer.h"
 #include "server/http/testing/recording_writer.h"
 #include "server/testing/scripted_service.h"
-#include "server/api/template_chat_renderer.h"
 
 namespace lorax {
 namespace {

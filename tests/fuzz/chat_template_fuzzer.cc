@@ -9,9 +9,9 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "base/utf8.h"
 #include "text/chat_formatter.h"
 #include "text/chat_template.h"
-#include "base/utf8.h"
 
 namespace lorax {
 namespace {

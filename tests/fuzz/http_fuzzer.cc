@@ -14,10 +14,10 @@
 #include <boost/json.hpp>
 
 #include "base/check.h"
+#include "server/api/router.h"
 #include "server/http/http_error.h"
 #include "server/http/http_exchange.h"
 #include "server/http/http_parser.h"
-#include "server/api/router.h"
 #include "server/http/sse.h"
 #include "server/http/url.h"
 

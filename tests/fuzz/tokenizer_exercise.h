@@ -6,9 +6,9 @@
 #include <string_view>
 #include <vector>
 
+#include "base/utf8.h"
 #include "text/incremental_detokenizer.h"
 #include "text/tokenizer.h"
-#include "base/utf8.h"
 
 namespace lorax {
 

@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <cmath>
 
-#include "engine/schedule/testing/collecting_sink.h"
 #include "engine/engine.h"
 #include "engine/run/model_runner.h"
+#include "engine/schedule/testing/collecting_sink.h"
 
 namespace lorax::golden {
 

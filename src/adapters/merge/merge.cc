@@ -9,9 +9,9 @@
 #include <utility>
 
 #include "adapters/peft/peft_targets.h"
-#include "formats/sha256.h"
 #include "base/error.h"
 #include "formats/printable.h"
+#include "formats/sha256.h"
 
 namespace lorax {
 namespace {

@@ -10,8 +10,8 @@
 #include <string_view>
 #include <vector>
 
-#include "adapters/peft/adapter.h"
 #include "adapters/merge/merge_math.h"
+#include "adapters/peft/adapter.h"
 #include "nn/adapter_module.h"
 
 namespace lorax {

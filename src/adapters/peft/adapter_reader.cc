@@ -5,10 +5,10 @@
 
 #include "adapters/peft/lora_reader.h"
 #include "adapters/peft/medusa_reader.h"
-#include "formats/sha256.h"
 #include "adapters/peft/tensor_plan.h"
 #include "base/check.h"
 #include "formats/printable.h"
+#include "formats/sha256.h"
 
 namespace lorax {
 namespace {

@@ -2,8 +2,8 @@
 
 #include <boost/json/value.hpp>
 
-#include "adapters/peft/testing/fake_model.h"
 #include "adapters/peft/peft_targets.h"
+#include "adapters/peft/testing/fake_model.h"
 #include "formats/json_file.h"
 #include "formats/testing/test_directory.h"
 

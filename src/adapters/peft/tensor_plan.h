@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "adapters/peft/host_tensor.h"
-#include "formats/sha256.h"
 #include "formats/safetensors.h"
+#include "formats/sha256.h"
 
 namespace lorax {
 

@@ -5,6 +5,7 @@
 
 #include "adapters/peft/adapter_reader.h"
 #include "base/error.h"
+#include "device/factory/device_factory.h"
 
 namespace lorax {
 namespace {

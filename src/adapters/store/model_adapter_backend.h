@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
-#include "adapters/store/adapter_backend.h"
-#include "adapters/peft/device_base_weights.h"
 #include "adapters/merge/merge_recipe.h"
+#include "adapters/peft/device_base_weights.h"
+#include "adapters/store/adapter_backend.h"
 #include "adapters/store/packed_adapter.h"
 #include "formats/folder.h"
 #include "nn/adapter_tables.h"

@@ -3,7 +3,9 @@
 #include "base/core_count.h"
 #include "base/error.h"
 #include "device/dry_run.h"
+#include "device/factory/device_factory.h"
 #include "models/checkpoint_folder.h"
+#include "models/registry/model_registry.h"
 
 namespace lorax {
 

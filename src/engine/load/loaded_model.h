@@ -10,6 +10,7 @@
 #include <string>
 
 #include "device/device.h"
+#include "device/factory/device_factory.h"
 #include "models/model_definition.h"
 #include "nn/weights.h"
 

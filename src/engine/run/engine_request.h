@@ -9,10 +9,10 @@
 #include <string>
 #include <vector>
 
-#include "engine/schedule/generation_service.h"
 #include "engine/sample/sampler.h"
 #include "engine/sample/sampler_state.h"
 #include "engine/sample/text_stream.h"
+#include "engine/schedule/generation_service.h"
 #include "text/tokenizer.h"
 
 namespace lorax {

@@ -1,4 +1,5 @@
 #include "engine/run/input_block.h"
+#include "device/factory/device_factory.h"
 
 #include <gtest/gtest.h>
 

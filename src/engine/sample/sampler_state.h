@@ -5,9 +5,9 @@
 #include <span>
 #include <vector>
 
+#include "base/int_map.h"
 #include "device/sampling.h"
 #include "engine/schedule/sampling_parameters.h"
-#include "base/int_map.h"
 
 namespace lorax {
 

@@ -1,4 +1,5 @@
 #include "engine/sample/sampler.h"
+#include "device/factory/device_factory.h"
 
 #include <gtest/gtest.h>
 

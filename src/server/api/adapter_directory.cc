@@ -7,9 +7,9 @@
 
 #include "adapters/merge/merge_recipe.h"
 #include "base/error.h"
+#include "base/utf8.h"
 #include "formats/printable.h"
 #include "server/api/api_error.h"
-#include "base/utf8.h"
 
 namespace lorax {
 namespace {

@@ -12,9 +12,9 @@
 #include "server/api/adapter_directory.h"
 #include "server/api/api_error.h"
 #include "server/api/chat_renderer.h"
+#include "server/api/worker_pool.h"
 #include "server/http/http.h"
 #include "server/observe/request_observer.h"
-#include "server/api/worker_pool.h"
 #include "text/tokenizer.h"
 
 namespace lorax {

@@ -8,8 +8,8 @@
 
 #include "server/api/api_context.h"
 #include "server/api/api_error.h"
-#include "server/http/http.h"
 #include "server/api/response_task.h"
+#include "server/http/http.h"
 
 namespace lorax {
 

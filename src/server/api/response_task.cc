@@ -1,6 +1,7 @@
 #include "server/api/response_task.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include <fmt/format.h>
@@ -56,6 +57,13 @@ ApiError refusal_of(const GenerationService::Submitted& refused, const Generatio
 }
 
 }  // namespace
+
+double Generation::mean_logprob() const {
+  if (tokens.empty()) return -std::numeric_limits<double>::infinity();
+  double sum = 0.0;
+  for (const GeneratedToken& token : tokens) sum += token.token.logprob;
+  return sum / static_cast<double>(tokens.size());
+}
 
 // The requests of one response, to be cancelled together. They are added before the task opens.
 class ResponseTask::Cancellation {

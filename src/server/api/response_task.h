@@ -17,8 +17,8 @@
 
 #include "server/api/api_context.h"
 #include "server/api/api_error.h"
-#include "server/http/http.h"
 #include "server/api/tenant.h"
+#include "server/http/http.h"
 
 namespace lorax {
 
@@ -38,6 +38,9 @@ struct Generation {
   std::vector<GeneratedToken> tokens;
   std::string text;  // without the stop string
   GenerationEnd end;
+
+  // Of its tokens; -infinity without tokens.
+  double mean_logprob() const;
 };
 
 class ResponseTask : public std::enable_shared_from_this<ResponseTask> {

@@ -2,8 +2,8 @@
 
 #include <utility>
 
-#include "server/api/token_offsets.h"
 #include "base/utf8.h"
+#include "server/api/token_offsets.h"
 
 namespace lorax {
 

@@ -11,8 +11,8 @@
 
 #include "base/error.h"
 #include "server/http/http_server.h"
-#include "server/http/testing/http_server_fixture.h"
 #include "server/http/sse.h"
+#include "server/http/testing/http_server_fixture.h"
 #include "server/http/testing/test_client.h"
 
 namespace lorax {

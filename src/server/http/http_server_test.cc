@@ -15,8 +15,8 @@
 
 #include <boost/json.hpp>
 
-#include "server/http/testing/http_server_fixture.h"
 #include "server/http/sse.h"
+#include "server/http/testing/http_server_fixture.h"
 #include "server/http/testing/test_client.h"
 
 namespace lorax {

@@ -4,8 +4,8 @@
 
 #include <boost/algorithm/string/predicate.hpp>
 
-#include "formats/printable.h"
 #include "base/utf8.h"
+#include "formats/printable.h"
 
 namespace lorax {
 namespace {

@@ -2,10 +2,10 @@
 
 #include <fmt/format.h>
 
-#include "server/openai/openai_fields.h"
 #include "server/api/prompt_tokens.h"
 #include "server/api/random_seed.h"
 #include "server/api/sampling_choice.h"
+#include "server/api/stop_field.h"
 
 namespace lorax {
 namespace {

@@ -6,10 +6,10 @@
 #include <optional>
 #include <utility>
 
-#include "server/api/api_route.h"
 #include "formats/json_writer.h"
-#include "server/http/sse.h"
+#include "server/api/api_route.h"
 #include "server/api/token_texts.h"
+#include "server/http/sse.h"
 
 namespace lorax {
 namespace {
@@ -127,7 +127,7 @@ void write_details(JsonWriter& json, const GenerateAnswer& answer,
 size_t index_of_best(const std::vector<Generation>& generations) {
   size_t best = 0;
   for (size_t i = 1; i < generations.size(); ++i) {
-    if (mean_logprob(generations[i]) > mean_logprob(generations[best])) best = i;
+    if (generations[i].mean_logprob() > generations[best].mean_logprob()) best = i;
   }
   return best;
 }
@@ -249,13 +249,6 @@ class GenerateEvents final : public EventFormat {
 };
 
 }  // namespace
-
-double mean_logprob(const Generation& generation) {
-  if (generation.tokens.empty()) return -std::numeric_limits<double>::infinity();
-  double sum = 0.0;
-  for (const GeneratedToken& token : generation.tokens) sum += token.token.logprob;
-  return sum / static_cast<double>(generation.tokens.size());
-}
 
 GenerateAnswer answer_of(const ApiContext& context, const GeneratePlan& plan, bool as_array) {
   const GenerationRequest& request = plan.generations.front();

@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "server/api/api_context.h"
-#include "server/lorax/generate_request.h"
 #include "server/api/response_headers.h"
 #include "server/api/response_task.h"
+#include "server/lorax/generate_request.h"
 
 namespace lorax {
 
@@ -35,8 +35,5 @@ HttpResponse generate_response(const GenerateAnswer& answer, Headers headers,
 
 // One event per token; the last one also has the text and, if asked for, the details.
 std::unique_ptr<EventFormat> generate_events(GenerateAnswer answer);
-
-// The mean of the tokens' logprobs; -infinity without tokens.
-double mean_logprob(const Generation& generation);
 
 }  // namespace lorax

@@ -6,9 +6,9 @@
 #include <utility>
 
 #include "formats/printable.h"
-#include "server/openai/chat_prompt.h"
 #include "server/api/prompt_tokens.h"
 #include "server/api/response_headers.h"
+#include "server/openai/chat_prompt.h"
 
 namespace lorax {
 namespace {

@@ -4,9 +4,9 @@
 #include <memory>
 #include <vector>
 
+#include "server/api/response_headers.h"
 #include "server/openai/chat_request.h"
 #include "server/openai/openai_response.h"
-#include "server/api/response_headers.h"
 
 namespace lorax {
 

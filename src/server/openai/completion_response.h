@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
+#include "server/api/response_headers.h"
 #include "server/openai/completion_request.h"
 #include "server/openai/openai_response.h"
-#include "server/api/response_headers.h"
 
 namespace lorax {
 

@@ -4,9 +4,9 @@
 
 #include <string>
 
+#include "formats/json_writer.h"
 #include "formats/printable.h"
 #include "server/api/adapter_request.h"
-#include "formats/json_writer.h"
 
 namespace lorax {
 namespace {

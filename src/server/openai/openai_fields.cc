@@ -46,16 +46,6 @@ int32_t token_id(std::string_view key, int32_t vocab_size) {
 
 }  // namespace
 
-void read_stop(const json::value& value, std::vector<std::string>& stop) {
-  if (value.is_string()) {
-    stop.emplace_back(value.get_string());
-  } else if (value.is_array()) {
-    read(value, "stop", stop);
-  } else {
-    wrong_type(value, "stop", "a string or a list of strings");
-  }
-}
-
 void read_logit_bias(const json::value& value, int32_t vocab_size,
                      std::vector<std::pair<int32_t, float>>& bias) {
   if (!value.is_object()) wrong_type(value, "logit_bias", "an object of token ids and numbers");
@@ -104,18 +94,6 @@ void read_stream_options(const json::value& value, OpenAiFields& fields) {
   take_unread(
       options, FieldPlace::kStreamOptions, "stream_options.",
       [](std::string_view name) { return name == "include_usage"; }, fields.ignored);
-}
-
-json::object stop_schema(int64_t max_count) {
-  json::object schema = {{"anyOf",
-                          {{{"type", "string"}, {"minLength", 1}},
-                           {{"type", "array"},
-                            {"items", {{"type", "string"}, {"minLength", 1}}},
-                            {"maxItems", max_count}},
-                           {{"type", "null"}}}}};
-  document(schema, {"Texts that end the generation where they first appear; they are cut off.",
-                    R"(["\n"])"});
-  return schema;
 }
 
 json::object token_ids_schema(int32_t vocab_size, const FieldDoc& doc) {

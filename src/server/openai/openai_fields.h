@@ -11,6 +11,7 @@
 #include "server/api/adapter_request.h"
 #include "server/api/api_context.h"
 #include "server/api/request_fields.h"
+#include "server/api/stop_field.h"
 
 namespace lorax {
 
@@ -42,7 +43,6 @@ struct OpenAiFields : AdapterFields {
 
 namespace fields {
 
-void read_stop(const boost::json::value& value, std::vector<std::string>& stop);
 void read_logit_bias(const boost::json::value& value, int32_t vocab_size,
                      std::vector<std::pair<int32_t, float>>& bias);
 // A list of ids of the model's vocabulary, each of them once.
@@ -52,7 +52,6 @@ void read_bad_words(const boost::json::value& value, std::vector<std::string>& w
 // include_usage
 void read_stream_options(const boost::json::value& value, OpenAiFields& fields);
 
-boost::json::object stop_schema(int64_t max_count);
 boost::json::object logit_bias_schema(int32_t vocab_size);
 boost::json::object token_ids_schema(int32_t vocab_size, const FieldDoc& doc);
 boost::json::object bad_words_schema();

@@ -7,7 +7,6 @@
 #include <cmath>
 
 #include "server/api/api_route.h"
-#include "server/lorax/generate_response.h"
 #include "server/api/random_seed.h"
 #include "server/http/sse.h"
 
@@ -144,7 +143,7 @@ std::vector<size_t> chosen(const std::vector<Generation>& generations, const Ope
   }
   if (answer.choices < answer.candidates) {
     std::ranges::stable_sort(indices, std::ranges::greater(),
-                             [&](size_t index) { return mean_logprob(generations[index]); });
+                             [&](size_t index) { return generations[index].mean_logprob(); });
     indices.resize(static_cast<size_t>(answer.choices));
   }
   return indices;

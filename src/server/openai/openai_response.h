@@ -7,11 +7,11 @@
 #include <string_view>
 #include <vector>
 
-#include "server/api/api_context.h"
 #include "formats/json_writer.h"
-#include "server/openai/openai_plan.h"
+#include "server/api/api_context.h"
 #include "server/api/response_headers.h"
 #include "server/api/response_task.h"
+#include "server/openai/openai_plan.h"
 
 namespace lorax {
 

@@ -1,8 +1,8 @@
 #include <cmath>
 #include <limits>
 
-#include "server/testing/api_fixture.h"
 #include "server/openai/openai_response.h"
+#include "server/testing/api_fixture.h"
 
 namespace lorax {
 namespace {

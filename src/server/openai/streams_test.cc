@@ -7,9 +7,9 @@
 #include <boost/json/value_from.hpp>
 
 #include "engine/sample/text_stream.h"
-#include "server/testing/api_fixture.h"
 #include "server/api/response_headers.h"
 #include "server/api/token_texts.h"
+#include "server/testing/api_fixture.h"
 
 namespace lorax {
 namespace {

@@ -7,10 +7,10 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/quote_token.h"
 #include "text/jinja/python_number.h"
 #include "text/jinja/string_literal.h"
 #include "text/jinja/unicode.h"
-#include "base/quote_token.h"
 
 namespace lorax::jinja {
 namespace {

@@ -5,11 +5,11 @@
 #include <initializer_list>
 #include <utility>
 
+#include "base/quote_token.h"
 #include "text/jinja/attributes.h"
 #include "text/jinja/expression_parser.h"
 #include "text/jinja/globals.h"
 #include "text/jinja/scope_analysis.h"
-#include "base/quote_token.h"
 
 namespace lorax::jinja {
 namespace {

@@ -17,9 +17,9 @@
 #include <boost/json/value.hpp>
 #include <boost/json/value_to.hpp>
 
+#include "base/utf8.h"
 #include "text/incremental_detokenizer.h"
 #include "text/tokenizer.h"
-#include "base/utf8.h"
 
 namespace lorax::testing {
 

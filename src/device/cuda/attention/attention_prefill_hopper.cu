@@ -13,11 +13,11 @@
 #include <algorithm>
 
 #include "device/cuda/attention/attention_tile.cuh"
-#include "device/cuda/ptx/hopper.cuh"
 #include "device/cuda/attention/hopper_softmax.cuh"
-#include "device/cuda/ops/kernels.h"
-#include "device/cuda/runtime/page_map.h"
 #include "device/cuda/attention/prefill_blocks.cuh"
+#include "device/cuda/ops/kernels.h"
+#include "device/cuda/ptx/hopper.cuh"
+#include "device/cuda/runtime/page_map.h"
 
 #ifndef __CUDA_ARCH_FEAT_SM90_ALL
 #pragma nv_diag_suppress 177  // of other architectures the kernel is empty and uses nothing of this

@@ -5,9 +5,9 @@
 //   blockIdx.x  panels, in steps of gridDim.x
 //   blockIdx.y  a target
 //   blockIdx.z  a tile of rows of one segment; those that exist come first
-#include "device/cuda/ops/launch.cuh"
 #include "device/cuda/lora/lora_panel.cuh"
 #include "device/cuda/lora/lora_tile.cuh"
+#include "device/cuda/ops/launch.cuh"
 #include "device/cuda/ptx/mma.cuh"
 
 namespace lorax::cuda {

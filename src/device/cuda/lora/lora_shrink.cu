@@ -10,8 +10,8 @@
 //   blockIdx.x  a chunk; all of them in turn if gridDim.x is 1
 //   blockIdx.y  one of several blocks that share the ranks of all targets, 16 at a time
 //   blockIdx.z  a tile of rows of one segment; those that exist come first
-#include "device/cuda/ops/launch.cuh"
 #include "device/cuda/lora/lora_tile.cuh"
+#include "device/cuda/ops/launch.cuh"
 #include "device/cuda/ptx/mma.cuh"
 
 namespace lorax::cuda {

@@ -1,11 +1,11 @@
 // The kernel that carries out programs.
-#include "device/cuda/ptx/hopper.cuh"
-#include "device/cuda/ops/launch.cuh"
 #include "device/cuda/megakernel/program.h"
 #include "device/cuda/megakernel/program_merge.cuh"
 #include "device/cuda/megakernel/program_norm.cuh"
 #include "device/cuda/megakernel/program_product.cuh"
 #include "device/cuda/megakernel/program_rotary.cuh"
+#include "device/cuda/ops/launch.cuh"
+#include "device/cuda/ptx/hopper.cuh"
 
 #ifndef __CUDA_ARCH_FEAT_SM90_ALL
 #pragma nv_diag_suppress 177  // of other architectures the kernel is empty and uses nothing of this

@@ -6,8 +6,8 @@
 #include "device/cuda/attention/attention_tile.cuh"
 #include "device/cuda/megakernel/program_blocks.cuh"
 #include "device/cuda/megakernel/program_sequences.cuh"
-#include "device/cuda/tile/rotate.cuh"
 #include "device/cuda/ptx/vector.cuh"
+#include "device/cuda/tile/rotate.cuh"
 
 namespace lorax::cuda {
 

@@ -5,10 +5,10 @@
 
 #include <cstdint>
 
+#include "device/cuda/megakernel/program.h"
 #include "device/cuda/ptx/hopper.cuh"
 #include "device/cuda/ptx/memory_order.cuh"
 #include "device/cuda/ptx/mma.cuh"
-#include "device/cuda/megakernel/program.h"
 #include "device/cuda/ptx/vector.cuh"
 
 namespace lorax::cuda {

@@ -2,10 +2,10 @@
 // come by, and B (A x) is added to the block's tiles when all their sums are there.
 #pragma once
 
-#include "device/cuda/ptx/hopper.cuh"
-#include "device/cuda/ops/launch.cuh"
 #include "device/cuda/megakernel/program_blocks.cuh"
 #include "device/cuda/megakernel/program_ring.cuh"
+#include "device/cuda/ops/launch.cuh"
+#include "device/cuda/ptx/hopper.cuh"
 #include "device/cuda/ptx/vector.cuh"
 
 namespace lorax::cuda {

@@ -6,12 +6,12 @@
 // eight rows of x are two tiles of them, for which a warp's weights are used one after the other.
 #pragma once
 
-#include "device/cuda/tile/gelu.cuh"
-#include "device/cuda/ptx/mma.cuh"
 #include "device/cuda/megakernel/program_blocks.cuh"
 #include "device/cuda/megakernel/program_lora.cuh"
 #include "device/cuda/megakernel/program_ring.cuh"
+#include "device/cuda/ptx/mma.cuh"
 #include "device/cuda/ptx/vector.cuh"
+#include "device/cuda/tile/gelu.cuh"
 
 namespace lorax::cuda {
 

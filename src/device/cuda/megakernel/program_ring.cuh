@@ -1,10 +1,10 @@
 // The weights of a program's products on their way through shared memory.
 #pragma once
 
-#include "device/cuda/ptx/hopper.cuh"
-#include "device/cuda/ops/launch.cuh"
-#include "device/cuda/ptx/mma.cuh"
 #include "device/cuda/megakernel/program_blocks.cuh"
+#include "device/cuda/ops/launch.cuh"
+#include "device/cuda/ptx/hopper.cuh"
+#include "device/cuda/ptx/mma.cuh"
 
 namespace lorax::cuda {
 

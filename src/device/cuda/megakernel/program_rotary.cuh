@@ -2,8 +2,8 @@
 #pragma once
 
 #include "device/cuda/megakernel/program_blocks.cuh"
-#include "device/cuda/tile/rotate.cuh"
 #include "device/cuda/ptx/vector.cuh"
+#include "device/cuda/tile/rotate.cuh"
 
 namespace lorax::cuda {
 

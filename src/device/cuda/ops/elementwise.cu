@@ -1,8 +1,8 @@
 // The operations whose elements do not depend on each other.
-#include "device/cuda/tile/gelu.cuh"
 #include "device/cuda/ops/kernels.h"
 #include "device/cuda/ops/launch.cuh"
 #include "device/cuda/ptx/vector.cuh"
+#include "device/cuda/tile/gelu.cuh"
 
 namespace lorax::cuda {
 namespace {

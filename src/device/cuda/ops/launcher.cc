@@ -2,8 +2,8 @@
 
 #include <variant>
 
-#include "device/cuda/runtime/cuda_error.h"
 #include "device/cuda/lora/lora.h"
+#include "device/cuda/runtime/cuda_error.h"
 
 namespace lorax::cuda {
 

@@ -4,8 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "device/cuda/products/linear.h"
 #include "device/cuda/ops/operation.h"
+#include "device/cuda/products/linear.h"
 
 namespace lorax::cuda {
 

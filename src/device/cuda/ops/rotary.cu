@@ -2,8 +2,8 @@
 // their pages.
 #include "device/cuda/ops/kernels.h"
 #include "device/cuda/ops/launch.cuh"
-#include "device/cuda/tile/rotate.cuh"
 #include "device/cuda/ptx/vector.cuh"
+#include "device/cuda/tile/rotate.cuh"
 
 namespace lorax::cuda {
 namespace {

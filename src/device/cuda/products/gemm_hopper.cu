@@ -11,14 +11,14 @@
 // gemm_schedule.cuh has the order of the tiles and of the sums.
 #include <algorithm>
 
-#include "device/cuda/tile/gelu.cuh"
-#include "device/cuda/products/gemm_schedule.cuh"
-#include "device/cuda/ptx/hopper.cuh"
 #include "device/cuda/ops/kernels.h"
 #include "device/cuda/ops/launch.cuh"
+#include "device/cuda/products/gemm_schedule.cuh"
+#include "device/cuda/ptx/hopper.cuh"
 #include "device/cuda/ptx/memory_order.cuh"
 #include "device/cuda/ptx/mma.cuh"
 #include "device/cuda/runtime/page_map.h"
+#include "device/cuda/tile/gelu.cuh"
 
 #ifndef __CUDA_ARCH_FEAT_SM90_ALL
 #pragma nv_diag_suppress 177  // of other architectures the kernel is empty and uses nothing of this

@@ -11,11 +11,11 @@
 // them, and one that meanwhile multiplies A x, which lora_shrink left in LoraArgs::h, by the
 // block's panels of B: the low-rank part is there when the product is. While the kernel before
 // still runs, the first tiles of the weight are on their way.
-#include "device/cuda/ptx/hopper.cuh"
-#include "device/cuda/ops/kernels.h"
-#include "device/cuda/ops/launch.cuh"
 #include "device/cuda/lora/lora_panel.cuh"
 #include "device/cuda/lora/lora_tile.cuh"
+#include "device/cuda/ops/kernels.h"
+#include "device/cuda/ops/launch.cuh"
+#include "device/cuda/ptx/hopper.cuh"
 #include "device/cuda/runtime/page_map.h"
 
 namespace lorax::cuda {

@@ -12,11 +12,11 @@
 // bring more of them into the L2 cache as well did not pay: it took from the kernel that ran.)
 // Where it fits, x is copied to shared memory as a whole: a load of it in every step would be
 // waited for.
-#include "device/cuda/tile/gelu.cuh"
 #include "device/cuda/ops/kernels.h"
 #include "device/cuda/ops/launch.cuh"
 #include "device/cuda/ptx/mma.cuh"
 #include "device/cuda/ptx/vector.cuh"
+#include "device/cuda/tile/gelu.cuh"
 
 namespace lorax::cuda {
 namespace {

@@ -5,10 +5,10 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "device/cuda/lora/lora.h"
+#include "device/cuda/ops/kernel_args.h"
 #include "device/cuda/runtime/cuda_error.h"
 #include "device/cuda/runtime/graph.h"
-#include "device/cuda/ops/kernel_args.h"
-#include "device/cuda/lora/lora.h"
 #include "device/cuda/runtime/memory_pool.h"
 #include "device/factory/factories.h"
 

@@ -6,9 +6,9 @@
 #include <memory>
 #include <string>
 
+#include "device/cuda/megakernel/program_recorder.h"
 #include "device/cuda/ops/kernels.h"
 #include "device/cuda/ops/launcher.h"
-#include "device/cuda/megakernel/program_recorder.h"
 #include "device/cuda/runtime/transfers.h"
 #include "device/device.h"
 

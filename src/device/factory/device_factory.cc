@@ -1,10 +1,11 @@
+#include "device/factory/device_factory.h"
+
 #include <charconv>
 #include <string_view>
 
 #include "base/error.h"
-#include "device/device.h"
 #include "device/factory/factories.h"
-#include "device/has_cuda.h"
+#include "device/factory/has_cuda.h"
 
 namespace lorax {
 namespace {
