@@ -96,7 +96,7 @@ struct AttentionBatch {
   Tensor kv_lengths;    // [B] int32: cached tokens + tokens of this step
   Tensor block_tables;  // [B, max_blocks] int32
   int max_q = 0;        // most query rows of a sequence
-  int max_kv = 0;       // largest of kv_lengths
+  int max_kv = 0;       // no kv_length is larger
 };
 
 struct AttentionOptions {

@@ -25,18 +25,6 @@ void AdapterSegments::append(int32_t adapter, int64_t rows) {
   }
 }
 
-void AdapterSegments::append(const AdapterSegments& other) {
-  for (size_t run = 0; run < other.indices_.size(); ++run) {
-    append(other.indices_[run], other.boundaries_[run + 1] - other.boundaries_[run]);
-  }
-}
-
-AdapterSegments find_segments(std::span<const int32_t> adapter_indices) {
-  AdapterSegments segments;
-  for (int32_t adapter : adapter_indices) segments.append(adapter, 1);
-  return segments;
-}
-
 void AdapterBatchMetadata::reserve(int64_t rows) {
   const size_t count = static_cast<size_t>(rows);
   segments_.reserve(count);

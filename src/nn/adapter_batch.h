@@ -22,7 +22,6 @@ class AdapterSegments {
   void reserve(size_t runs);
   // `rows` more rows; a run that goes on is one run.
   void append(int32_t adapter, int64_t rows);
-  void append(const AdapterSegments& other);
 
   // [runs + 1], from 0.
   const std::vector<int32_t>& boundaries() const { return boundaries_; }
@@ -34,8 +33,6 @@ class AdapterSegments {
   std::vector<int32_t> boundaries_ = {0};
   std::vector<int32_t> indices_;
 };
-
-AdapterSegments find_segments(std::span<const int32_t> adapter_indices);
 
 // The adapters of the rows of a step, as the host fills them in. Allocates nothing after reserve().
 class AdapterBatchMetadata {

@@ -12,25 +12,24 @@ void expect_segments(const AdapterSegments& segments, const Ids& boundaries, con
   EXPECT_EQ(segments.indices(), indices);
 }
 
-AdapterSegments make_segments(const Ids& boundaries, const Ids& indices) {
+AdapterSegments segments_of(const Ids& adapters) {
   AdapterSegments segments;
-  for (size_t run = 0; run < indices.size(); ++run) {
-    segments.append(indices[run], boundaries[run + 1] - boundaries[run]);
-  }
+  for (const int32_t adapter : adapters) segments.append(adapter, 1);
   return segments;
 }
 
 // LoRAX's own cases (server/tests/utils/test_segments.py).
 TEST(AdapterSegmentsTest, AreRunsOfEqualAdapters) {
-  expect_segments(find_segments(Ids{0, 0, 0, 1, 1, 2, 2, 2, 2, 2, 1, 1}), {0, 3, 5, 10, 12},
+  expect_segments(segments_of({0, 0, 0, 1, 1, 2, 2, 2, 2, 2, 1, 1}), {0, 3, 5, 10, 12},
                   {0, 1, 2, 1});
-  expect_segments(find_segments(Ids{}), {0}, {});
-  expect_segments(find_segments(Ids{5}), {0, 1}, {5});
+  expect_segments(segments_of({}), {0}, {});
+  expect_segments(segments_of({5}), {0, 1}, {5});
 }
 
-TEST(AdapterSegmentsTest, MergeWhereTheyTouch) {
-  AdapterSegments segments = make_segments({0, 1, 4, 7, 8}, {2, 1, 2, 1});
-  segments.append(make_segments({0, 2, 5}, {1, 2}));
+TEST(AdapterSegmentsTest, GoOnWhereTheyTouch) {
+  AdapterSegments segments = segments_of({2, 1, 1, 1, 2, 2, 2, 1});
+  segments.append(1, 2);
+  segments.append(2, 3);
   expect_segments(segments, {0, 1, 4, 7, 10, 13}, {2, 1, 2, 1, 2});
 }
 

@@ -80,8 +80,13 @@ TensorParallelAdapterRowLinear::TensorParallelAdapterRowLinear(const Weights& we
 Tensor TensorParallelAdapterRowLinear::operator()(Context& context, const Tensor& x,
                                                   const AdapterBatchData* adapters) const {
   const Tensor out = context.workspace.take(x.dtype, {x.dim(0), weight_.dim(0)});
-  multiply(context, x, weight_, {&target_, 1}, adapters, out);
+  into(context, x, out, adapters);
   return out;
+}
+
+void TensorParallelAdapterRowLinear::into(Context& context, const Tensor& x, const Tensor& out,
+                                          const AdapterBatchData* adapters) const {
+  multiply(context, x, weight_, {&target_, 1}, adapters, out);
 }
 
 MultiAdapterHead::MultiAdapterHead(const Weights& weights, std::string_view name,
@@ -90,9 +95,9 @@ MultiAdapterHead::MultiAdapterHead(const Weights& weights, std::string_view name
       target_(add_module(weights, name, weight, 0, weight.dim(0))),
       softcap_(softcap) {}
 
-MultiAdapterHead::Output MultiAdapterHead::operator()(Context& context, const Tensor& x,
-                                                      const AdapterBatchData* adapters) const {
-  Output output;
+HeadOutput MultiAdapterHead::operator()(Context& context, const Tensor& x,
+                                        const AdapterBatchData* adapters) const {
+  HeadOutput output;
   output.logits = context.workspace.take(DType::kFloat32, {x.dim(0), weight_.dim(0)});
   multiply(context, x, weight_, {&target_, 1}, adapters, output.logits);
   ops::softcap(context, output.logits, softcap_);

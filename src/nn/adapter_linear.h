@@ -37,10 +37,19 @@ class TensorParallelAdapterRowLinear {
 
   // x [T, columns] -> [T, rows], dtype of x. `adapters` may be null.
   Tensor operator()(Context& context, const Tensor& x, const AdapterBatchData* adapters) const;
+  void into(Context& context, const Tensor& x, const Tensor& out,
+            const AdapterBatchData* adapters) const;
 
  private:
   Tensor weight_;
   LoraTarget target_;
+};
+
+struct HeadOutput {
+  Tensor logits;  // [N, V] float32
+  // [N, heads, V] float32, strided, with the most Medusa heads of an adapter of the batch; none
+  // without Medusa. What a row's adapter has no head for is not written.
+  Tensor speculative_logits;
 };
 
 // The head of the model with its soft-cap, and the Medusa heads of the rows' adapters.
@@ -50,14 +59,8 @@ class MultiAdapterHead {
   MultiAdapterHead(const Weights& weights, std::string_view name, const Tensor& weight,
                    float softcap);
 
-  struct Output {
-    Tensor logits;  // [N, V] float32
-    // [N, heads, V] float32, strided, with the most heads of an adapter of the batch; none without
-    // Medusa. What a row's adapter has no head for is not written.
-    Tensor speculative_logits;
-  };
   // x [N, D], model dtype. `adapters` describes its rows, or is null.
-  Output operator()(Context& context, const Tensor& x, const AdapterBatchData* adapters) const;
+  HeadOutput operator()(Context& context, const Tensor& x, const AdapterBatchData* adapters) const;
 
  private:
   Tensor speculate(Context& context, const Tensor& x, const AdapterBatchData& adapters) const;

@@ -25,14 +25,15 @@ class FaultyLM final : public FlashCausalLM {
   FaultyLM(std::unique_ptr<FlashCausalLM> model, Faults& faults)
       : model_(std::move(model)), faults_(faults) {}
 
-  ForwardOutput forward(Context& context, const ForwardBatch& batch) const override {
+  using FlashCausalLM::forward;
+  Tensor forward(Context& context, const ForwardBatch& batch) const override {
     if (faults_.step_fails) fail("the device is gone");
     while (faults_.step_hangs) std::this_thread::yield();
     return model_->forward(context, batch);
   }
-  ForwardOutput lm_head(Context& context, const Tensor& hidden,
-                        const AdapterBatchData* adapters) const override {
-    const ForwardOutput output = model_->lm_head(context, hidden, adapters);
+  HeadOutput head(Context& context, const Tensor& hidden,
+                  const AdapterBatchData* adapters) const override {
+    const HeadOutput output = model_->head(context, hidden, adapters);
     if (faults_.bad_row >= 0 && hidden.dim(0) == 2 && output.logits.data != nullptr) {
       const Tensor row = output.logits.slice(0, faults_.bad_row, faults_.bad_row + 1);
       row.as<float>()[3] = std::nanf("");

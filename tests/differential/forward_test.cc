@@ -114,40 +114,57 @@ TEST_P(ForwardTest, TheWindowAndTheDistantPastBothMatter) {
             std::vector<float>(harness.logits(1).end() - kVocab, harness.logits(1).end()));
 }
 
-// The model itself, without a runner: lm_head_indices, skip_lm_head and prefill_cache_indices.
+// The reference's forward, without a runner, against forward() and head().
 class ContractTest : public ForwardTest {
  protected:
-  struct Step {
-    std::vector<int32_t> ids, positions, cu_seqlens, kv_lengths, block_table;
+  static constexpr int64_t kTokens = 50;
+
+  // One prompt in the pages 0, 1, ... in order, by the reference's names.
+  struct Prompt {
+    std::vector<int32_t> ids = random_tokens(kTokens, 9), positions;
     std::vector<int64_t> slots;
+    std::vector<int32_t> cu_seqlens = {0, kTokens}, kv_lengths = {kTokens};
+    std::vector<int32_t> block_table = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9};
+    std::vector<int32_t> cache_indices, head_indices;
+
+    Prompt() {
+      for (int32_t i = 0; i < kTokens; ++i) {
+        positions.push_back(i);
+        slots.push_back(i);
+      }
+    }
   };
 
-  // Tokens [begin, end) of one sequence, in the pages 0, 1, ... in order.
-  static Step make_step(const std::vector<int32_t>& tokens, int64_t begin, int64_t end) {
-    Step step;
-    for (int64_t i = begin; i < end; ++i) {
-      step.ids.push_back(tokens[static_cast<size_t>(i)]);
-      step.positions.push_back(static_cast<int32_t>(i));
-      step.slots.push_back(i);
-    }
-    step.cu_seqlens = {0, static_cast<int32_t>(end - begin)};
-    step.kv_lengths = {static_cast<int32_t>(end)};
-    for (int32_t page = 0; page < 10; ++page) step.block_table.push_back(page);
-    return step;
+  static Tensor of(std::vector<int32_t>& values) {
+    if (values.empty()) return {};
+    return Tensor(values.data(), DType::kInt32, {static_cast<int64_t>(values.size())});
   }
 
-  static ForwardBatch make_batch(Step& step, const KvCache& cache) {
-    const int64_t tokens = static_cast<int64_t>(step.ids.size());
+  HeadOutput reference_forward(Prompt& prompt, bool skip_lm_head = false, bool as_decode = false) {
+    const Tensor cu_seqlens = of(prompt.cu_seqlens);
+    return loaded_.model().forward(context_, of(prompt.ids), of(prompt.positions),
+                                   as_decode ? Tensor() : cu_seqlens, cache_.layers(),
+                                   of(prompt.block_table).view({1, 10}),
+                                   Tensor(prompt.slots.data(), DType::kInt64, {kTokens}),
+                                   {.cu_seqlen_q = as_decode ? cu_seqlens : Tensor(),
+                                    .kv_lengths = of(prompt.kv_lengths),
+                                    .max_q = static_cast<int>(kTokens)},
+                                   prompt.kv_lengths[0], nullptr, of(prompt.cache_indices),
+                                   of(prompt.head_indices), skip_lm_head);
+  }
+
+  ForwardBatch batch(Prompt& prompt) {
     ForwardBatch batch;
-    batch.input_ids = Tensor(step.ids.data(), DType::kInt32, {tokens});
-    batch.position_ids = Tensor(step.positions.data(), DType::kInt32, {tokens});
-    batch.cu_seqlen_prefill = Tensor(step.cu_seqlens.data(), DType::kInt32, {2});
-    batch.kv_cache = cache.layers();
-    batch.block_tables = Tensor(step.block_table.data(), DType::kInt32, {1, 10});
-    batch.slots = Tensor(step.slots.data(), DType::kInt64, {tokens});
-    batch.seqlen.kv_lengths = Tensor(step.kv_lengths.data(), DType::kInt32, {1});
-    batch.seqlen.max_q = static_cast<int>(tokens);
-    batch.max_s = step.kv_lengths[0];
+    batch.input_ids = of(prompt.ids);
+    batch.position_ids = of(prompt.positions);
+    batch.slots = Tensor(prompt.slots.data(), DType::kInt64, {kTokens});
+    batch.attention = {.cu_seqlens_q = of(prompt.cu_seqlens),
+                       .kv_lengths = of(prompt.kv_lengths),
+                       .block_tables = of(prompt.block_table).view({1, 10}),
+                       .max_q = static_cast<int>(kTokens),
+                       .max_kv = static_cast<int>(kTokens)};
+    batch.kv_cache = cache_.layers();
+    batch.output_rows = of(prompt.head_indices);
     return batch;
   }
 
@@ -156,57 +173,47 @@ class ContractTest : public ForwardTest {
     convert(tensor.data, tensor.dtype, values.data(), DType::kFloat32, values.size());
     return values;
   }
+
+  LoadedModel loaded_ = load(GetParam(), 2);
+  Workspace workspace_{loaded_.device(), size_t{64} << 20};
+  Context context_{loaded_.device(), workspace_};
+  KvCache cache_{loaded_.device(), loaded_.model().kv_shape(), 10};
 };
 
-TEST_P(ContractTest, HeadIndicesAndSkippingTheHead) {
-  LoadedModel loaded = load(GetParam(), 2);
-  Workspace workspace(loaded.device(), size_t{64} << 20);
-  Context context{loaded.device(), workspace};
-  KvCache cache(loaded.device(), loaded.model().kv_shape(), 10);
-  const std::vector<int32_t> tokens = random_tokens(50, 9);
-  Step step = make_step(tokens, 0, 50);
-  ForwardBatch batch = make_batch(step, cache);
-  const ForwardOutput all = loaded.model().forward(context, batch);
-  ASSERT_TRUE(all.logits.has_shape({50, kVocab}));
+TEST_P(ContractTest, TheReferencesForwardIsForwardAndHead) {
+  Prompt prompt;
+  const HeadOutput all = reference_forward(prompt);
+  ASSERT_TRUE(all.logits.has_shape({kTokens, kVocab}));
   EXPECT_TRUE(all.speculative_logits.empty());
+  EXPECT_EQ(copy(reference_forward(prompt, false, true).logits), copy(all.logits));
 
-  std::vector<int32_t> rows = {49, 3, 3};
-  batch.lm_head_indices = Tensor(rows.data(), DType::kInt32, {3});
-  const ForwardOutput some = loaded.model().forward(context, batch);
+  prompt.head_indices = {49, 3, 3};
+  const HeadOutput some = reference_forward(prompt);
   ASSERT_TRUE(some.logits.has_shape({3, kVocab}));
-  for (size_t i = 0; i < rows.size(); ++i) {
-    EXPECT_EQ(copy(some.logits.slice(0, static_cast<int64_t>(i), static_cast<int64_t>(i) + 1)),
-              copy(all.logits.slice(0, rows[i], rows[i] + 1)));
+  for (int64_t i = 0; i < 3; ++i) {
+    const int32_t row = prompt.head_indices[static_cast<size_t>(i)];
+    EXPECT_EQ(copy(some.logits.slice(0, i, i + 1)), copy(all.logits.slice(0, row, row + 1)));
   }
 
-  batch.skip_lm_head = true;
-  const ForwardOutput hidden = loaded.model().forward(context, batch);
-  ASSERT_TRUE(hidden.logits.has_shape({3, 72}));
-  EXPECT_EQ(hidden.logits.dtype, GetParam());
-  EXPECT_EQ(copy(loaded.model().lm_head(context, hidden.logits, nullptr).logits),
-            copy(some.logits));
+  const Tensor hidden = loaded_.model().forward(context_, batch(prompt));
+  ASSERT_TRUE(hidden.has_shape({3, 72}));
+  EXPECT_EQ(hidden.dtype, GetParam());
+  EXPECT_EQ(copy(reference_forward(prompt, true).logits), copy(hidden));
+  EXPECT_EQ(copy(loaded_.model().head(context_, hidden, nullptr).logits), copy(some.logits));
 }
 
 TEST_P(ContractTest, RowsOutsidePrefillCacheIndicesAreNotWritten) {
-  LoadedModel loaded = load(GetParam(), 2);
-  Workspace workspace(loaded.device(), size_t{64} << 20);
-  Context context{loaded.device(), workspace};
-  KvCache cache(loaded.device(), loaded.model().kv_shape(), 10);
-  const std::vector<int32_t> tokens = random_tokens(50, 9);
-  Step step = make_step(tokens, 0, 50);
-  ForwardBatch batch = make_batch(step, cache);
-  const std::vector<float> expected = copy(loaded.model().forward(context, batch).logits);
+  Prompt prompt;
+  const std::vector<float> expected = copy(reference_forward(prompt).logits);
   // Pages 0 to 2 are full; what lies behind token 49 was never written and may be NaN.
-  const Tensor pages = cache.layers()[2].key.slice(0, 0, 3);
+  const Tensor pages = cache_.layers()[2].key.slice(0, 0, 3);
   const std::vector<float> keys = copy(pages);
 
   // The same prompt again: its first 40 tokens lie in the cache and must not be written, as when
   // they are shared pages. Were they written, the wrong slots given for them would show.
-  for (size_t i = 0; i < 40; ++i) step.slots[i] = 47 - static_cast<int64_t>(i % 5);
-  std::vector<int32_t> rows;
-  for (int32_t row = 40; row < 50; ++row) rows.push_back(row);
-  batch.prefill_cache_indices = Tensor(rows.data(), DType::kInt32, {10});
-  EXPECT_EQ(copy(loaded.model().forward(context, batch).logits), expected);
+  for (size_t i = 0; i < 40; ++i) prompt.slots[i] = 47 - static_cast<int64_t>(i % 5);
+  for (int32_t row = 40; row < 50; ++row) prompt.cache_indices.push_back(row);
+  EXPECT_EQ(copy(reference_forward(prompt).logits), expected);
   EXPECT_EQ(copy(pages), keys);
 }
 

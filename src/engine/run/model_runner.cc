@@ -173,17 +173,15 @@ ForwardBatch ModelRunner::put_inputs(int64_t sequences) {
   batch.input_ids = put(inputs_.ids, {tokens});
   batch.position_ids = put(inputs_.positions, {tokens});
   batch.slots = step_block_.put(std::span<const int64_t>(inputs_.slots), {tokens});
-  const Tensor cu_seqlens = put(inputs_.cu_seqlens, {sequences + 1});
-  (tokens == sequences ? batch.seqlen.cu_seqlen_q : batch.cu_seqlen_prefill) = cu_seqlens;
-  batch.seqlen.kv_lengths = put(inputs_.kv_lengths, {sequences});
-  batch.block_tables = put(inputs_.block_tables, {sequences, blocks_per_sequence_});
+  AttentionBatch& attention = batch.attention;
+  attention.cu_seqlens_q = put(inputs_.cu_seqlens, {sequences + 1});
+  attention.kv_lengths = put(inputs_.kv_lengths, {sequences});
+  attention.block_tables = put(inputs_.block_tables, {sequences, blocks_per_sequence_});
   for (size_t i = 0; i < inputs_.kv_lengths.size(); ++i) {
-    batch.max_s = std::max(batch.max_s, inputs_.kv_lengths[i]);
-    batch.seqlen.max_q =
-        std::max(batch.seqlen.max_q, inputs_.cu_seqlens[i + 1] - inputs_.cu_seqlens[i]);
+    attention.max_kv = std::max(attention.max_kv, inputs_.kv_lengths[i]);
+    attention.max_q = std::max(attention.max_q, inputs_.cu_seqlens[i + 1] - inputs_.cu_seqlens[i]);
   }
   batch.kv_cache = cache_.layers();
-  batch.skip_lm_head = true;
   return batch;
 }
 
@@ -231,11 +229,11 @@ int64_t ModelRunner::step(std::span<const SequenceStep> steps, const Tensor& ids
   step_adapters_.metadata.group();
   ForwardBatch batch = put_inputs(sequences);
   const int64_t rows = static_cast<int64_t>(inputs_.head_rows.size());
-  batch.lm_head_indices = step_block_.put(std::span<const int32_t>(inputs_.head_rows), {rows});
-  batch.adapter_data = put_adapters(step_adapters_, step_block_);
+  batch.output_rows = step_block_.put(std::span<const int32_t>(inputs_.head_rows), {rows});
+  batch.adapters = put_adapters(step_adapters_, step_block_);
   send_inputs(batch, ids);
   Context context{device_, workspace_};
-  hidden_ = model_.forward(context, batch).logits;
+  hidden_ = model_.forward(context, batch);
   return rows;
 }
 
@@ -244,12 +242,11 @@ void ModelRunner::run_decode(bool with_adapters, const Tensor& ids) {
   const bool is_covered = limits_.use_graphs && fits_graph();
   ForwardBatch batch = put_inputs(rows);
   // Splits of long sequences follow from the bound, so that a graph may outlive the lengths.
-  batch.max_s = static_cast<int>(limits_.max_length);
+  batch.attention.max_kv = static_cast<int>(limits_.max_length);
   if (with_adapters) {
-    batch.adapter_data = is_covered ? put_adapters_for_graph(step_adapters_, rows)
-                                    : put_adapters(step_adapters_, step_block_);
+    batch.adapters = is_covered ? put_adapters_for_graph(step_adapters_, rows)
+                                : put_adapters(step_adapters_, step_block_);
   }
-  batch.head_adapter_data = batch.adapter_data;
   send_inputs(batch, ids);
   if (!is_covered) return forward_decode(batch);
   CapturedStep& captured = graphs_[static_cast<size_t>(2 * buckets_.index_for(rows)) +
@@ -266,9 +263,9 @@ void ModelRunner::run_decode(bool with_adapters, const Tensor& ids) {
 
 void ModelRunner::forward_decode(const ForwardBatch& batch) {
   Context context{device_, workspace_};
-  hidden_ = model_.forward(context, batch).logits;
+  hidden_ = model_.forward(context, batch);
   if (hidden_.dim(0) > limits_.max_logits_rows) return;
-  const ForwardOutput output = model_.lm_head(context, hidden_, batch.head_adapter_data);
+  const HeadOutput output = model_.head(context, hidden_, batch.adapters);
   logits_ = output.logits;
   step_speculative_ = output.speculative_logits;
 }
@@ -330,8 +327,7 @@ Tensor ModelRunner::device_logits(int64_t first, int64_t count) {
   const AdapterBatchData* adapters = put_adapters(head_adapters_, head_block_);
   if (adapters != nullptr) head_block_.send();
   Context context{device_, workspace_};
-  const ForwardOutput output =
-      model_.lm_head(context, hidden_.slice(0, first, first + count), adapters);
+  const HeadOutput output = model_.head(context, hidden_.slice(0, first, first + count), adapters);
   speculative_ = output.speculative_logits;
   return output.logits;
 }

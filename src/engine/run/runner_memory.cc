@@ -54,14 +54,13 @@ Tensor run_forward(Context& context, const FlashCausalLM& model, const RunnerLim
   batch.input_ids = Tensor(nullptr, DType::kInt32, {tokens});
   batch.position_ids = Tensor(nullptr, DType::kInt32, {tokens});
   batch.slots = Tensor(nullptr, DType::kInt64, {tokens});
-  batch.cu_seqlen_prefill = Tensor(nullptr, DType::kInt32, {sequences + 1});
-  batch.seqlen.kv_lengths = Tensor(nullptr, DType::kInt32, {sequences});
-  batch.block_tables = Tensor(nullptr, DType::kInt32,
-                              {sequences, pages_for(limits.max_length, KvCache::kBlockSize)});
-  batch.lm_head_indices = Tensor(nullptr, DType::kInt32, {tokens});
+  batch.attention.cu_seqlens_q = Tensor(nullptr, DType::kInt32, {sequences + 1});
+  batch.attention.kv_lengths = Tensor(nullptr, DType::kInt32, {sequences});
+  batch.attention.block_tables = Tensor(
+      nullptr, DType::kInt32, {sequences, pages_for(limits.max_length, KvCache::kBlockSize)});
+  batch.output_rows = Tensor(nullptr, DType::kInt32, {tokens});
   batch.kv_cache = cache;
-  batch.skip_lm_head = true;
-  return model.forward(context, batch).logits;
+  return model.forward(context, batch);
 }
 
 // The head with the adapters that need most.
@@ -78,7 +77,7 @@ void run_widest_head(Context& context, const FlashCausalLM& model, const RunnerL
   rows.slots = Tensor(nullptr, DType::kInt32, {1});
   rows.table = widest.device_table();
   const AdapterBatchData adapters(metadata, widest, rows, limits.max_speculative_heads);
-  model.lm_head(context, head_rows, &adapters);
+  model.head(context, head_rows, &adapters);
 }
 
 }  // namespace
@@ -93,7 +92,7 @@ RunnerMemory measure_runner(const FlashCausalLM& model, const RunnerLimits& limi
   const Tensor head_rows = hidden.slice(0, 0, limits.max_logits_rows);
   {
     const Workspace::Scope scope(workspace);
-    memory.vocab_size = model.lm_head(context, head_rows, nullptr).logits.dim(1);
+    memory.vocab_size = model.head(context, head_rows, nullptr).logits.dim(1);
   }
   memory.step_inputs = step_input_bytes(limits);
   if (with_adapters) {

@@ -1,7 +1,11 @@
 // Gemma 2, in the classes and the order of statements of LoRAX's flash_gemma2_modeling.py, exact to
 // Hugging Face's Gemma2ForCausalLM (docs/NUMERICS.md lists every rounding point).
 //
-// The residual stream is float32 in both model dtypes; what flows between two products is of the
+// What is Gemma 2's own: four norms a layer, two of them of what a sublayer gives; 1 + w in norms;
+// the soft-caps of scores and logits; a window in every other layer; the scale of scores from
+// query_pre_attn_scalar; the embedding's normaliser, rounded to the model dtype; a tied head.
+//
+// The residual stream is float32 in all model dtypes; what flows between two products is of the
 // model dtype. Constructors take the scope of their weights and mirror the tree of names.
 #pragma once
 
@@ -11,46 +15,31 @@
 #include "models/gemma2/config.h"
 #include "nn/adapter_embedding.h"
 #include "nn/adapter_linear.h"
+#include "nn/gated_mlp.h"
+#include "nn/rms_norm.h"
 #include "nn/rotary.h"
 
 namespace lorax {
 
-class Gemma2FastRMSNorm {
+class Gemma2FastRMSNorm : public RmsNorm {
  public:
   // Folds Gemma's 1 + w into the weight, in float32.
-  Gemma2FastRMSNorm(const Weights& weights, std::string_view name, int64_t size, float eps);
-
-  // x [T, D] -> [T, D] of `out_dtype`. Adapters may have norms of their own; null: none.
-  Tensor operator()(Context& context, const Tensor& x, DType out_dtype,
-                    const AdapterBatchData* adapters) const;
-  // residual += norm(x), in float32; then out = next(residual).
-  void add_to(Context& context, const Tensor& x, const Tensor& residual,
-              const Gemma2FastRMSNorm& next, const Tensor& out,
-              const AdapterBatchData* adapters) const;
-
- private:
-  void into(Context& context, const Tensor& x, const Tensor& out,
-            const AdapterBatchData* adapters) const;
-  bool is_replaced(const AdapterBatchData* adapters) const {
-    return adapters != nullptr && adapters->has_replacement(module_);
-  }
-  // Calls norm(begin, end, weight) for rows that share a weight.
-  template <typename Norm>
-  void for_each_weight(int64_t rows, const AdapterBatchData* adapters, const Norm& norm) const;
-
-  Tensor weight_;  // [D] float32
-  int64_t module_;
-  float eps_;
+  Gemma2FastRMSNorm(const Weights& weights, std::string_view name, int64_t size, float eps)
+      : RmsNorm(weights, name, size, eps, 1.0f) {}
 };
+
+using Gemma2MLP = GatedMlp;
 
 // What all layers of one step share.
 struct Gemma2Step {
   const RotaryEmbedding& rotary;
   Tensor position_ids;
   AttentionBatch attention;
-  Tensor slots;          // [T] int64, or [C] with cache_indices
-  Tensor cache_indices;  // [C] int32 or none
+  Tensor slots;  // [T] int64
   const AdapterBatchData* adapters;
+  // Room that each layer uses anew, [T, D], model dtype: for what a norm gives, and for what the
+  // layer leaves pending.
+  Tensor normalised, sublayer_output;
 };
 
 class FlashGemma2Attention {
@@ -62,9 +51,6 @@ class FlashGemma2Attention {
                  const Gemma2Step& step) const;
 
  private:
-  void write_cache(Context& context, const Tensor& key_value, const PagedKv& kv,
-                   const Gemma2Step& step) const;
-
   int64_t num_heads_;
   int64_t num_key_value_heads_;
   int64_t head_dim_;
@@ -73,29 +59,14 @@ class FlashGemma2Attention {
   TensorParallelAdapterRowLinear o_proj_;             // [D, H d]
 };
 
-class Gemma2MLP {
- public:
-  Gemma2MLP(const Gemma2Config& config, const Weights& weights);
-
-  // hidden [T, D] -> [T, D], model dtype.
-  Tensor forward(Context& context, const Tensor& hidden, const AdapterBatchData* adapters) const;
-
- private:
-  TensorParallelMultiAdapterLinear gate_up_proj_;  // [2F, D]: gate | up
-  TensorParallelAdapterRowLinear down_proj_;       // [D, F]
-};
-
 class FlashGemma2Layer {
  public:
   FlashGemma2Layer(const Gemma2Config& config, const Weights& weights, int64_t layer);
 
-  // residual [T, D] float32 and hidden [T, D], both updated in place: hidden is the residual under
-  // this layer's input_layernorm before, and under `next_layernorm` after.
-  void forward(Context& context, const Tensor& residual, const Tensor& hidden,
-               const Gemma2FastRMSNorm& next_layernorm, const PagedKv& kv,
-               const Gemma2Step& step) const;
-
-  const Gemma2FastRMSNorm& input_layernorm() const { return input_layernorm_; }
+  // residual [T, D] float32, updated in place, first by what the layer before left pending. What
+  // this one leaves lies in step.sublayer_output.
+  Pending forward(Context& context, const Tensor& residual, const Pending& before,
+                  const PagedKv& kv, const Gemma2Step& step) const;
 
  private:
   FlashGemma2Attention self_attn_;
@@ -125,14 +96,14 @@ class FlashGemma2Model {
 
 class FlashGemma2ForCausalLM final : public FlashCausalLM {
  public:
-  // `prefix`: what stands before "model." in the names; "" for a plain checkpoint.
-  // Gemma 2 is always causal, so the reference's fourth argument must be true.
-  FlashGemma2ForCausalLM(std::string_view prefix, const Gemma2Config& config, const Weights& root,
-                         bool causal = true);
+  // `prefix`: what stands before "model." in the names; "" for a plain checkpoint. The reference's
+  // fourth argument, causal, is true of Gemma 2 always.
+  FlashGemma2ForCausalLM(std::string_view prefix, const Gemma2Config& config, const Weights& root);
 
-  ForwardOutput forward(Context& context, const ForwardBatch& batch) const override;
-  ForwardOutput lm_head(Context& context, const Tensor& hidden,
-                        const AdapterBatchData* adapters) const override;
+  using FlashCausalLM::forward;  // the reference's
+  Tensor forward(Context& context, const ForwardBatch& batch) const override;
+  HeadOutput head(Context& context, const Tensor& hidden,
+                  const AdapterBatchData* adapters) const override;
   const KvShape& kv_shape() const override { return kv_shape_; }
   const std::vector<AdapterModule>& adapter_modules() const override { return modules_; }
 
