@@ -94,9 +94,7 @@ class Bench {
   // TFLOP/s of a large product, P; 0 where it was not measured.
   double peak() const { return peak_; }
   // Whether the device's memory is the host's own.
-  bool on_host() {
-    return loaded_.device().host_pointer(loaded_.weight_buffers().front().data()) != nullptr;
-  }
+  bool on_host() const { return loaded_.device().memory_is_host(); }
   // Bytes of weights that one step reads: every product's matrix once.
   double step_bytes() const {
     return static_cast<double>(loaded_.info().multiply_adds_per_token) *
@@ -116,15 +114,14 @@ class Bench {
   // Of the weights themselves: memory is not equally fast everywhere, so only where they lie tells
   // what reading them can reach. 0 where the host cannot read them.
   double probe_bandwidth() {
+    if (!on_host()) return copy_bandwidth();
     double seconds = 0.0;
     double bytes = 0.0;
     for (const Buffer& buffer : loaded_.weight_buffers()) {
-      const void* data = loaded_.device().host_pointer(buffer.data());
-      if (data == nullptr) return copy_bandwidth();
       if (buffer.bytes() < kProbeBytes) continue;
       bytes += static_cast<double>(buffer.bytes());
-      seconds +=
-          static_cast<double>(buffer.bytes()) * 1e-9 / read_bandwidth(pool_, data, buffer.bytes());
+      seconds += static_cast<double>(buffer.bytes()) * 1e-9 /
+                 read_bandwidth(pool_, buffer.data(), buffer.bytes());
     }
     return bytes / seconds * 1e-9;
   }

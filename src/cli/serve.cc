@@ -82,9 +82,10 @@ std::vector<std::string> served_names(const ServeOptions& options) {
 // None are served without a directory.
 uint64_t adapter_bytes(const ServeOptions& options, LoadedModel& model) {
   if (options.adapter_dir.empty()) return 0;
-  const bool is_cpu = options.device.device == "cpu";
+  // Of memory that is the host's, others use some.
   const Device& device = model.device();
-  const uint64_t whole = is_cpu ? device.available_memory() : device.total_memory();
+  const uint64_t whole =
+      device.memory_is_host() ? device.available_memory() : device.total_memory();
   return static_cast<uint64_t>(options.adapter_memory_fraction * static_cast<double>(whole));
 }
 

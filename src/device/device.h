@@ -105,12 +105,30 @@ struct AttentionOptions {
   int window = 0;        // a query at p sees keys in (p - window, p]; 0: all keys up to p
 };
 
+// What a device is good at, from which those above take the sizes of their steps. The defaults are
+// a CPU's, which multiplies rows hardly faster than it reads weights.
+struct DeviceProfile {
+  // Kernels run beside the host: it is worth while to ask for them ahead of time, and the cores
+  // have little else to do.
+  bool is_asynchronous = false;
+  // Larger steps gain nothing, and each keeps all streams waiting.
+  int64_t step_rows = 256;
+  // More in one decode step gain nothing.
+  int64_t sequences = 64;
+  // Fewer rows take no longer than reading the weights once; 0: no number of rows is worth a step
+  // of its own, which would read the weights once more.
+  int64_t crowd = 16;
+  // Of one call of the head, which reads it once.
+  int64_t head_rows = 64;
+};
+
 class Device {
  public:
   virtual ~Device() = default;
 
   // For people: hardware, instruction set, threads.
   virtual std::string describe() const = 0;
+  virtual DeviceProfile profile() const { return {}; }
 
   // Memory. Large allocations of the CPU lie in huge pages where the system gives them. Contents
   // are undefined. Throws Error if there is no memory.
@@ -129,8 +147,6 @@ class Device {
   // Within the device, contiguous bytes that do not overlap; ordered with its kernels.
   virtual void copy(void* to, const void* from, size_t bytes) = 0;
   virtual void synchronize() = 0;
-  // Whether kernels run beside the host, so that it is worth while to ask for them ahead of time.
-  virtual bool is_asynchronous() const { return false; }
   // The same as copy_from_host, but done when it returns, from any thread, and beside the kernels:
   // those under way go on, and no order holds between them and the copy.
   virtual void upload(void* to, const void* from, size_t bytes);
@@ -153,8 +169,9 @@ class Device {
   // Does what a graph of this device keeps, in the order of all its work.
   virtual void replay(DeviceGraph& graph);
 
-  // Where host code may write weights directly: `data` itself on the CPU, nullptr otherwise.
-  virtual void* host_pointer(void* data) = 0;
+  // Whether host code may read and write what allocate() gives: device and host share one memory,
+  // and nothing needs to be held twice.
+  virtual bool memory_is_host() const = 0;
 
   // out[t] = float32(table[ids[t]]) * scale.
   // ids [T] int32 in [0, V); table [V, D] model dtype; out [T, D] float32.

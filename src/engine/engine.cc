@@ -70,10 +70,10 @@ Engine::Engine(LoadedModel& model, const Tokenizer* tokenizer, EngineOptions opt
   backend_ = std::make_unique<ModelAdapterBackend>(device, modules, *tables_, options.base_name,
                                                    options.on_warning, options.adapter_bounds,
                                                    options.ignored_adapter_config_keys);
-  plan_ = plan_engine(model, options, backend_->is_unified());
+  plan_ = plan_engine(model, options);
   plan_memory(plan_, model, options);
   const bool with_adapters = plan_.serves_adapters();
-  if (with_adapters && options.adapter_bytes && !backend_->is_unified()) {
+  if (with_adapters && options.adapter_bytes && !plan_.store.unified_memory) {
     backend_->take_device_memory(plan_.memory.adapters);
   }
   places_ = std::make_unique<FairPlaces>(plan_.places);

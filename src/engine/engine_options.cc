@@ -11,8 +11,6 @@ namespace {
 
 // Of the host's free memory, where adapters wait for the device.
 constexpr uint64_t kHostShare = 4;
-// Fewer sequences take no longer than the weights, which a step of its own reads once more.
-constexpr int64_t kCrowd = 16;
 
 int64_t chosen(int64_t given, int64_t otherwise) { return given > 0 ? given : otherwise; }
 
@@ -39,9 +37,9 @@ void check_options(const EngineOptions& options) {
   }
 }
 
-EnginePlan plan_engine(const LoadedModel& model, const EngineOptions& options,
-                       bool unified_memory) {
+EnginePlan plan_engine(const LoadedModel& model, const EngineOptions& options) {
   EnginePlan plan;
+  const DeviceProfile profile = model.device().profile();
   const int64_t context = model.info().max_position_embeddings;
   ServiceLimits& limits = plan.limits;
   limits.max_total_tokens = chosen(options.max_total_tokens, context);
@@ -62,39 +60,37 @@ EnginePlan plan_engine(const LoadedModel& model, const EngineOptions& options,
 
   SchedulerOptions& scheduler = plan.scheduler;
   scheduler.block_size = KvCache::kBlockSize;
-  // A CPU gains nothing from larger steps, and each keeps all streams waiting.
-  const int64_t running = unified_memory ? 64 : 256;
-  scheduler.max_running =
-      chosen(options.max_running_sequences, std::min(running, options.max_concurrent_requests));
+  scheduler.max_running = chosen(options.max_running_sequences,
+                                 std::min(profile.sequences, options.max_concurrent_requests));
   scheduler.step_tokens =
-      std::max(chosen(options.step_tokens, unified_memory ? 256 : 2048), scheduler.max_running);
+      std::max(chosen(options.step_tokens, profile.step_rows), scheduler.max_running);
   scheduler.chunked_prefill = options.chunked_prefill;
   if (!options.chunked_prefill) {
     scheduler.step_tokens =
         std::max(scheduler.step_tokens, limits.max_total_tokens + scheduler.max_running);
   }
   scheduler.prefix_cache = options.prefix_cache;
-  // On a GPU rows cost little beside the weights, which every step reads.
-  scheduler.crowd = unified_memory ? kCrowd : 0;
+  scheduler.crowd = profile.crowd;
   scheduler.adapters.ahead = chosen(options.adapters_ahead, 8);
 
-  plan.overlap = options.overlap.value_or(model.device().is_asynchronous());
+  plan.overlap = options.overlap.value_or(profile.is_asynchronous);
 
   RunnerLimits& runner = plan.runner;
   runner.max_tokens = scheduler.step_tokens;
   runner.max_sequences = scheduler.max_running;
   runner.max_length = limits.max_total_tokens;
-  // A head is read once per call: on a GPU one call has the rows of all, and is part of a graph.
-  runner.max_logits_rows =
-      unified_memory ? std::min<int64_t>(scheduler.max_running, 64) : scheduler.max_running;
+  // On a GPU one call has the rows of all, and is part of a graph.
+  runner.max_logits_rows = profile.is_asynchronous
+                               ? scheduler.max_running
+                               : std::min(scheduler.max_running, profile.head_rows);
   runner.kv_blocks = 1;
 
   AdapterStoreOptions& store = plan.store;
-  store.unified_memory = unified_memory;
+  store.unified_memory = model.device().memory_is_host();
   store.slots = options.adapter_slots;
-  // Beside a GPU the cores have little else to do.
-  store.loader_threads = static_cast<int>(chosen(
-      options.adapter_loader_threads, unified_memory ? 2 : std::clamp(usable_cores() / 4, 2, 8)));
+  const int idle_cores = profile.is_asynchronous ? usable_cores() / 4 : 0;
+  store.loader_threads =
+      static_cast<int>(chosen(options.adapter_loader_threads, std::clamp(idle_cores, 2, 8)));
   store.recheck_after = options.adapter_recheck_after;
   return plan;
 }

@@ -86,7 +86,7 @@ struct EnginePlan {
 void check_options(const EngineOptions& options);
 // All but what depends on memory. Throws Error for options that contradict each other or the model.
 // Precondition: check_options().
-EnginePlan plan_engine(const LoadedModel& model, const EngineOptions& options, bool unified_memory);
+EnginePlan plan_engine(const LoadedModel& model, const EngineOptions& options);
 // Shares out the memory that is free now: pages, adapters and the limits that follow from them.
 // Throws Error if it is too short.
 void plan_memory(EnginePlan& plan, LoadedModel& model, const EngineOptions& options);

@@ -79,7 +79,7 @@ Tensor WeightStore::load_matrix(std::span<const Piece> pieces, int64_t columns) 
 void WeightStore::read_into(const Piece& piece, int64_t columns, char* device_data) {
   const int64_t total = piece.rows * columns;
   const size_t element = size_of(dtype_);
-  char* host = static_cast<char*>(device_.host_pointer(device_data));
+  char* host = device_.memory_is_host() ? static_cast<char*>(device_data) : nullptr;
   std::exception_ptr error;
   std::mutex mutex;
   pool_.parallel_for((total + kChunk - 1) / kChunk, [&](int64_t chunk, int thread) {

@@ -195,7 +195,7 @@ Tolerance rounding(DType dtype, double relative, double absolute) {
 
 Tolerance rounding_of_sum(const Device& device, DType dtype, int64_t n, double size) {
   const double products = static_cast<double>(n);
-  const double terms = device.is_asynchronous() ? std::max(64.0, products / 12.0) : 32.0;
+  const double terms = device.profile().is_asynchronous ? std::max(64.0, products / 12.0) : 32.0;
   return rounding(dtype, 0.0, terms * std::sqrt(products) * 0x1p-23 * size);
 }
 

@@ -320,7 +320,7 @@ TEST_P(LoraTest, LinearLoraIsOneAfterTheOther) {
 
 // As many as are cut into fewer parts.
 TEST_P(LoraTest, LinearLoraOfManyOutputs) {
-  if (!device_.is_asynchronous()) return;  // minutes in a debug build
+  if (!device_.profile().is_asynchronous) return;  // minutes in a debug build
   for (const std::vector<int64_t>& columns :
        std::vector<std::vector<int64_t>>{{2304, 2560}, {4608, 4608}, {8704, 8448}}) {
     expect_linear_lora(columns);

@@ -15,9 +15,9 @@ constexpr int64_t kPiece = int64_t{1} << 20;
 std::vector<float> DeviceBaseWeights::rows(size_t module, int64_t first, int64_t count) const {
   const Tensor part = modules_[module].weight.slice(0, first, first + count);
   std::vector<float> values(static_cast<size_t>(part.numel()));
-  const void* data = device_.host_pointer(part.data);
+  const void* data = part.data;
   std::vector<char> copy;
-  if (data == nullptr) {
+  if (!device_.memory_is_host()) {
     copy.resize(part.bytes());
     device_.download(copy.data(), part.data, copy.size());
     data = copy.data();

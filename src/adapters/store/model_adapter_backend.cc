@@ -53,7 +53,7 @@ ModelAdapterBackend::ModelAdapterBackend(Device& device, std::span<const Adapter
       warn_(std::move(warn)),
       bounds_(std::move(bounds)),
       base_weights_(device, modules) {
-  if (device.host_pointer(modules.front().weight.data) == nullptr) {
+  if (!device.memory_is_host()) {
     host_memory_ = make_device({.name = "cpu", .threads = 1});
     pool_ = make_plain_pool(device, SIZE_MAX);
   }

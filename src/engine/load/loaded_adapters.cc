@@ -22,7 +22,7 @@ LoadedAdapters::LoadedAdapters(LoadedModel& model, const std::string& base_name,
                                                    std::move(ignored_config_keys));
   // All of them are wanted at once, so what is free is theirs.
   AdapterStoreOptions options;
-  options.unified_memory = backend_->is_unified();
+  options.unified_memory = model.device().memory_is_host();
   options.device_budget = model.device().available_memory();
   options.host_budget = available_memory_bytes();
   options.slots = slots;
