@@ -1,74 +1,9 @@
 // What a device need not do in a way of its own.
 #include "device/device.h"
 
-#include <chrono>
-#include <new>
-#include <utility>
-
 #include "base/check.h"
 
 namespace lorax {
-namespace {
-
-// Of a device whose calls have done their work when they return.
-class HostEvent final : public DeviceEvent {
- public:
-  void record() override { moment_ = std::chrono::steady_clock::now(); }
-  void wait() override {}
-  double seconds_since(DeviceEvent& earlier) override {
-    return std::chrono::duration<double>(moment_ - static_cast<HostEvent&>(earlier).moment_)
-        .count();
-  }
-
- private:
-  std::chrono::steady_clock::time_point moment_;
-};
-
-constexpr std::align_val_t kHostAlignment{64};
-
-}  // namespace
-
-HostBuffer::HostBuffer(Device& device, size_t bytes)
-    : device_(&device), data_(device.allocate_host(bytes)), bytes_(bytes) {}
-
-HostBuffer::~HostBuffer() {
-  if (data_ != nullptr) device_->deallocate_host(data_, bytes_);
-}
-
-HostBuffer::HostBuffer(HostBuffer&& other) noexcept
-    : device_(other.device_),
-      data_(std::exchange(other.data_, nullptr)),
-      bytes_(std::exchange(other.bytes_, 0)) {}
-
-HostBuffer& HostBuffer::operator=(HostBuffer&& other) noexcept {
-  std::swap(device_, other.device_);
-  std::swap(data_, other.data_);
-  std::swap(bytes_, other.bytes_);
-  return *this;
-}
-
-uint64_t Device::memory_limit() const { return total_memory(); }
-
-void Device::begin_copy_to_host(void* to, const void* from, size_t bytes) {
-  copy_to_host(to, from, bytes);
-}
-
-void Device::upload(void* to, const void* from, size_t bytes) {
-  copy_from_host(to, from, bytes);
-  synchronize();
-}
-
-void Device::download(void* to, const void* from, size_t bytes) { copy_to_host(to, from, bytes); }
-
-void* Device::allocate_host(size_t bytes) { return ::operator new(bytes, kHostAlignment); }
-
-void Device::deallocate_host(void* data, size_t) { ::operator delete(data, kHostAlignment); }
-
-std::unique_ptr<DeviceEvent> Device::make_event() { return std::make_unique<HostEvent>(); }
-
-std::unique_ptr<DevicePool> Device::make_pool(size_t bytes) {
-  return make_plain_pool(*this, bytes);
-}
 
 std::unique_ptr<DeviceGraph> Device::capture(const std::function<void()>&) { return nullptr; }
 

@@ -16,64 +16,12 @@
 #include <memory>
 #include <string>
 
-#include "device/device_pool.h"
+#include "device/device_memory.h"
 #include "device/lora.h"
 #include "device/sampling.h"
 #include "device/tensor.h"
 
 namespace lorax {
-
-class Device;
-
-// Move-only device bytes, aligned to 64 or more. Must not outlive its Device.
-class Buffer {
- public:
-  Buffer() = default;
-  Buffer(Device& device, size_t bytes);
-  ~Buffer();
-  Buffer(Buffer&& other) noexcept;
-  Buffer& operator=(Buffer&& other) noexcept;
-
-  void* data() const { return data_; }
-  size_t bytes() const { return bytes_; }
-
- private:
-  Device* device_ = nullptr;
-  void* data_ = nullptr;
-  size_t bytes_ = 0;
-};
-
-// Move-only host bytes, aligned to 64 or more, that the device copies from and to at full speed and
-// beside its kernels (pinned, where that means anything). Must not outlive its Device.
-class HostBuffer {
- public:
-  HostBuffer() = default;
-  HostBuffer(Device& device, size_t bytes);
-  ~HostBuffer();
-  HostBuffer(HostBuffer&& other) noexcept;
-  HostBuffer& operator=(HostBuffer&& other) noexcept;
-
-  void* data() const { return data_; }
-  size_t bytes() const { return bytes_; }
-
- private:
-  Device* device_ = nullptr;
-  void* data_ = nullptr;
-  size_t bytes_ = 0;
-};
-
-// A moment in the order of a device's work. Must not outlive its Device.
-class DeviceEvent {
- public:
-  virtual ~DeviceEvent() = default;
-  // This moment: when the device has done all that it was asked for so far.
-  virtual void record() = 0;
-  // Returns when the device has come to the moment; at once if there is none yet.
-  virtual void wait() = 0;
-  // From the moment `earlier`, of the same device, to this one, as the device's clock has it. Waits
-  // for both.
-  virtual double seconds_since(DeviceEvent& earlier) = 0;
-};
 
 // Work of a device, kept to be done again by one call. Must not outlive its Device.
 class DeviceGraph {
@@ -122,43 +70,11 @@ struct DeviceProfile {
   int64_t head_rows = 64;
 };
 
-class Device {
+class Device : public DeviceMemory {
  public:
-  virtual ~Device() = default;
-
   // For people: hardware, instruction set, threads.
   virtual std::string describe() const = 0;
   virtual DeviceProfile profile() const { return {}; }
-
-  // Memory. Large allocations of the CPU lie in huge pages where the system gives them. Contents
-  // are undefined. Throws Error if there is no memory.
-  virtual uint64_t total_memory() const = 0;      // bytes there are, free or not
-  virtual uint64_t memory_limit() const;          // of these, what all programs may hold
-  virtual uint64_t available_memory() const = 0;  // bytes that allocate() can still give
-  virtual void* allocate(size_t bytes) = 0;
-  virtual void deallocate(void* data, size_t bytes) = 0;
-  // Host <-> device, contiguous bytes; ordered with the kernels of this device. copy_to_host has
-  // finished when it returns; copy_from_host may still read `from` until synchronize().
-  virtual void copy_from_host(void* to, const void* from, size_t bytes) = 0;
-  virtual void copy_to_host(void* to, const void* from, size_t bytes) = 0;
-  // The same into the memory of a HostBuffer, which holds the bytes once an event that is recorded
-  // behind this has come.
-  virtual void begin_copy_to_host(void* to, const void* from, size_t bytes);
-  // Within the device, contiguous bytes that do not overlap; ordered with its kernels.
-  virtual void copy(void* to, const void* from, size_t bytes) = 0;
-  virtual void synchronize() = 0;
-  // The same as copy_from_host, but done when it returns, from any thread, and beside the kernels:
-  // those under way go on, and no order holds between them and the copy.
-  virtual void upload(void* to, const void* from, size_t bytes);
-  // The same for copy_to_host.
-  virtual void download(void* to, const void* from, size_t bytes);
-  // The memory of a HostBuffer. copy_from_host from such memory takes its bytes when the device
-  // comes to it: they must stay until then (DeviceEvent).
-  virtual void* allocate_host(size_t bytes);
-  virtual void deallocate_host(void* data, size_t bytes);
-  virtual std::unique_ptr<DeviceEvent> make_event();
-  // Of `bytes`, taken now. Throws Error if there is less.
-  virtual std::unique_ptr<DevicePool> make_pool(size_t bytes);
 
   // Whether capture() gives anything.
   virtual bool can_capture() const { return false; }
@@ -168,10 +84,6 @@ class Device {
   virtual std::unique_ptr<DeviceGraph> capture(const std::function<void()>& work);
   // Does what a graph of this device keeps, in the order of all its work.
   virtual void replay(DeviceGraph& graph);
-
-  // Whether host code may read and write what allocate() gives: device and host share one memory,
-  // and nothing needs to be held twice.
-  virtual bool memory_is_host() const = 0;
 
   // out[t] = float32(table[ids[t]]) * scale.
   // ids [T] int32 in [0, V); table [V, D] model dtype; out [T, D] float32.

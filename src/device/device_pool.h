@@ -4,13 +4,15 @@
 #include <cstddef>
 #include <memory>
 
+#include "device/owned_bytes.h"
+
 namespace lorax {
 
-class Device;
+class DeviceMemory;
 
 // Taken as a whole, so that its blocks never lack memory; and never split up: free bytes make a
 // block wherever they lie. No call waits for the device's work or holds it up. Any thread. Must not
-// outlive its Device.
+// outlive its device.
 class DevicePool {
  public:
   virtual ~DevicePool() = default;
@@ -23,26 +25,11 @@ class DevicePool {
   virtual void deallocate(void* data, size_t bytes) = 0;
 };
 
-// A pool that takes its blocks from Device::allocate() one by one, `bytes` at most: what holds of
-// that function holds of its calls.
-std::unique_ptr<DevicePool> make_plain_pool(Device& device, size_t bytes);
+// A pool that takes its blocks from DeviceMemory::allocate() one by one, `bytes` at most: what
+// holds of that function holds of its calls.
+std::unique_ptr<DevicePool> make_plain_pool(DeviceMemory& device, size_t bytes);
 
-// Move-only bytes of a pool, which must outlive them.
-class PoolBlock {
- public:
-  PoolBlock() = default;
-  PoolBlock(DevicePool& pool, size_t bytes);
-  ~PoolBlock();
-  PoolBlock(PoolBlock&& other) noexcept;
-  PoolBlock& operator=(PoolBlock&& other) noexcept;
-
-  void* data() const { return data_; }
-  size_t bytes() const { return bytes_; }
-
- private:
-  DevicePool* pool_ = nullptr;
-  void* data_ = nullptr;
-  size_t bytes_ = 0;
-};
+// Bytes of a pool. Move-only; must not outlive the pool.
+using PoolBlock = OwnedBytes<DevicePool, &DevicePool::allocate, &DevicePool::deallocate>;
 
 }  // namespace lorax

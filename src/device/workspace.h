@@ -7,14 +7,14 @@
 #include <cstddef>
 #include <initializer_list>
 
-#include "device/device.h"
+#include "device/device_memory.h"
 
 namespace lorax {
 
 class Workspace {
  public:
   // Over `bytes` of device memory, taken now.
-  Workspace(Device& device, size_t bytes) : buffer_(device, bytes), capacity_(bytes) {}
+  Workspace(DeviceMemory& device, size_t bytes) : buffer_(device, bytes), capacity_(bytes) {}
   // Over nothing: hands out addresses that must not be read or written and records the peak. For a
   // dry run (device/dry_run.h) that sizes the real one.
   static Workspace measuring() { return Workspace(); }

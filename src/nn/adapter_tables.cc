@@ -2,7 +2,7 @@
 
 namespace lorax {
 
-AdapterTables::AdapterTables(Device& device, int64_t modules, int64_t slots, DType dtype)
+AdapterTables::AdapterTables(DeviceMemory& device, int64_t modules, int64_t slots, DType dtype)
     : device_(device),
       modules_(modules),
       dtype_(dtype),

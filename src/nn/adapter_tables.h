@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "device/device.h"
+#include "device/device_memory.h"
 #include "nn/adapter_module.h"
 
 namespace lorax {
@@ -45,7 +45,7 @@ struct AdapterSlot {
 class AdapterTables {
  public:
   // `device` must outlive this.
-  AdapterTables(Device& device, int64_t modules, int64_t slots, DType dtype);
+  AdapterTables(DeviceMemory& device, int64_t modules, int64_t slots, DType dtype);
 
   int64_t modules() const { return modules_; }
   int64_t slots() const { return static_cast<int64_t>(slots_.size()); }
@@ -59,7 +59,7 @@ class AdapterTables {
   }
 
  private:
-  Device& device_;
+  DeviceMemory& device_;
   int64_t modules_;
   DType dtype_;
   std::vector<AdapterSlot> slots_;

@@ -2,7 +2,7 @@
 
 namespace lorax {
 
-KvCache::KvCache(Device& device, const KvShape& shape, int64_t blocks)
+KvCache::KvCache(DeviceMemory& device, const KvShape& shape, int64_t blocks)
     : blocks_(blocks),
       buffer_(device, static_cast<size_t>(blocks * kBlockSize) * shape.bytes_per_token()) {
   char* data = static_cast<char*>(buffer_.data());

@@ -25,7 +25,7 @@ class KvCache {
   // Tokens per page. A constant of the cache: models and kernels read it off the tensors.
   static constexpr int kBlockSize = 16;
 
-  KvCache(Device& device, const KvShape& shape, int64_t blocks);
+  KvCache(DeviceMemory& device, const KvShape& shape, int64_t blocks);
 
   // One entry per layer.
   const std::vector<PagedKv>& layers() const { return layers_; }

@@ -11,7 +11,7 @@ namespace lorax {
 class DeviceBaseWeights final : public BaseWeights {
  public:
   // Both must outlive this.
-  DeviceBaseWeights(Device& device, std::span<const AdapterModule> modules)
+  DeviceBaseWeights(DeviceMemory& device, std::span<const AdapterModule> modules)
       : device_(device), modules_(modules) {}
 
   bool equals(size_t module, const HostTensor& weight) const override;
@@ -21,7 +21,7 @@ class DeviceBaseWeights final : public BaseWeights {
   std::vector<float> rows(size_t module, int64_t first, int64_t count) const;
 
  private:
-  Device& device_;
+  DeviceMemory& device_;
   std::span<const AdapterModule> modules_;
 };
 

@@ -4,7 +4,7 @@
 
 namespace lorax {
 
-InputBlock::InputBlock(Device& device, size_t bytes, int64_t turns)
+InputBlock::InputBlock(DeviceMemory& device, size_t bytes, int64_t turns)
     : device_(device),
       device_block_(device, std::max(bytes, kAlignment)),
       turns_(static_cast<size_t>(turns)) {

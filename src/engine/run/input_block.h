@@ -9,14 +9,14 @@
 #include <vector>
 
 #include "base/check.h"
-#include "device/device.h"
+#include "device/device_memory.h"
 
 namespace lorax {
 
 class InputBlock {
  public:
   // `bytes`: the most between two begin(), as the sum of room_for(). The device must outlive this.
-  InputBlock(Device& device, size_t bytes, int64_t turns = 2);
+  InputBlock(DeviceMemory& device, size_t bytes, int64_t turns = 2);
 
   // What `count` values of T take.
   template <typename T>
@@ -52,7 +52,7 @@ class InputBlock {
     std::unique_ptr<DeviceEvent> copied;
   };
 
-  Device& device_;
+  DeviceMemory& device_;
   Buffer device_block_;
   std::vector<Turn> turns_;
   size_t turn_ = 0;
