@@ -23,6 +23,8 @@
 #include "cli/options.h"
 #include "cli/read_bandwidth.h"
 #include "engine/run/model_runner.h"
+#include "engine/run/runner_sequence.h"
+#include "engine/schedule/block_allocator.h"
 #include "models/registry/model_registry.h"
 
 namespace lorax::cli {
@@ -127,12 +129,12 @@ class Bench {
   }
 
   // Adapters take turns over the sequences.
-  std::vector<Sequence> make_sequences(int64_t batch, int64_t prompt, int64_t adapters) {
-    std::vector<Sequence> sequences;
+  std::vector<RunnerSequence> make_sequences(int64_t batch, int64_t prompt, int64_t adapters) {
+    std::vector<RunnerSequence> sequences;
     int32_t next_page = 0;
     uint64_t state = 12345;
     for (int64_t b = 0; b < batch; ++b) {
-      Sequence sequence;
+      RunnerSequence sequence;
       for (int64_t i = 0; i < prompt; ++i) sequence.tokens.push_back(next_token(state));
       take_pages(sequence, options_.generate, KvCache::kBlockSize, next_page);
       if (adapters > 0) sequence.adapter = static_cast<int32_t>(b % adapters);
@@ -149,7 +151,7 @@ class Bench {
   // Asks for one step over all pending tokens of every sequence and for the logits of their last
   // rows, which stay on the device; a prefill of very many tokens is several steps. Returns the
   // seconds until the host was free.
-  double ask_for_step(ModelRunner& runner, std::vector<Sequence>& sequences) {
+  double ask_for_step(ModelRunner& runner, std::vector<RunnerSequence>& sequences) {
     std::vector<SequenceStep> steps;
     const auto ask = [&] {
       const int64_t rows = runner.step(steps);
@@ -158,7 +160,7 @@ class Bench {
     };
     const Clock::time_point start = Clock::now();
     int64_t tokens = 0;
-    for (const Sequence& sequence : sequences) {
+    for (const RunnerSequence& sequence : sequences) {
       if (tokens + sequence.pending() > runner.limits().max_tokens) {
         ask();
         tokens = 0;
@@ -169,7 +171,7 @@ class Bench {
     ask();
     const std::chrono::duration<double> elapsed = Clock::now() - start;
     uint64_t state = static_cast<uint64_t>(sequences.front().length());
-    for (Sequence& sequence : sequences) {
+    for (RunnerSequence& sequence : sequences) {
       sequence.cached = sequence.length();
       sequence.tokens.push_back(next_token(state));
     }
@@ -186,7 +188,7 @@ class Bench {
   };
 
   // `count` steps between two probes of the bandwidth. Returns the last one's seconds.
-  double timed_steps(ModelRunner& runner, std::vector<Sequence>& sequences, int64_t count,
+  double timed_steps(ModelRunner& runner, std::vector<RunnerSequence>& sequences, int64_t count,
                      Samples& samples, bool keep) {
     std::vector<double> seconds, host_seconds;
     const double before = probe_bandwidth();
@@ -208,7 +210,7 @@ class Bench {
   }
 
   // `count` steps in a row, none of which waits for the host.
-  void queued_steps(ModelRunner& runner, std::vector<Sequence>& sequences, int64_t count,
+  void queued_steps(ModelRunner& runner, std::vector<RunnerSequence>& sequences, int64_t count,
                     Samples& samples, bool keep) {
     const std::unique_ptr<DeviceEvent> begin = loaded_.device().make_event();
     const std::unique_ptr<DeviceEvent> end = loaded_.device().make_event();
@@ -286,7 +288,7 @@ class Bench {
       report_.progress(fmt::format(
           "batch {}, prompt {}, adapters {}: {}", batch, prompt, adapter_count,
           round < 0 ? "warming up" : fmt::format("round {} of {}", round + 1, options_.repeat)));
-      std::vector<Sequence> sequences = make_sequences(batch, prompt, adapter_count);
+      std::vector<RunnerSequence> sequences = make_sequences(batch, prompt, adapter_count);
       const double prefill = timed_steps(runner, sequences, 1, prefills, round >= 0);
       bool queue = false;  // every other time, where the device works beside the host
       for (int64_t left = options_.generate - 1; left > 0; left -= kStepsPerProbe) {

@@ -17,6 +17,7 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "engine/engine.h"
+#include "engine/schedule/block_allocator.h"
 
 namespace lorax::cli {
 namespace {

@@ -22,7 +22,7 @@
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "engine/engine.h"
-#include "engine/schedule/sequence.h"
+#include "engine/schedule/block_allocator.h"
 #include "text/tokenizer.h"
 
 namespace lorax::cli {

@@ -16,6 +16,8 @@
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "engine/run/model_runner.h"
+#include "engine/run/runner_sequence.h"
+#include "engine/schedule/block_allocator.h"
 #include "formats/json_file.h"
 #include "formats/printable.h"
 #include "formats/safetensors_writer.h"
@@ -39,7 +41,7 @@ struct Options {
 
 // What the file asks for.
 struct Requests {
-  std::vector<Sequence> sequences;
+  std::vector<RunnerSequence> sequences;
   std::vector<std::string> adapters;  // ids as of LoadedAdapters
 };
 
@@ -88,12 +90,12 @@ Requests read_requests(const std::string& file, const ModelInfo& info) {
   return requests;
 }
 
-RunnerLimits limits_for_logits(const std::vector<Sequence>& sequences, int64_t chunk,
+RunnerLimits limits_for_logits(const std::vector<RunnerSequence>& sequences, int64_t chunk,
                                int64_t vocab_size, int64_t speculative_heads) {
   constexpr int64_t kHeadBytes = int64_t{64} << 20;  // logits computed at a time
   RunnerLimits limits;
   limits.max_sequences = static_cast<int64_t>(sequences.size());
-  for (const Sequence& sequence : sequences) {
+  for (const RunnerSequence& sequence : sequences) {
     limits.max_tokens += std::min(chunk, sequence.length());
     limits.max_length = std::max(limits.max_length, sequence.length());
     limits.kv_blocks += pages_for(sequence.length(), KvCache::kBlockSize);
@@ -105,14 +107,14 @@ RunnerLimits limits_for_logits(const std::vector<Sequence>& sequences, int64_t c
 }
 
 // How many positions of a sequence are written: its last `last`, or all (0).
-int64_t rows_to_write(const Sequence& sequence, int64_t last) {
+int64_t rows_to_write(const RunnerSequence& sequence, int64_t last) {
   return last > 0 ? std::min(last, sequence.length()) : sequence.length();
 }
 
 // The file's tensors: "i", and "i.speculative" where the request's adapter has Medusa heads.
 class Output {
  public:
-  Output(const std::string& path, const std::vector<Sequence>& sequences,
+  Output(const std::string& path, const std::vector<RunnerSequence>& sequences,
          const std::vector<int64_t>& heads, int64_t last, int64_t vocab_size)
       : vocab_size_(vocab_size) {
     std::vector<SafetensorsWriter::Declaration> tensors;
@@ -163,7 +165,7 @@ class Output {
 };
 
 // Tokens of a sequence in its next step: the last `decode` come one by one.
-int64_t next_tokens(const Sequence& sequence, int64_t chunk, int64_t decode) {
+int64_t next_tokens(const RunnerSequence& sequence, int64_t chunk, int64_t decode) {
   const int64_t pending = sequence.pending();
   return pending > decode ? std::min(chunk, pending - decode) : std::min(int64_t{1}, pending);
 }
@@ -171,7 +173,7 @@ int64_t next_tokens(const Sequence& sequence, int64_t chunk, int64_t decode) {
 // Logits come step by step, each with rows of every sequence; the file wants them sequence by
 // sequence. They are written straight to their places. Of the sequences, of which the first is
 // request `first_request`.
-void run_steps(ModelRunner& runner, std::span<Sequence> sequences, size_t first_request,
+void run_steps(ModelRunner& runner, std::span<RunnerSequence> sequences, size_t first_request,
                int64_t chunk, const Options& options, Output& output) {
   std::vector<SequenceStep> steps;
   std::vector<size_t> members;
@@ -188,7 +190,7 @@ void run_steps(ModelRunner& runner, std::span<Sequence> sequences, size_t first_
     runner.step(steps);
     int64_t row = 0;
     for (size_t s = 0; s < steps.size(); ++s) {
-      Sequence& sequence = sequences[members[s]];
+      RunnerSequence& sequence = sequences[members[s]];
       const int64_t first = sequence.length() - rows_to_write(sequence, options.last);
       const int64_t rows = static_cast<int64_t>(steps[s].tokens.size());
       for (int64_t done = std::clamp(first - sequence.cached, int64_t{0}, rows); done < rows;) {
@@ -220,7 +222,7 @@ void run(const Options& options) {
       limits_for_logits(requests.sequences, chunk, info.vocab_size, std::ranges::max(heads)),
       &adapters.tables());
   Output output(options.out, requests.sequences, heads, options.last, info.vocab_size);
-  const std::span<Sequence> sequences = requests.sequences;
+  const std::span<RunnerSequence> sequences = requests.sequences;
   const size_t batch =
       options.batch > 0 ? static_cast<size_t>(options.batch) : requests.sequences.size();
   for (size_t first = 0; first < sequences.size(); first += batch) {

@@ -13,6 +13,7 @@
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "engine/run/model_runner.h"
+#include "engine/run/runner_sequence.h"
 
 namespace lorax::cli {
 namespace {
@@ -40,7 +41,7 @@ std::vector<int32_t> fixed_prompt(const ModelInfo& info) {
 
 std::vector<float> prompt_logits(LoadedModel& loaded, const AdapterTables* tables, int32_t slot,
                                  int64_t speculative_heads) {
-  Sequence sequence{.tokens = fixed_prompt(loaded.info()), .cached = 0, .blocks = {}};
+  RunnerSequence sequence{.tokens = fixed_prompt(loaded.info()), .cached = 0, .blocks = {}};
   sequence.adapter = slot;
   int32_t pages = 0;
   take_pages(sequence, 0, KvCache::kBlockSize, pages);

@@ -5,6 +5,7 @@
 #include "base/core_count.h"
 #include "base/error.h"
 #include "base/memory_info.h"
+#include "engine/schedule/block_allocator.h"
 
 namespace lorax {
 namespace {

@@ -14,6 +14,7 @@
 
 #include "engine/load/loaded_model.h"
 #include "engine/run/model_runner.h"
+#include "engine/run/runner_sequence.h"
 #include "models/registry/model_registry.h"
 
 namespace lorax::differential {
@@ -86,7 +87,7 @@ class Harness {
 
   const std::vector<float>& logits(size_t i) const { return logits_[i]; }
   ModelRunner& runner() { return runner_; }
-  Sequence& sequence(size_t i) { return sequences_[i]; }
+  RunnerSequence& sequence(size_t i) { return sequences_[i]; }
 
  private:
   static RunnerLimits limits(const std::vector<int64_t>& lengths, bool use_graphs) {
@@ -103,7 +104,7 @@ class Harness {
   }
 
   ModelRunner runner_;
-  std::vector<Sequence> sequences_;
+  std::vector<RunnerSequence> sequences_;
   std::vector<std::vector<float>> logits_;
 };
 

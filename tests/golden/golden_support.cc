@@ -7,6 +7,7 @@
 
 #include "engine/engine.h"
 #include "engine/run/model_runner.h"
+#include "engine/run/runner_sequence.h"
 #include "engine/schedule/testing/collecting_sink.h"
 
 namespace lorax::golden {
@@ -69,11 +70,11 @@ std::vector<float> speculative_of(ModelRunner& runner, int64_t rows) {
 
 std::vector<Logits> packed_logits(LoadedModel& loaded, const LoadedAdapters* adapters,
                                   const std::vector<Request>& requests) {
-  std::vector<Sequence> sequences;
+  std::vector<RunnerSequence> sequences;
   RunnerLimits limits;
   int32_t next_page = 0;
   for (const Request& request : requests) {
-    Sequence& sequence = sequences.emplace_back();
+    RunnerSequence& sequence = sequences.emplace_back();
     sequence.tokens = request.input_ids;
     if (adapters != nullptr) {
       sequence.adapter = adapters->slot(request.adapter);
@@ -90,13 +91,13 @@ std::vector<Logits> packed_logits(LoadedModel& loaded, const LoadedAdapters* ada
   ModelRunner runner(loaded.device(), loaded.model(), limits,
                      adapters != nullptr ? &adapters->tables() : nullptr);
   std::vector<SequenceStep> steps;
-  for (const Sequence& sequence : sequences) {
+  for (const RunnerSequence& sequence : sequences) {
     steps.push_back(next_step(sequence, sequence.length(), SequenceStep::Output::kAllRows));
   }
   runner.step(steps);
   std::vector<Logits> results;
   int64_t row = 0;
-  for (const Sequence& sequence : sequences) {
+  for (const RunnerSequence& sequence : sequences) {
     const auto part = runner.logits(row, sequence.length());
     Logits& result = results.emplace_back();
     result.logits.assign(part.begin(), part.end());

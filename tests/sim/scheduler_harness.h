@@ -18,7 +18,6 @@
 #include "base/check.h"
 #include "base/mix64.h"
 #include "engine/schedule/scheduler.h"
-#include "engine/schedule/sequence.h"
 
 namespace lorax::sim {
 

@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include "base/check.h"
+#include "engine/schedule/block_allocator.h"
 
 namespace lorax {
 namespace {
@@ -14,16 +15,6 @@ int64_t head_turns(const RunnerLimits& limits) {
 }
 
 }  // namespace
-
-SequenceStep next_step(const Sequence& sequence, int64_t tokens, SequenceStep::Output output) {
-  LORAX_CHECK(tokens <= sequence.pending());
-  return {.tokens = std::span(sequence.tokens)
-                        .subspan(static_cast<size_t>(sequence.cached), static_cast<size_t>(tokens)),
-          .position = sequence.cached,
-          .blocks = sequence.blocks,
-          .adapter = sequence.adapter,
-          .output = output};
-}
 
 ModelRunner::ModelRunner(Device& device, const FlashCausalLM& model, const RunnerLimits& limits,
                          const AdapterTables* adapters)

@@ -18,7 +18,6 @@
 #include "engine/run/decode_buckets.h"
 #include "engine/run/input_block.h"
 #include "engine/run/runner_memory.h"
-#include "engine/schedule/sequence.h"
 #include "models/causal_lm.h"
 
 namespace lorax {
@@ -54,10 +53,6 @@ struct SequenceStep {
   // from `tokens`. Negative: it is in `tokens`.
   int32_t last_id = -1;
 };
-
-// A step over the next `tokens` pending ones of a sequence.
-SequenceStep next_step(const Sequence& sequence, int64_t tokens,
-                       SequenceStep::Output output = SequenceStep::Output::kLastRow);
 
 class ModelRunner {
  public:

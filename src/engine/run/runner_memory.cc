@@ -7,6 +7,7 @@
 #include "device/workspace.h"
 #include "engine/run/input_block.h"
 #include "engine/run/model_runner.h"
+#include "engine/schedule/block_allocator.h"
 
 namespace lorax {
 namespace {

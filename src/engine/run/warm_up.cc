@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "engine/sample/sampler_state.h"
+#include "engine/schedule/block_allocator.h"
 #include "nn/kv_cache.h"
 
 namespace lorax {

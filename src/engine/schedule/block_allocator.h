@@ -10,6 +10,11 @@
 
 namespace lorax {
 
+// Pages that hold `tokens` tokens.
+constexpr int64_t pages_for(int64_t tokens, int64_t block_size) {
+  return (tokens + block_size - 1) / block_size;
+}
+
 // A page is free, in use (by one or more tables), or idle: kept, but in no table. Idle pages stand
 // in a list, those that became idle first at its front.
 class BlockAllocator {

@@ -8,7 +8,6 @@
 #include <unordered_set>
 
 #include "base/check.h"
-#include "engine/schedule/sequence.h"
 
 namespace lorax {
 namespace {
