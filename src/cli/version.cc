@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include "device/has_cuda.h"
+#include "device/factory/device_factory.h"
 #include "device/instruction_set.h"
 
 namespace lorax::cli {
@@ -25,7 +25,7 @@ std::string describe_version(const std::string& commit) {
       "instruction set  {} (of {}; --cpu-isa or {} picks one)\n"
       "CUDA             {}",
       LORAX_VERSION, commit, kCompiler, instruction_set(), fmt::join(instruction_sets(), ", "),
-      kInstructionSetVariable, kHasCuda ? "yes" : "no");
+      kInstructionSetVariable, has_cuda() ? "yes" : "no");
 }
 
 }  // namespace lorax::cli

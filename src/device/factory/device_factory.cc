@@ -27,6 +27,8 @@ int cuda_index(const std::string& name) {
 
 }  // namespace
 
+bool has_cuda() { return kHasCuda; }
+
 std::unique_ptr<Device> make_device(const DeviceOptions& options) {
   if (options.threads < 0) fail("--threads {}: give a positive number", options.threads);
   if (options.name == "cpu") return make_cpu_device(options.threads);

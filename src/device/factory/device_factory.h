@@ -15,6 +15,9 @@ struct DeviceOptions {
   double cuda_memory_fraction = 1.0;
 };
 
+// Whether this build knows GPUs.
+bool has_cuda();
+
 // Throws Error for an unknown name, or a device that this build or machine does not have.
 std::unique_ptr<Device> make_device(const DeviceOptions& options);
 
