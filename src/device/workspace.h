@@ -8,6 +8,7 @@
 #include <initializer_list>
 
 #include "device/device_memory.h"
+#include "device/tensor.h"
 
 namespace lorax {
 

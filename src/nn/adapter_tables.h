@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "device/device_memory.h"
+#include "device/lora.h"
+#include "device/tensor.h"
 #include "nn/adapter_module.h"
 
 namespace lorax {

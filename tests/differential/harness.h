@@ -15,6 +15,7 @@
 #include "engine/load/loaded_model.h"
 #include "engine/run/model_runner.h"
 #include "engine/run/runner_sequence.h"
+#include "engine/schedule/block_allocator.h"
 #include "models/registry/model_registry.h"
 
 namespace lorax::differential {

@@ -10,6 +10,7 @@
 
 #include "base/check.h"
 #include "device/device_memory.h"
+#include "device/tensor.h"
 
 namespace lorax {
 
