@@ -75,7 +75,7 @@ class EngineTest : public ::testing::TestWithParam<bool> {
     std::vector<GenerationRequest> requests;
     for (size_t i = 0; i < count; ++i) {
       std::string text = beginnings[random() % 3];
-      for (uint32_t words = random() % 12; words > 0; --words) {
+      for (auto words = random() % 12; words > 0; --words) {
         text += std::to_string(random() % 1000) + " ";
       }
       requests.push_back(request(text, 1 + static_cast<int64_t>(random() % 64),
