@@ -91,7 +91,7 @@ class Bench {
     const double flops = 2.0 * static_cast<double>(rows * shape.m * shape.n);
     // About 50 ms or one call.
     const int64_t calls = std::clamp<int64_t>(
-        static_cast<int64_t>(std::min(1.5e9 / bytes, 8e9 / static_cast<double>(flops))), 1, 1000);
+        static_cast<int64_t>(std::min(1.5e9 / static_cast<double>(bytes), 8e9 / flops)), 1, 1000);
     // The best of several: others may use this machine too.
     double time = std::numeric_limits<double>::infinity(), read = 0, peak = 0;
     for (int i = 0; i < options_.repeat + 1; ++i) {
