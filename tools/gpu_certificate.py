@@ -2,7 +2,7 @@
 """How near to Hugging Face in float32 we compute in 16 bits, beside Hugging Face in the same dtype.
 
     python3 tools/gpu_certificate.py [--shape 2b] [--prompts 1,100,4097,8000] [--adapters 2]
-                                     [--dtype float16]
+                                     [--dtype float16] [--factors float32]
                                      [--batches 0,4,1]
 
 Writes a checkpoint of the real shape with random weights (activations and scores of realistic
@@ -10,7 +10,8 @@ size), runs eager Hugging Face in float32 and in --dtype and `lorax logits` in -
 prompts, and prints ||x - float32|| / ||float32|| of the last positions' logits for both. Ours come
 one by one, as decode steps, behind the prefill of what is in front of them. With --adapters,
 every prompt runs without adapter and with one of that many of PEFT's, of rank 16 on all seven
-projections. Ours run as one mixed batch, or in the order of the table as many at a time as --batches
+projections, which --factors float32 keeps in float32 beside a base in 16 bits, as PEFT does;
+"cancelling" are such, too, of rank 16 whose halves nearly cancel. Ours run as one mixed batch, or in the order of the table as many at a time as --batches
 says, once for each of its numbers. Passes if ours is at most 1.05 times Hugging Face's for
 every prompt and batch. Needs torch, transformers 5 and peft, a GPU that holds the model in float32 (2b 10 GB,
 9b 37 GB) beside the scores of the longest prompt, and room for the checkpoint (2b 5 GB, 9b 19 GB).
@@ -106,7 +107,7 @@ def write_checkpoint(model, config, folder):
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
 
 
-def add_adapters(model, count, seed):
+def add_adapters(model, count, seed, factors):
     """The model with PEFT's adapters "adapter0", ... in it."""
     if count == 0:
         return model
@@ -120,7 +121,13 @@ def add_adapters(model, count, seed):
         for name, weight in model.named_parameters():
             if "lora_" in name:  # changes of a third of what they change
                 weight.normal_(0.0, weight.shape[1] ** -0.5 * (0.3 if "lora_B" in name else 1.0))
-                weight.copy_(weight.bfloat16().half())
+                if factors == "16-bit":
+                    weight.copy_(weight.bfloat16().half())
+                elif factors == "cancelling" and "lora_A" in name:
+                    weight[RANK // 2:] = -5.0 * weight[:RANK // 2]
+                    weight[:RANK // 2] *= 5.0 * (1 + 0.01 * torch.randn_like(weight[RANK // 2:]))
+                elif factors == "cancelling":
+                    weight[:, RANK // 2:] = weight[:, :RANK // 2]
     return model
 
 
@@ -158,6 +165,8 @@ def main():
     parser.add_argument("--layers", type=int, help="fewer layers than the shape has")
     parser.add_argument("--prompts", default="1,100,4097,8000", help="their lengths")
     parser.add_argument("--adapters", type=int, default=0, help="distinct adapters")
+    parser.add_argument("--factors", default="16-bit",
+                        choices=["16-bit", "float32", "cancelling"], help="of adapters")
     parser.add_argument("--rows", type=int, default=64, help="last positions that are compared")
     parser.add_argument("--batches", default="0",
                         help="requests of a step of ours; 0: all of them")
@@ -187,7 +196,7 @@ def main():
                    for n in lengths]
         step("model made")
         write_checkpoint(model, config, folder)
-        model = add_adapters(model, options.adapters, options.seed)
+        model = add_adapters(model, options.adapters, options.seed, options.factors)
         names = [f"adapter{i}" for i in range(options.adapters)]
         adapters = [folder / "adapters" / name for name in names]
         requests = [(prompt, None) for prompt in prompts]
@@ -198,7 +207,9 @@ def main():
         reference = last_logits(model, requests, options.rows, device)
         step("Hugging Face, float32")
         # The parameters only: the rotary frequencies stay float32, as after from_pretrained.
-        for weight in model.parameters():
+        for name, weight in model.named_parameters():
+            if "lora_" in name and options.factors != "16-bit":
+                continue
             weight.data = weight.data.to(getattr(torch, options.dtype))
         theirs = last_logits(model, requests, options.rows, device)
         step(f"Hugging Face, {options.dtype}")

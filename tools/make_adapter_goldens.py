@@ -9,7 +9,9 @@ For each base, a checkpoint of tests/golden/data, a folder with
     requests.json        one request for each adapter, merge, and the base alone
     logits.safetensors   tensor "i" [length, vocab]: request i, float32, eager attention; and
                          "i.speculative" [length, heads, vocab] where Medusa heads are active
-    errors.json          for each of these tensors, how far it lies from float64's, at most
+    errors.json          for each of these tensors, how far it lies from float64's, at most; and
+                         as "TENSOR.bfloat16", "TENSOR.float16" how far what PEFT computes on a
+                         base in that type lies from float64's, relative, in the 2-norm
     greedy.json          argmax continuations by full forwards without a cache, which end before a
                          token that is nearly tied with the second best
 
@@ -111,6 +113,20 @@ MERGES = {
                   dict(weights=[0.5, 1.0], merge_strategy="dare_ties", density=1.0,
                        majority_sign_method="total")),
 }
+# For the certificate of 16 bits: what rounding A and B would spoil.
+# name -> target_modules of a PEFT `cat` merge of two nearly equal adapters, whose weights cancel
+CANCELLING = {
+    "cat-cancels": ["q_proj", "o_proj", "gate_proj", "down_proj"],
+    "cat-cancels-ends": ["embed_tokens", "lm_head"],
+}
+CANCELLING_WEIGHTS = [5.0, -5.0]
+LORA |= {
+    "member": (dict(r=4, lora_alpha=32), torch.float32),  # of those; target_modules from there
+    "small-b": (dict(r=4, lora_alpha=800000, target_modules="all-linear"), torch.float32),
+    "large": (dict(r=4, lora_alpha=80, target_modules=["v_proj", "up_proj"]), torch.float32),
+}
+PRECISION = ("small-b", "large")
+SIXTEEN = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def seed_of(*parts):
@@ -121,9 +137,9 @@ def write_json(path, value, indent=None):
     path.write_text(json.dumps(value, indent=indent) + "\n")
 
 
-def load_base(directory):
+def load_base(directory, dtype=torch.float32):
     return Gemma2ForCausalLM.from_pretrained(
-        str(directory), dtype=torch.float32, attn_implementation="eager").eval()
+        str(directory), dtype=dtype, attn_implementation="eager").eval()
 
 
 def randomize(model, generator):
@@ -174,12 +190,55 @@ def save_lora(name, base_directory, directory, seed):
     (directory / "README.md").unlink(missing_ok=True)
     if dtype != torch.float32:
         change_tensors(directory, lambda tensors: {n: t.to(dtype) for n, t in tensors.items()})
+    if name == "small-b":  # as after few steps from B = 0: not all are normal numbers in float16
+        change_tensors(directory, lambda tensors: {
+            n: t * 1e-5 if "lora_B" in n else t for n, t in tensors.items()})
     if name == "embedding-copy":  # as after training the base itself, too
         def perturb(tensors):
             key = "base_model.model.model.embed_tokens.base_layer.weight"
             noise = torch.randn(tensors[key].shape, generator=generator)
             return {**tensors, key: tensors[key] * (1 + 0.1 * noise)}
         change_tensors(directory, perturb)
+
+
+def save_cancelling(name, base_directory, directory, seed):
+    """Two adapters, the second the first but for one per cent, and their difference times 5."""
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    arguments, _ = LORA["member"]
+    config = LoraConfig(task_type="CAUSAL_LM", target_modules=CANCELLING[name], **arguments)
+    model = get_peft_model(load_base(base_directory), config, adapter_name="first")
+    randomize(model, generator)
+    model.add_adapter("second", copy.deepcopy(config))
+    with torch.no_grad():
+        parameters = dict(model.named_parameters())
+        for key, parameter in parameters.items():
+            if key.endswith(".first.weight") or key.endswith(".first"):
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameters[key.replace(".first", ".second")].copy_(parameter * (1 + 0.01 * noise))
+    model.add_weighted_adapter(["first", "second"], CANCELLING_WEIGHTS, "merged",
+                               combination_type="cat")
+    model.peft_config["merged"].base_model_name_or_path = (
+        f"tests/golden/data/{base_directory.name}")
+    model.save_pretrained(str(directory), selected_adapters=["merged"],
+                          save_embedding_layers=False)
+    for path in (directory / "merged").iterdir():
+        path.rename(directory / path.name)
+    (directory / "merged").rmdir()
+    (directory / "README.md").unlink(missing_ok=True)
+
+
+def check_precision(model, dtype):
+    """PEFT keeps the factors in float32 beside a base in 16 bits."""
+    for name, parameter in model.named_parameters():
+        is_factor = "lora_A" in name or "lora_B" in name or "lora_embedding" in name
+        if parameter.dtype != (torch.float32 if is_factor else dtype) and (
+                is_factor or "lora" not in name and "modules_to_save" not in name):
+            raise RuntimeError(f"{name} is {parameter.dtype}")
+
+
+def relative_error(got, exact):
+    return ((got.double() - exact).norm() / exact.norm()).item()
 
 
 def medusa_tensors(version, hidden, vocab, seed):
@@ -273,8 +332,9 @@ class Case:
             self.failures.append(label)
             print(f"{self.name}/{label}: FAILED", flush=True)
 
-    def add(self, label, fields, model, medusa=None):
-        """Records what `model` computes; `medusa` are the tensors of heads on it."""
+    def add(self, label, fields, model, in_16_bits, medusa=None):
+        """Records what `model` computes, and `in_16_bits(base)` on a base in 16 bits; `medusa` are
+        the tensors of heads on it."""
         for attempt in range(20):
             prompt = self.prompt(label, attempt)
             ids, margin = greedy(model, prompt)
@@ -298,17 +358,27 @@ class Case:
                 wanted[".speculative"] = speculative_of(inner, heads, prompt)
         errors = {suffix: (tensors[suffix].double() - value).abs().max().item()
                   for suffix, value in wanted.items()}
+        for name, dtype in SIXTEEN.items():
+            rounded = in_16_bits(load_base(self.base_directory, dtype)).eval()
+            check_precision(rounded, dtype)
+            errors[f".{name}"] = relative_error(logits_of(rounded, prompt), wanted[""])
+            if medusa is not None:
+                inner = rounded.get_base_model() if isinstance(rounded, PeftModel) else rounded
+                heads = {key: tensor.to(dtype) for key, tensor in medusa.items()}
+                errors[f".speculative.{name}"] = relative_error(
+                    speculative_of(inner, heads, prompt), wanted[".speculative"])
         effect = (logits - logits_of(self.base, prompt)).abs().max().item()
         spread = "" if medusa is None else (
             f", heads move {(tensors['.speculative'] - logits[:, None]).abs().max().item():.3f}")
         print(f"{self.name}/{label}: moves the logits by {effect:.3f}, {len(ids)} greedy ids, "
-              f"error {errors['']:.2e}, margin {margin:.4f}{spread}", flush=True)
+              f"error {errors['']:.2e}, in 16 bits {errors['.bfloat16']:.2e} {errors['.float16']:.2e}, "
+              f"margin {margin:.4f}{spread}", flush=True)
         if effect < MIN_EFFECT and label != "base" and label not in MEDUSA:
             raise RuntimeError(f"it moves the logits by {effect} only")
         self.entries.append(({"input_ids": prompt, **fields}, tensors, ids, margin, errors))
 
     def add_base(self, label):
-        self.add(label, {"adapter_id": None}, self.base)
+        self.add(label, {"adapter_id": None}, self.base, lambda base: base)
 
     def add_lora(self, label):
         directory = self.directory / label
@@ -323,7 +393,19 @@ class Case:
                                     seed_of(self.name, label, "heads"))
             change_tensors(directory, lambda tensors: {**tensors, **medusa})
             write_medusa_config(directory, 2)
-        self.add(label, {"adapter_id": self.path(label)}, model, medusa)
+        self.add_saved(label, model, medusa)
+
+    def add_cancelling(self, label):
+        directory = self.directory / label
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+        save_cancelling(label, self.base_directory, directory, seed_of(self.name, label))
+        self.add_saved(label, PeftModel.from_pretrained(load_base(self.base_directory),
+                                                        str(directory)).eval())
+
+    def add_saved(self, label, model, medusa=None):
+        self.add(label, {"adapter_id": self.path(label)}, model,
+                 lambda base: PeftModel.from_pretrained(base, str(self.directory / label)), medusa)
 
     def add_medusa(self, label):
         directory = self.directory / label
@@ -334,26 +416,29 @@ class Case:
                                  seed_of(self.name, label))
         save_file(tensors, directory / "medusa_lm_head.safetensors", metadata={"format": "pt"})
         write_medusa_config(directory, MEDUSA[label])
-        self.add(label, {"adapter_id": self.path(label)}, self.base, tensors)
+        self.add(label, {"adapter_id": self.path(label)}, self.base, lambda base: base, tensors)
 
     def add_merge(self, label):
         members, parameters = MERGES[label]
         names = [f"member{i}" for i in range(len(members))]
-        model = None
-        for name, member in zip(names, members):
-            directory = str(self.directory / member)
-            if model is None:
-                model = PeftModel.from_pretrained(load_base(self.base_directory), directory,
-                                                  adapter_name=name)
-            else:
-                model.load_adapter(directory, adapter_name=name)
         arguments = {key: parameters[key] for key in ("density", "majority_sign_method")
                      if key in parameters}
-        model.add_weighted_adapter(names, parameters["weights"], "merged",
-                                   combination_type=parameters["merge_strategy"], **arguments)
-        model.set_adapter("merged")
+
+        def merge(base):
+            model = None
+            for name, member in zip(names, members):
+                directory = str(self.directory / member)
+                if model is None:
+                    model = PeftModel.from_pretrained(base, directory, adapter_name=name)
+                else:
+                    model.load_adapter(directory, adapter_name=name)
+            model.add_weighted_adapter(names, parameters["weights"], "merged",
+                                       combination_type=parameters["merge_strategy"], **arguments)
+            model.set_adapter("merged")
+            return model.eval()
+
         merged = {"ids": [self.path(member) for member in members], **parameters}
-        self.add(label, {"merged_adapters": merged}, model.eval())
+        self.add(label, {"merged_adapters": merged}, merge(load_base(self.base_directory)), merge)
 
     def write(self):
         write_json(self.directory / "requests.json", [entry[0] for entry in self.entries])
@@ -381,6 +466,8 @@ def main():
             case = Case(args.data, args.out, name)
             case.attempt("base", case.add_base)
             for label in LORA:
+                if label == "member" or label in PRECISION:
+                    continue
                 if label in TIED_ONLY and not case.base.config.tie_word_embeddings:
                     continue
                 case.attempt(label, case.add_lora)
@@ -388,6 +475,10 @@ def main():
                 case.attempt(label, case.add_medusa)
             for label in MERGES:
                 case.attempt(label, case.add_merge)
+            for label in PRECISION:
+                case.attempt(label, case.add_lora)
+            for label in CANCELLING:
+                case.attempt(label, case.add_cancelling)
             case.write()
             failures += [f"{name}/{label}" for label in case.failures]
         except Exception:

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "adapters/merge/merged_source.h"
+#include "adapters/store/factor_precision.h"
 #include "base/error.h"
 #include "cli/adapter_options.h"
 #include "cli/commands.h"
@@ -101,6 +102,17 @@ void compare(LoadedModel& loaded, const Adapter& adapter, const LoadedAdapters& 
   }
 }
 
+// What serving in 16 bits would make of the factors.
+void describe_16_bits(LoadedModel& loaded, const Adapter& adapter) {
+  const std::vector<AdapterModule>& modules = loaded.model().adapter_modules();
+  const DeviceBaseWeights weights(loaded.device(), modules);
+  for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
+    const AdapterPrecision precision = choose_precision(
+        adapter, modules, dtype, [&](size_t module) { return weights.norm(module); });
+    if (!precision.empty()) fmt::print("{}\n", describe_precision(precision, modules, dtype));
+  }
+}
+
 void run(const Options& options) {
   DeviceFlags flags = options.device;
   flags.dtype = "float32";
@@ -109,6 +121,7 @@ void run(const Options& options) {
                                                 options.ignored_adapter_config_keys);
   const Adapter adapter = adapters.read(options.adapter_id);
   fmt::print("{}", describe(adapter, loaded.model().adapter_modules()));
+  describe_16_bits(loaded, adapter);
   compare(loaded, adapter, adapters, options.adapter_id, flags);
   fmt::print("fits\n");
 }

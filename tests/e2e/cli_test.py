@@ -340,6 +340,11 @@ class AdapterTest(Base):
             self.assertIn("fits", out)
             difference = float(out.split("differs_from_merged_by ")[1].split()[0])
             self.assertLess(difference, 1e-3)
+        out = lorax("verify-adapter", "--model-id", self.BASE, "--adapter-id",
+                    self.CASE / "cat-cancels").stdout
+        self.assertRegex(out, r"\nbfloat16 changes products by at most 0\.\d+ \(model\..*\): "
+                              r"16 of 16 modules in three parts\n")
+        self.assertIn("\nranks 8\n", out)
         for name in ("embedding-dora", "head-dora", "saved-embedding", "bias", "medusa-lora"):
             lorax("verify-adapter", "--model-id", self.BASE, "--adapter-id", self.CASE / name)
         self.assert_error(("verify-adapter", "--model-id", self.BASE, "--adapter-id",

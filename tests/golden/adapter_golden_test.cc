@@ -1,5 +1,6 @@
 // Adapters against PEFT, on every device of this build and machine: tests/golden/adapters
 // (tools/make_adapter_goldens.py) and those of models/tiny-gemma2.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -73,6 +74,8 @@ class AdapterGoldenTest : public ::testing::TestWithParam<std::tuple<std::string
     }
   }
 
+  void expect_as_near_as_peft(DType dtype);
+
   const fs::path path_ = std::get<1>(GetParam());
   LoadedModel loaded_ = load(std::get<0>(GetParam()), kBases / path_.filename(), DType::kFloat32);
   const SafetensorsFile file_ = SafetensorsFile::open(path_ / "logits.safetensors");
@@ -99,6 +102,33 @@ TEST_P(AdapterGoldenTest, EachAloneGivesPeftsLogits) {
     EXPECT_EQ(alone.logits, batch[i].logits) << label(i);
     EXPECT_EQ(alone.speculative, batch[i].speculative) << label(i);
   }
+}
+
+// In 16 bits every adapter's logits lie as near to the exact ones as those of PEFT, which keeps A
+// and B in float32.
+void AdapterGoldenTest::expect_as_near_as_peft(DType dtype) {
+  LoadedModel loaded = load(std::get<0>(GetParam()), kBases / path_.filename(), dtype);
+  const LoadedAdapters adapters = load_adapters(loaded, ids_);
+  const std::vector<golden::Logits> logits = golden::packed_logits(loaded, &adapters, requests_);
+  for (size_t i = 0; i < logits.size(); ++i) {
+    const auto expect_near = [&](const std::string& name, const std::vector<float>& got) {
+      const double error = golden::relative_error(got, golden::reference(file_, name));
+      const double peft =
+          errors_.at(fmt::format("{}.{}", name, name_of(dtype))).to_number<double>();
+      EXPECT_LE(error, peft) << label(i) << " " << name << ": " << error / peft << " of PEFT's";
+    };
+    expect_near(std::to_string(i), logits[i].logits);
+    const std::string speculative = std::to_string(i) + ".speculative";
+    if (file_.find(speculative) != nullptr) expect_near(speculative, logits[i].speculative);
+  }
+}
+
+TEST_P(AdapterGoldenTest, BFloat16IsAsNearAsPeftInBFloat16) {
+  expect_as_near_as_peft(DType::kBFloat16);
+}
+
+TEST_P(AdapterGoldenTest, Float16IsAsNearAsPeftInFloat16) {
+  expect_as_near_as_peft(DType::kFloat16);
 }
 
 TEST_P(AdapterGoldenTest, GreedyIdsOfOneMixedBatchArePefts) {

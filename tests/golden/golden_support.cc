@@ -50,6 +50,17 @@ double largest_difference(const std::vector<float>& a, const std::vector<float>&
   return largest;
 }
 
+double relative_error(const std::vector<float>& got, const std::vector<float>& want) {
+  EXPECT_EQ(got.size(), want.size());
+  double error = 0.0;
+  double norm = 0.0;
+  for (size_t i = 0; i < std::min(got.size(), want.size()); ++i) {
+    error += std::pow(static_cast<double>(got[i]) - want[i], 2);
+    norm += std::pow(static_cast<double>(want[i]), 2);
+  }
+  return std::sqrt(error / norm);
+}
+
 namespace {
 
 // The heads' logits of the last runner.logits(): [rows, heads, V].

@@ -27,6 +27,9 @@ std::vector<float> reference(const SafetensorsFile& file, const std::string& nam
 // Largest absolute difference; NaN if either holds one.
 double largest_difference(const std::vector<float>& a, const std::vector<float>& b);
 
+// ||got - want|| / ||want||.
+double relative_error(const std::vector<float>& got, const std::vector<float>& want);
+
 struct Request {
   std::vector<int32_t> input_ids;
   std::string adapter;  // id of LoadedAdapters; "" for the base

@@ -71,13 +71,7 @@ void GoldenTest::expect_as_near_as_hugging_face(DType dtype, std::string_view er
   double theirs = 0.0;
   for (size_t i = 0; i < logits.size(); ++i) {
     const std::vector<float> expected = golden::reference(file, std::to_string(i));
-    double error = 0.0;
-    double norm = 0.0;
-    for (size_t j = 0; j < expected.size(); ++j) {
-      error += std::pow(static_cast<double>(logits[i].logits[j]) - expected[j], 2);
-      norm += std::pow(static_cast<double>(expected[j]), 2);
-    }
-    ours += std::sqrt(error / norm);
+    ours += golden::relative_error(logits[i].logits, expected);
     theirs += requests[i].at(error_key).to_number<double>();
   }
   RecordProperty("relative_error", std::to_string(ours / static_cast<double>(logits.size())));

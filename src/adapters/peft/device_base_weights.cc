@@ -1,6 +1,7 @@
 #include "adapters/peft/device_base_weights.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/check.h"
 
@@ -9,6 +10,9 @@ namespace {
 
 // Elements compared at a time.
 constexpr int64_t kPiece = int64_t{1} << 20;
+// What a norm is estimated from.
+constexpr int64_t kNormPieces = 8;
+constexpr int64_t kNormRows = 4;
 
 }  // namespace
 
@@ -24,6 +28,27 @@ std::vector<float> DeviceBaseWeights::rows(size_t module, int64_t first, int64_t
   }
   convert(data, part.dtype, values.data(), DType::kFloat32, values.size());
   return values;
+}
+
+double DeviceBaseWeights::norm(size_t module) const {
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = norms_.find(module);
+    if (found != norms_.end()) return found->second;
+  }
+  const int64_t all = modules_[module].weight.dim(0);
+  const int64_t pieces = std::min(kNormPieces, (all + kNormRows - 1) / kNormRows);
+  double squares = 0.0;
+  int64_t taken = 0;
+  for (int64_t piece = 0; piece < pieces; ++piece) {
+    const int64_t first = all * piece / pieces;
+    const int64_t count = std::min(kNormRows, all - first);
+    for (float value : rows(module, first, count)) squares += double{value} * value;
+    taken += count;
+  }
+  const double norm = std::sqrt(squares * static_cast<double>(all) / static_cast<double>(taken));
+  const std::lock_guard lock(mutex_);
+  return norms_.try_emplace(module, norm).first->second;
 }
 
 bool DeviceBaseWeights::equals(size_t module, const HostTensor& weight) const {

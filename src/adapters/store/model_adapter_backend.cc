@@ -76,10 +76,13 @@ AdapterProbe ModelAdapterBackend::probe(const std::string& id) {
     probe.fingerprint = std::move(files.fingerprint);
     bytes = files.bytes;
   }
-  // The tensors as read, of at least two bytes a value, and packed; panels are filled up.
+  // The tensors as read, of at least two bytes a value, and packed, in 16 bits perhaps in three
+  // parts (factor_precision.h); panels are filled up.
+  const uint64_t parts = tables_.dtype() == DType::kFloat32 ? 1 : 3;
   const uint64_t panels = modules_.size() * uint64_t{kLoraPanel} * PeftConfig::kMaxRank;
-  probe.host_bytes = bytes + bytes / 2 * size_of(tables_.dtype()) +
-                     std::min(bytes * kLoraPanel, panels * size_of(tables_.dtype())) + kOverhead;
+  probe.host_bytes = bytes + parts * (bytes / 2) * size_of(tables_.dtype()) +
+                     std::min(parts * bytes * kLoraPanel, panels * size_of(tables_.dtype())) +
+                     kOverhead;
   return probe;
 }
 
@@ -101,12 +104,15 @@ std::unique_ptr<HostAdapter> ModelAdapterBackend::load(const std::string& id,
                                                        const AdapterProbe& probe) {
   const Adapter adapter = read(id);
   for (const std::string& warning : adapter.warnings) warn_(warning);
-  const uint64_t packed_bytes = PackedAdapter::bytes_for(adapter, modules_, tables_.dtype());
+  const AdapterPrecision precision = precision_of(adapter);
+  warn_of(id, adapter, precision);
+  const uint64_t packed_bytes =
+      PackedAdapter::bytes_for(adapter, modules_, precision, tables_.dtype());
   if (adapter.bytes() + packed_bytes > probe.host_bytes) {
     fail("{}: the adapter grew while it was read; try again", id);
   }
   const uint64_t device_bytes = is_unified() ? 0 : pool_->size_of(packed_bytes);
-  return std::make_unique<ModelHostAdapter>(adapter.digest, pack(adapter), device_bytes);
+  return std::make_unique<ModelHostAdapter>(adapter.digest, pack(adapter, precision), device_bytes);
 }
 
 std::unique_ptr<ResidentAdapter> ModelAdapterBackend::upload(const HostAdapter& adapter, int slot) {
@@ -114,8 +120,46 @@ std::unique_ptr<ResidentAdapter> ModelAdapterBackend::upload(const HostAdapter& 
 }
 
 std::unique_ptr<PackedAdapter> ModelAdapterBackend::pack(const Adapter& adapter) const {
-  return std::make_unique<PackedAdapter>(adapter, modules_, base_weights_, tables_.dtype(),
-                                         is_unified() ? device_ : *host_memory_);
+  return pack(adapter, precision_of(adapter));
+}
+
+std::unique_ptr<PackedAdapter> ModelAdapterBackend::pack(const Adapter& adapter,
+                                                         const AdapterPrecision& precision) const {
+  return std::make_unique<PackedAdapter>(adapter, modules_, base_weights_, precision,
+                                         tables_.dtype(), is_unified() ? device_ : *host_memory_);
+}
+
+AdapterPrecision ModelAdapterBackend::precision_of(const Adapter& adapter) const {
+  return choose_precision(adapter, modules_, tables_.dtype(),
+                          [this](size_t module) { return base_weights_.norm(module); });
+}
+
+// A merge's id is long and not for readers; its members' names are in the request.
+void ModelAdapterBackend::warn_of(const std::string& id, const Adapter& adapter,
+                                  const AdapterPrecision& precision) {
+  const std::string name = parse_merge_id(id) ? "a merged adapter" : id;
+  for (const auto& [index, module] : precision) {
+    if (!module.needs_three_parts) continue;
+    const int64_t rank = adapter.lora.at(index).rank;
+    const std::string cause = fmt::format(
+        "{}: {} changes the product of A and B by {:.2g} of itself, more than Hugging Face's "
+        "rounding would ({} first)",
+        name, name_of(tables_.dtype()), module.rounding.relative(), modules_[index].name);
+    if (module.form.parts > 1) {
+      std::call_once(three_parts_said_, [&] {
+        warn_(cause +
+              "; such products are kept in three parts, which take three times the memory "
+              "(said once)");
+      });
+    } else {
+      std::call_once(rank_limit_said_, [&] {
+        warn_(
+            fmt::format("{}, and three parts of rank {} would exceed rank {}; such products are "
+                        "rounded, results may lie farther from PEFT's (said once)",
+                        cause, rank, PeftConfig::kMaxRank));
+      });
+    }
+  }
 }
 
 std::unique_ptr<ModelAdapter> ModelAdapterBackend::install(const PackedAdapter& packed, int slot) {

@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -55,6 +56,8 @@ class ModelAdapterBackend final : public AdapterBackend {
   // The steps of load() and upload() for an adapter from elsewhere. What pack() gives must not
   // outlive this, nor the adapter of install() what was packed.
   std::unique_ptr<PackedAdapter> pack(const Adapter& adapter) const;
+  // In which form the model's dtype keeps the adapter's factors.
+  AdapterPrecision precision_of(const Adapter& adapter) const;
   std::unique_ptr<ModelAdapter> install(const PackedAdapter& packed, int slot);
   // Whether host and device memory are one.
   bool is_unified() const { return host_memory_ == nullptr; }
@@ -64,6 +67,10 @@ class ModelAdapterBackend final : public AdapterBackend {
   void take_device_memory(size_t bytes) { pool_ = device_.make_pool(bytes); }
 
  private:
+  std::unique_ptr<PackedAdapter> pack(const Adapter& adapter,
+                                      const AdapterPrecision& precision) const;
+  void warn_of(const std::string& id, const Adapter& adapter, const AdapterPrecision& precision);
+
   Device& device_;
   std::span<const AdapterModule> modules_;
   AdapterTables& tables_;
@@ -72,6 +79,8 @@ class ModelAdapterBackend final : public AdapterBackend {
   Warn warn_;
   const FileBounds bounds_;
   DeviceBaseWeights base_weights_;
+  // Said of the first adapter that has cause.
+  std::once_flag three_parts_said_, rank_limit_said_;
   std::unique_ptr<Device> host_memory_;  // null where the device's memory is the host's
   std::unique_ptr<DevicePool> pool_;     // likewise; of device memory
 };

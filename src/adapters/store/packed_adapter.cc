@@ -49,6 +49,11 @@ void fill_panels(const T* b, int64_t m, int64_t rank, T* panels) {
   }
 }
 
+FactorForm form_of(const AdapterPrecision& precision, size_t module) {
+  const auto found = precision.find(module);
+  return found == precision.end() ? FactorForm() : found->second.form;
+}
+
 template <typename Function>
 void visit_words(DType dtype, const Function& function) {
   if (dtype == DType::kFloat32) {
@@ -62,16 +67,17 @@ void visit_words(DType dtype, const Function& function) {
 
 PackedAdapter::Layout PackedAdapter::make_layout(const Adapter& adapter,
                                                  std::span<const AdapterModule> modules,
-                                                 DType dtype) {
+                                                 const AdapterPrecision& precision, DType dtype) {
   Layout layout;
   Parts parts;
   const uint64_t element = size_of(dtype);
   for (const auto& [index, weights] : adapter.lora) {
     const AdapterModule& module = modules[index];
-    const uint64_t rank = static_cast<uint64_t>(weights.rank);
+    const FactorForm form = form_of(precision, index);
+    const uint64_t rank = static_cast<uint64_t>(form.parts * weights.rank);
     LoraPlace& place = layout.lora[index];
-    place.rank = static_cast<int32_t>(weights.rank);
-    place.scale = weights.scale;
+    place.rank = static_cast<int32_t>(rank);
+    place.scale = scale_in(form, weights.scale);
     place.a = parts.take(rank * static_cast<uint64_t>(module.in) * element);
     place.b =
         parts.take(rank * static_cast<uint64_t>(lora_panels(module.out) * kLoraPanel) * element);
@@ -100,19 +106,20 @@ PackedAdapter::Layout PackedAdapter::make_layout(const Adapter& adapter,
 }
 
 uint64_t PackedAdapter::bytes_for(const Adapter& adapter, std::span<const AdapterModule> modules,
-                                  DType dtype) {
-  return make_layout(adapter, modules, dtype).bytes;
+                                  const AdapterPrecision& precision, DType dtype) {
+  return make_layout(adapter, modules, precision, dtype).bytes;
 }
 
 PackedAdapter::PackedAdapter(const Adapter& adapter, std::span<const AdapterModule> modules,
-                             const DeviceBaseWeights& base, DType dtype, Device& memory)
+                             const DeviceBaseWeights& base, const AdapterPrecision& precision,
+                             DType dtype, Device& memory)
     : dtype_(dtype),
       modules_(modules.size()),
-      layout_(make_layout(adapter, modules, dtype)),
+      layout_(make_layout(adapter, modules, precision, dtype)),
       block_(memory, layout_.bytes) {
   for (const auto& [index, place] : layout_.lora) {
     const LoraWeights& weights = adapter.lora.at(index);
-    write_lora(weights, modules[index], place);
+    write_lora(weights, modules[index], form_of(precision, index), place);
     if (!weights.magnitude) continue;
     const auto own = adapter.replaced.find(index);
     const std::vector<float> gain =
@@ -144,7 +151,20 @@ void PackedAdapter::write_tensor(const HostTensor& tensor, const TensorPlace& pl
 }
 
 void PackedAdapter::write_lora(const LoraWeights& weights, const AdapterModule& module,
-                               const LoraPlace& place) {
+                               const FactorForm& form, const LoraPlace& place) {
+  if (form == FactorForm()) {
+    write_factors(weights, module, place);
+  } else {
+    write_factors(in_form(weights, form, dtype_), module, place);
+  }
+  if (!weights.bias) return;
+  float* bias = reinterpret_cast<float*>(block_at(place.bias));
+  weights.bias.copy_to(DType::kFloat32, bias);
+  for (int64_t i = 0; i < module.out; ++i) bias[i] *= weights.scale;
+}
+
+void PackedAdapter::write_factors(const LoraWeights& weights, const AdapterModule& module,
+                                  const LoraPlace& place) {
   if (module.kind == AdapterModule::Kind::kEmbedding) {
     std::vector<char> a(static_cast<size_t>(weights.a.elements()) * size_of(dtype_));
     weights.a.copy_to(dtype_, a.data());
@@ -161,11 +181,6 @@ void PackedAdapter::write_lora(const LoraWeights& weights, const AdapterModule& 
     fill_panels(reinterpret_cast<const T*>(b.data()), module.out, weights.rank,
                 reinterpret_cast<T*>(block_at(place.b)));
   });
-  if (weights.bias) {
-    float* bias = reinterpret_cast<float*>(block_at(place.bias));
-    weights.bias.copy_to(DType::kFloat32, bias);
-    for (int64_t i = 0; i < module.out; ++i) bias[i] *= weights.scale;
-  }
 }
 
 Tensor PackedAdapter::tensor_at(const char* block, const TensorPlace& place) {

@@ -9,21 +9,24 @@
 
 #include "adapters/peft/adapter.h"
 #include "adapters/peft/device_base_weights.h"
+#include "adapters/store/factor_precision.h"
 #include "nn/adapter_tables.h"
 
 namespace lorax {
 
 class PackedAdapter {
  public:
-  // Converts the weights to `dtype`, the model's; `memory` gives the block, which must be host
-  // memory. DoRA's norms are computed here, from the base's weights in float32 (PEFT's
-  // get_weight_norm), which takes a while. Throws Error if there is no memory.
+  // Converts the weights to `dtype`, the model's, LoRA's factors in the forms of `precision`, which
+  // is choose_precision()'s; `memory` gives the block, which must be host memory. DoRA's norms are
+  // computed here, from the base's weights in float32 (PEFT's get_weight_norm), which takes a
+  // while. Throws Error if there is no memory.
   PackedAdapter(const Adapter& adapter, std::span<const AdapterModule> modules,
-                const DeviceBaseWeights& base, DType dtype, Device& memory);
+                const DeviceBaseWeights& base, const AdapterPrecision& precision, DType dtype,
+                Device& memory);
 
   // What the block takes.
   static uint64_t bytes_for(const Adapter& adapter, std::span<const AdapterModule> modules,
-                            DType dtype);
+                            const AdapterPrecision& precision, DType dtype);
 
   const void* data() const { return block_.data(); }
   uint64_t bytes() const { return block_.bytes(); }
@@ -34,7 +37,7 @@ class PackedAdapter {
   // The block's parts, as offsets.
   struct LoraPlace {
     int64_t a = 0, b = 0, bias = -1, gain = -1;  // -1: not there
-    int32_t rank = 0;
+    int32_t rank = 0;                            // of the form, as is scale
     float scale = 0.0f;
   };
   struct TensorPlace {
@@ -54,9 +57,12 @@ class PackedAdapter {
   };
 
   static Layout make_layout(const Adapter& adapter, std::span<const AdapterModule> modules,
-                            DType dtype);
+                            const AdapterPrecision& precision, DType dtype);
   char* block_at(int64_t offset) { return static_cast<char*>(block_.data()) + offset; }
-  void write_lora(const LoraWeights& weights, const AdapterModule& module, const LoraPlace& place);
+  void write_factors(const LoraWeights& weights, const AdapterModule& module,
+                     const LoraPlace& place);
+  void write_lora(const LoraWeights& weights, const AdapterModule& module, const FactorForm& form,
+                  const LoraPlace& place);
   void write_tensor(const HostTensor& tensor, const TensorPlace& place);
   static Tensor tensor_at(const char* block, const TensorPlace& place);
 

@@ -191,8 +191,9 @@ TEST(FairQueueTest, FlowsAreServedAlikeHoweverManyClientsTheyHave) {
     served[next.flow_name() + next.name()] += 10;
     queue.stop(next);
   }
-  EXPECT_NEAR(served["many"], served["one"], 60);
-  EXPECT_NEAR(served["manya"], served["manyc"], 30);
+  const auto count = [&](const char* flow) { return static_cast<double>(served[flow]); };
+  EXPECT_NEAR(count("many"), count("one"), 60);
+  EXPECT_NEAR(count("manya"), count("manyc"), 30);
 }
 
 TEST(FairQueueTest, FlowsAreForgottenWithTheirClients) {
