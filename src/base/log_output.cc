@@ -15,6 +15,8 @@
 #include <thread>
 #include <utility>
 
+#include "base/threads.h"
+
 namespace lorax {
 namespace {
 
@@ -124,7 +126,7 @@ LogOutput::LogOutput(int fd, Notice notice, size_t queue_bytes)
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
   try {
-    std::thread([state = state_] { state->run(); }).detach();
+    start_thread("the log", [state = state_] { state->run(); }).detach();
   } catch (...) {
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
     throw;

@@ -26,7 +26,7 @@ class LogOutput {
 
   static constexpr size_t kQueueBytes = size_t{1} << 20;
 
-  // `fd` stays the caller's. Throws std::system_error without a thread.
+  // `fd` stays the caller's. Throws Error without a thread.
   LogOutput(int fd, Notice notice, size_t queue_bytes = kQueueBytes);
   // Leaves what close() has not written.
   ~LogOutput();

@@ -37,8 +37,8 @@ std::optional<uint64_t> read_field(const fs::path& path, std::string_view key) {
 
 uint64_t minus(uint64_t a, uint64_t b) { return a > b ? a - b : 0; }
 
-// What the control group of this folder leaves; nothing if it sets no limit.
-std::optional<uint64_t> left_in(const fs::path& folder) {
+// What the control group of this folder allows; nothing if it sets no limit.
+std::optional<MemoryLimit> limit_in(const fs::path& folder) {
   std::optional<uint64_t> limit = read_number(folder / "memory.max");
   std::optional<uint64_t> used = read_number(folder / "memory.current");
   std::string_view file_cache = "file";
@@ -50,7 +50,22 @@ std::optional<uint64_t> left_in(const fs::path& folder) {
   if (!limit || !used) return std::nullopt;
   // Cached files count as used, but are dropped when the memory is needed.
   const uint64_t cached = read_field(folder / "memory.stat", file_cache).value_or(0);
-  return minus(*limit, minus(*used, cached));
+  return MemoryLimit{*limit, minus(*limit, minus(*used, cached))};
+}
+
+// As /proc has it, so that tests can give another: "Max address space  <soft>  <hard>  bytes".
+std::optional<MemoryLimit> address_space_limit(const fs::path& root) {
+  constexpr std::string_view kName = "Max address space";
+  std::istringstream lines(read_small_file(root / "proc/self/limits").value_or(""));
+  for (std::string line; std::getline(lines, line);) {
+    if (!line.starts_with(kName)) continue;
+    std::istringstream words(line.substr(kName.size()));
+    uint64_t limit = 0;
+    if (!(words >> limit)) return std::nullopt;  // "unlimited"
+    const uint64_t used = read_field(root / "proc/self/status", "VmSize:").value_or(0) * 1024;
+    return MemoryLimit{limit, minus(limit, used)};
+  }
+  return std::nullopt;
 }
 
 }  // namespace
@@ -60,13 +75,23 @@ uint64_t total_memory_bytes(const fs::path& root) {
   return kilobytes ? *kilobytes * 1024 : UINT64_MAX;
 }
 
-uint64_t available_memory_bytes(const fs::path& root) {
-  uint64_t available = UINT64_MAX;
-  if (const auto kilobytes = read_field(root / "proc/meminfo", "MemAvailable:")) {
-    available = *kilobytes * 1024;
-  }
+MemoryLimits memory_limits(const fs::path& root) {
+  MemoryLimits limits;
+  limits.address_space = address_space_limit(root);
   for (const fs::path& folder : Cgroup(root).folders("memory")) {
-    if (const auto left = left_in(folder)) available = std::min(available, *left);
+    const std::optional<MemoryLimit> limit = limit_in(folder);
+    if (limit && (!limits.cgroup || limit->left < limits.cgroup->left)) limits.cgroup = limit;
+  }
+  const auto kilobytes = read_field(root / "proc/meminfo", "MemAvailable:");
+  if (kilobytes) limits.machine = MemoryLimit{total_memory_bytes(root), *kilobytes * 1024};
+  return limits;
+}
+
+uint64_t available_memory_bytes(const fs::path& root) {
+  const MemoryLimits limits = memory_limits(root);
+  uint64_t available = UINT64_MAX;
+  for (const auto& limit : {limits.machine, limits.cgroup, limits.address_space}) {
+    if (limit) available = std::min(available, limit->left);
   }
   return available;
 }

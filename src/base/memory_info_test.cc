@@ -5,6 +5,8 @@
 #include <fstream>
 #include <string>
 
+#include "base/out_of_memory.h"
+
 namespace lorax {
 namespace {
 
@@ -85,6 +87,21 @@ TEST_F(MemoryInfoTest, InAContainerOnlyItsOwnFolderIsMounted) {
   write("sys/fs/cgroup/memory/memory.limit_in_bytes", "6000000\n");
   write("sys/fs/cgroup/memory/memory.usage_in_bytes", "5000000\n");
   EXPECT_EQ(available_memory_bytes(root_), 1000000u);
+}
+
+TEST_F(MemoryInfoTest, TheLimitOfTheAddressSpaceCounts) {
+  write("proc/meminfo", kMeminfo);
+  write("proc/self/status", "Name:\tlorax\nVmSize:\t    2000 kB\n");
+  write("proc/self/limits",
+        "Limit  Soft Limit  Hard Limit  Units\n"
+        "Max address space         3072000    unlimited    bytes\n");
+  EXPECT_EQ(available_memory_bytes(root_), 1000u * 1024);
+  const std::string text = describe_memory_limits(root_);
+  EXPECT_NE(text.find("RLIMIT_AS"), std::string::npos) << text;
+  EXPECT_NE(text.find("the machine has"), std::string::npos) << text;
+  EXPECT_EQ(text.find("control group"), std::string::npos) << text;
+  write("proc/self/limits", "Max address space         unlimited  unlimited    bytes\n");
+  EXPECT_EQ(available_memory_bytes(root_), 9000u * 1024);
 }
 
 }  // namespace

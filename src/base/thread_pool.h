@@ -13,7 +13,8 @@ namespace lorax {
 
 class ThreadPool {
  public:
-  // `threads` >= 1 includes the calling thread, which works too.
+  // `threads` >= 1 includes the calling thread, which works too. Throws Error where the system
+  // gives none.
   explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -37,6 +38,7 @@ class ThreadPool {
  private:
   using Call = void (*)(void* function, int64_t index, int worker);
 
+  void stop();
   void run(int64_t count, Call call, void* function);
   void take_indices(int worker);
   void work(int worker);

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <exception>
-#include <new>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -14,6 +13,7 @@
 #include <CLI/Formatter.hpp>
 
 #include "base/nearest_word.h"
+#include "base/out_of_memory.h"
 #include "base/standard_files.h"
 #include "cli/commands.h"
 #include "cli/version.h"
@@ -22,8 +22,14 @@ namespace lorax {
 namespace {
 
 int report(std::string_view message) {
-  print_error(fmt::format("lorax: {}\n", message));
+  print_error("lorax: ");
+  print_error(message);
+  print_error("\n");
   return 1;
+}
+
+std::string last_words(const std::exception_ptr& error) {
+  return is_out_of_memory(error) ? describe_out_of_memory(error) : message_of(error);
 }
 
 // What comes before the command's name in `arguments` are flags of lorax itself.
@@ -97,18 +103,13 @@ int parse_and_run(CLI::App& app, std::vector<std::string> arguments) {
     return report(describe(app, error));
   } catch (const cli::Exit& exit) {
     return exit.status;
-  } catch (const std::bad_alloc&) {
-    return report("out of memory; use a smaller model, batch or context");
-  } catch (const std::exception& error) {
-    return report(error.what());
+  } catch (...) {
+    return report(last_words(std::current_exception()));
   }
   return 0;
 }
 
-}  // namespace
-
-int run_command_line(int argc, char** argv, const char* commit) {
-  open_standard_files();
+int build_and_run(int argc, char** argv, const char* commit) {
   CLI::App app(
       "Runs Gemma 2 with LoRA adapters on CPUs and NVIDIA GPUs, exact to Hugging Face and PEFT.",
       "lorax");
@@ -124,6 +125,17 @@ int run_command_line(int argc, char** argv, const char* commit) {
   cli::add_verify_adapter_command(app);
   cli::add_bench_command(app);
   return parse_and_run(app, {argv + 1, argv + std::max(argc, 1)});
+}
+
+}  // namespace
+
+int run_command_line(int argc, char** argv, const char* commit) {
+  open_standard_files();
+  try {
+    return build_and_run(argc, argv, commit);
+  } catch (...) {
+    return report(last_words(std::current_exception()));
+  }
 }
 
 }  // namespace lorax

@@ -5,11 +5,13 @@
 #include <sys/stat.h>
 
 #include <ctime>
+#include <system_error>
 #include <utility>
 
 #include <fmt/format.h>
 
 #include "base/error.h"
+#include "base/threads.h"
 
 namespace lorax::cli {
 namespace {
@@ -43,14 +45,22 @@ void KeyFileWatcher::hold_signal() {
 KeyFileWatcher::KeyFileWatcher(ApiKeys& keys, std::filesystem::path file, Report report)
     : keys_(keys), file_(std::move(file)), report_(std::move(report)), seen_(state_of(file_)) {
   keys_.load(file_);
-  thread_ = std::jthread([this](const std::stop_token& stop) { run(stop); });
+  try {
+    thread_ = std::jthread([this](const std::stop_token& stop) { run(stop); });
+  } catch (const std::system_error& error) {
+    fail_to_start_thread("the API keys' file", error);
+  }
 }
 
 void KeyFileWatcher::run(const std::stop_token& stop) {
   const sigset_t signals = usr1();
   while (!stop.stop_requested()) {
-    const bool is_asked = sigtimedwait(&signals, nullptr, &kLook) == SIGUSR1;
-    if (is_asked || state_of(file_) != seen_) read_again();
+    is_asked_ |= sigtimedwait(&signals, nullptr, &kLook) == SIGUSR1;
+    try {
+      if (is_asked_ || state_of(file_) != seen_) read_again();
+      is_asked_ = false;
+    } catch (const std::exception&) {  // out of memory: at the next look
+    }
   }
 }
 

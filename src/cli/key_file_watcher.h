@@ -30,7 +30,8 @@ class KeyFileWatcher {
   ApiKeys& keys_;
   const std::filesystem::path file_;
   const Report report_;
-  std::string seen_;  // which state of the file was read last
+  std::string seen_;       // which state of the file was read last
+  bool is_asked_ = false;  // to read it whatever its state
   std::jthread thread_;
 };
 

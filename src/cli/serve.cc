@@ -20,6 +20,7 @@
 #include <boost/json/value_from.hpp>
 
 #include "base/error.h"
+#include "base/out_of_memory.h"
 #include "cli/commands.h"
 #include "cli/key_file_watcher.h"
 #include "cli/serve_options.h"
@@ -142,6 +143,15 @@ RouterOptions router_options(const ServeOptions& options, std::shared_ptr<const 
   return router;
 }
 
+// A line that nobody is let down for, if there is no memory for it.
+template <typename... Args>
+void tell(Log& log, fmt::format_string<Args...> format, Args&&... args) noexcept {
+  try {
+    log.info(fmt::format(format, std::forward<Args>(args)...));
+  } catch (...) {
+  }
+}
+
 // Of a request whose handler has thrown; the transport answers it with 500.
 void report_failure(Log& log, const std::exception_ptr& error) {
   try {
@@ -261,6 +271,7 @@ class Serving {
                                     ? to_milliseconds(options_.max_request_time)
                                     : std::chrono::hours(24 * 365);
     settings.allow_runtime_adapters = options_.allow_runtime_adapters;
+    settings.has_memory = has_memory_reserve;
     settings.refresh_adapter = [this](const std::string& id) { engine_.adapters().refresh(id); };
     settings.forget_adapter = [this](const std::string& id) { engine_.adapters().forget(id); };
     settings.fault = [this] { return health_.fault(); };
@@ -402,12 +413,11 @@ void serve(const ServeOptions& options, Log& log) {
   signal.wait();
   serving.drain();
   if (!failed && options.drain_delay > 0) {
-    log.info(
-        fmt::format("/health says 503; requests are taken for another {} s", options.drain_delay));
+    tell(log, "/health says 503; requests are taken for another {} s", options.drain_delay);
     signal.wait_for(to_milliseconds(options.drain_delay));
   }
   if (!failed) {
-    log.info(fmt::format("stopping; requests that run have {} s", options.shutdown_time));
+    tell(log, "stopping; requests that run have {} s", options.shutdown_time);
   }
   const bool stopped = serving.stop();
   if (failed) log.error("ended, because the engine has failed");
@@ -423,12 +433,14 @@ void run(const ServeOptions& options) {
   options.check();
   signal(SIGPIPE, SIG_IGN);
   KeyFileWatcher::hold_signal();
+  set_memory_reserve_aside();
   Log log(log_options(options));
   try {
     serve(options, log);
-  } catch (const std::exception& error) {
+  } catch (const std::exception&) {
     if (log.format() == LogFormat::kText) throw;
-    log.error(error.what());
+    const std::exception_ptr error = std::current_exception();
+    log.error(is_out_of_memory(error) ? describe_out_of_memory(error) : message_of(error));
     throw Exit{1};
   }
 }

@@ -5,6 +5,8 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/out_of_memory.h"
+#include "base/threads.h"
 #include "engine/run/warm_up.h"
 
 namespace lorax {
@@ -12,24 +14,8 @@ namespace {
 
 // How old the lists of adapters in stats() may be while steps run.
 constexpr std::chrono::milliseconds kListAge{50};
-
-StepReport report_of(const StepPlan& plan) {
-  StepReport report;
-  report.is_prefill = plan.tokens > std::ssize(plan.work);
-  report.sequences = std::ssize(plan.work);
-  report.tokens = plan.tokens;
-  return report;
-}
-
-std::string message_of(const std::exception_ptr& error) {
-  try {
-    std::rethrow_exception(error);
-  } catch (const std::exception& exception) {
-    return exception.what();
-  } catch (...) {
-    return "unknown error";
-  }
-}
+// Requests whose places in the inbox are made at the start.
+constexpr size_t kReserved = 4096;
 
 // What is wrong with a request that the service cannot take; empty if nothing is.
 std::string fault_of(const GenerationRequest& request, const ServiceLimits& limits,
@@ -57,11 +43,20 @@ std::string fault_of(const GenerationRequest& request, const ServiceLimits& limi
 
 }  // namespace
 
+StepReport Engine::report_of(const StepPlan& plan) {
+  StepReport report;
+  report.is_prefill = plan.tokens > std::ssize(plan.work);
+  report.sequences = std::ssize(plan.work);
+  report.tokens = plan.tokens;
+  return report;
+}
+
 Engine::Engine(LoadedModel& model, const Tokenizer* tokenizer, EngineOptions options)
     : model_(model),
       tokenizer_(tokenizer),
       on_step_(options.on_step),
-      on_failed_(options.on_failed) {
+      on_failed_(options.on_failed),
+      on_warning_(options.on_warning) {
   check_options(options);
   Device& device = model.device();
   const std::vector<AdapterModule>& modules = model.model().adapter_modules();
@@ -77,6 +72,15 @@ Engine::Engine(LoadedModel& model, const Tokenizer* tokenizer, EngineOptions opt
     backend_->take_device_memory(plan_.memory.adapters);
   }
   places_ = std::make_unique<FairPlaces>(plan_.places);
+  const auto places = static_cast<size_t>(plan_.places.places);
+  requests_.reserve(places);  // all of them: accept() needs no memory for one more
+  for (std::vector<Submission>* list : {&inbox_, &taken_}) {
+    list->reserve(std::min(places, kReserved));
+  }
+  for (std::vector<RequestId>* list : {&cancelled_, &taken_cancels_}) {
+    list->reserve(2 * std::min(places, kReserved));
+  }
+  ends_.reserve(static_cast<size_t>(plan_.scheduler.max_running));
   plan_.store.on_settled = [this] {
     const std::lock_guard lock(mutex_);
     woken_ = true;
@@ -92,7 +96,7 @@ Engine::Engine(LoadedModel& model, const Tokenizer* tokenizer, EngineOptions opt
   warm_up(*runner_, steps_->sampler(), with_adapters);
   warm_up_seconds_ = std::chrono::duration<double>(Clock::now() - start).count();
   publish(/*with_lists=*/true);
-  thread_ = std::thread([this] { run(); });
+  thread_ = start_thread("the engine", [this] { run(); });
 }
 
 Engine::~Engine() { stop(std::chrono::milliseconds(0)); }
@@ -102,26 +106,40 @@ Engine::~Engine() { stop(std::chrono::milliseconds(0)); }
 GenerationService::Submitted Engine::submit(GenerationRequest request,
                                             std::shared_ptr<GenerationSink> sink) {
   const Clock::time_point now = Clock::now();
+  const std::string adapter = request.adapter;
+  Submission submission;
+  {
+    Requests made;
+    made.emplace(0, std::make_unique<EngineRequest>(std::move(request), std::move(sink), now));
+    submission.request = made.extract(made.begin());
+  }
+  const std::string& flow = submission.request.mapped()->places_flow();
   const std::lock_guard lock(mutex_);
   if (stopping_ || !healthy_) return {.admission = Admission::kStopping};
-  if (const FairPlaces::Answer place = places_->take(places_flow_of(request), now); !place.taken) {
+  if (inbox_.size() == inbox_.capacity()) inbox_.reserve(2 * inbox_.size() + 1);
+  if (const FairPlaces::Answer place = places_->take(flow, now); !place.taken) {
     return {.admission = Admission::kOverloaded, .retry_after = place.retry_after};
   }
-  const RequestId id = ++last_id_;
+  const RequestId id = submission.request.key() = ++last_id_;
   // More than a few would only push each other's adapters out: their turn may come much later.
-  AdapterTicket ahead;
-  if (!request.adapter.empty() && places_->used() <= plan_.scheduler.max_running &&
+  if (!adapter.empty() && places_->used() <= plan_.scheduler.max_running &&
       std::ssize(inbox_) < plan_.scheduler.adapters.ahead) {
-    ahead = store_->request_ahead(request.adapter);
+    try {
+      submission.ahead = store_->request_ahead(adapter);
+    } catch (const std::bad_alloc&) {  // it is but a hint
+    }
   }
-  inbox_.push_back({id, std::move(request), std::move(sink), now, std::move(ahead)});
+  inbox_.push_back(std::move(submission));
   wake_.notify_one();
   return {.admission = Admission::kAccepted, .id = id};
 }
 
-void Engine::cancel(RequestId id) {
+void Engine::cancel(RequestId id) noexcept {
   const std::lock_guard lock(mutex_);
-  cancelled_.push_back(id);
+  try {
+    cancelled_.push_back(id);
+  } catch (const std::bad_alloc&) {  // it goes on to its end
+  }
   wake_.notify_one();
 }
 
@@ -150,15 +168,19 @@ void Engine::stop(std::chrono::milliseconds grace) {
 
 // --- The engine's thread ---------------------------------------------------------------------
 
-void Engine::run() {
+void Engine::run() noexcept {
   while (wait_for_work()) {
     try {
       turn();
     } catch (...) {
-      fail(message_of(std::current_exception()));
+      recover(std::current_exception());
     }
   }
-  take_inbox();
+  try {
+    take_inbox();
+  } catch (...) {
+    recover(std::current_exception());
+  }
   settle_device();
   if (healthy_) end_all(FinishReason::kCancelled, FailureKind::kNone, "");
   publish(/*with_lists=*/true);
@@ -206,39 +228,39 @@ void Engine::take_inbox() {
   for (Submission& submission : taken_) accept(std::move(submission));
   taken_.clear();
   for (RequestId id : taken_cancels_) {
+    if (!healthy_) break;
     if (const auto ended = scheduler_->cancel(id, Clock::now())) end(*ended);
   }
   taken_cancels_.clear();
 }
 
-void Engine::accept(Submission submission) {
-  const RequestId id = submission.id;
-  const GenerationRequest& request = submission.request;
-  const std::string fault = fault_of(request, plan_.limits, runner_->vocab_size());
-  if (!fault.empty() || !healthy_) return reject(std::move(submission), fault);
-  if (submission.ahead) asked_ahead_.push_back(std::move(submission.ahead));
-  ScheduledRequest scheduled = {.id = id,
-                                .adapter = request.adapter,
-                                .flow = request.flow,
-                                .cache_scope = request.cache_scope,
-                                .prompt = request.prompt,
-                                .max_new_tokens = request.max_new_tokens,
-                                .reuse_prefix = !request.prompt_logprobs,
-                                .deadline = request.deadline};
-  requests_[id] = std::make_unique<EngineRequest>(
-      std::move(submission.request), std::move(submission.sink), tokenizer_, submission.time);
-  scheduler_->submit(std::move(scheduled), Clock::now());
-}
-
-void Engine::reject(Submission submission, const std::string& fault) {
-  requests_[submission.id] =
-      std::make_unique<EngineRequest>(std::move(submission.request), std::move(submission.sink),
-                                      /*tokenizer=*/nullptr, submission.time);
-  end(submission.id, {.reason = FinishReason::kFailed,
-                      .failure = healthy_ ? FailureKind::kRequest : FailureKind::kService,
-                      .error = healthy_ ? fault : "the engine has failed",
-                      .delta = {},
-                      .stop_sequence = {}});
+void Engine::accept(Submission submission) noexcept {
+  const RequestId id = submission.request.key();
+  EngineRequest& entry = *requests_.insert(std::move(submission.request)).position->second;
+  GenerationEnd failed;
+  failed.reason = FinishReason::kFailed;
+  failed.failure = healthy_ ? FailureKind::kRequest : FailureKind::kService;
+  try {
+    const GenerationRequest& request = entry.request();
+    failed.error =
+        healthy_ ? fault_of(request, plan_.limits, runner_->vocab_size()) : "the engine has failed";
+    if (!failed.error.empty()) return end(id, std::move(failed));
+    ScheduledRequest scheduled = {.id = id,
+                                  .adapter = request.adapter,
+                                  .flow = request.flow,
+                                  .cache_scope = request.cache_scope,
+                                  .prompt = request.prompt,
+                                  .max_new_tokens = request.max_new_tokens,
+                                  .reuse_prefix = !request.prompt_logprobs,
+                                  .deadline = request.deadline};
+    entry.begin(tokenizer_);
+    if (submission.ahead) asked_ahead_.push_back(std::move(submission.ahead));
+    scheduler_->submit(std::move(scheduled), Clock::now());
+  } catch (...) {
+    failed.failure = FailureKind::kMemory;
+    failed.error.clear();
+    end(id, std::move(failed));
+  }
 }
 
 // Schedule, forward, sample, commit: where steps overlap, the commit of the step before stands
@@ -253,7 +275,7 @@ bool Engine::step(const StepPlan& plan) {
     if (has_work && !plan_.overlap) commit(plan);
     if (has_work && plan_.overlap) sampled_ = &plan;
   } catch (...) {
-    fail_all(has_work ? plan : *before, message_of(std::current_exception()));
+    recover_from_step(has_work ? plan : *before, std::current_exception());
   }
   return has_work || before != nullptr;
 }
@@ -301,11 +323,12 @@ void Engine::report(const StepPlan& plan, size_t entry, EngineRequest& request, 
     if (!reason) return;
     result.kind = StepResult::Kind::kEnded;
     end.reason = *reason;
-  } catch (const std::exception& error) {
+  } catch (...) {
+    const std::exception_ptr error = std::current_exception();
     result.kind = StepResult::Kind::kDiscarded;
     end.reason = FinishReason::kFailed;
-    end.failure = FailureKind::kRequest;
-    end.error = error.what();
+    end.failure = is_out_of_memory(error) ? FailureKind::kMemory : FailureKind::kRequest;
+    if (end.failure != FailureKind::kMemory) end.error = message_of(error);
   }
   result.token.reset();
   const ScheduledSequence& sequence = *plan.work[entry].sequence;
@@ -314,84 +337,47 @@ void Engine::report(const StepPlan& plan, size_t entry, EngineRequest& request, 
   ends_.emplace_back(sequence.id, std::move(end));
 }
 
-void Engine::fail(const std::string& error) {
-  const bool is_first = healthy_.exchange(false);
-  busy_ = false;
-  sampled_ = nullptr;
-  taken_.clear();
-  taken_cancels_.clear();
-  asked_ahead_.clear();
-  settle_device();
-  const std::string message = fmt::format("the engine has failed: {}", error);
+void Engine::end(const EndedRequest& ended) noexcept {
+  GenerationEnd end;
+  end.reason = ended.reason;
+  end.failure = ended.failure;
   try {
-    end_all(FinishReason::kFailed, FailureKind::kService, message);
-  } catch (const std::exception&) {  // the scheduler's own failure
+    end.error = ended.error;
+  } catch (const std::bad_alloc&) {
+    end.failure = FailureKind::kMemory;
   }
-  while (!requests_.empty()) {
-    end(requests_.begin()->first, {.reason = FinishReason::kFailed,
-                                   .failure = FailureKind::kService,
-                                   .error = message,
-                                   .delta = {},
-                                   .stop_sequence = {}});
-  }
-  if (is_first) on_failed_(message);
+  end.cached_prompt_tokens = ended.cached_prompt_tokens;
+  end.preemptions = ended.preemptions;
+  this->end(ended.id, std::move(end));
 }
 
-void Engine::fail_all(const StepPlan& plan, const std::string& error) {
-  StepReport report = report_of(plan);
-  report.succeeded = false;
-  on_step_(report);
-  fail(error);
-}
-
-void Engine::settle_device() {
-  try {
-    model_.device().synchronize();
-  } catch (const std::exception&) {  // it has been told, or fails the next step
-  }
-}
-
-void Engine::end(const EndedRequest& ended) {
-  end(ended.id, {.reason = ended.reason,
-                 .failure = ended.failure,
-                 .error = ended.error,
-                 .delta = {},
-                 .stop_sequence = {},
-                 .cached_prompt_tokens = ended.cached_prompt_tokens,
-                 .preemptions = ended.preemptions});
-}
-
-void Engine::end(RequestId id, GenerationEnd end) {
+void Engine::end(RequestId id, GenerationEnd end) noexcept {
   const auto it = requests_.find(id);
   const Clock::time_point now = Clock::now();
-  const std::string flow = places_flow_of(it->second->request());
   it->second->report_end(std::move(end), now);
-  requests_.erase(it);
+  const Requests::node_type ended = requests_.extract(it);
   const std::lock_guard lock(mutex_);
-  places_->give_back(flow, now);
+  places_->give_back(ended.mapped()->places_flow(), now);
 }
 
-// Of all that were accepted, also those that have not been looked at.
-void Engine::end_all(FinishReason reason, FailureKind failure, const std::string& error) {
-  ends_.clear();
-  for (EndedRequest& ended : scheduler_->end_all()) {
-    ended.reason = reason;
-    ended.failure = failure;
-    ended.error = error;
-    end(ended);
+// Without memory what was published last stays.
+void Engine::publish(bool with_lists) noexcept {
+  try {
+    publish_stats(with_lists);
+  } catch (...) {
   }
 }
 
-void Engine::publish(bool with_lists) {
-  const SchedulerStats scheduler = scheduler_->stats();
+void Engine::publish_stats(bool with_lists) {
+  const SchedulerStats scheduler = scheduler_ != nullptr ? scheduler_->stats() : SchedulerStats{};
   counts_.waiting = scheduler.waiting;
   counts_.running = scheduler.running;
   counts_.kv_blocks = plan_.scheduler.blocks;
   counts_.kv_blocks_used = scheduler.blocks_used;
   counts_.kv_blocks_cached = scheduler.blocks_cached;
-  counts_.preemptions = scheduler.preemptions;
-  counts_.prefix_tokens_queried = scheduler.prefix_tokens_queried;
-  counts_.prefix_tokens_hit = scheduler.prefix_tokens_hit;
+  counts_.preemptions = before_.preemptions + scheduler.preemptions;
+  counts_.prefix_tokens_queried = before_.prefix_tokens_queried + scheduler.prefix_tokens_queried;
+  counts_.prefix_tokens_hit = before_.prefix_tokens_hit + scheduler.prefix_tokens_hit;
   const Clock::time_point now = Clock::now();
   with_lists |= now - listed_at_ >= kListAge;
   std::vector<std::string> running;

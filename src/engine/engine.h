@@ -2,6 +2,12 @@
 // commit. Where the device works beside the host, a step is scheduled and its forward asked for
 // before the one in front of it is committed. The engine owns what a step needs: runner, pages,
 // scheduler, adapters.
+//
+// Where memory runs out: what a request's life needs is allocated by submit(), on its client's
+// thread; what fails as the engine takes it in, or as it tells its client, is that request. In the
+// midst of a step nobody knows where the books stand: then all requests end as failed (kMemory),
+// and the engine begins anew with an empty scheduler. If there is no memory for that either, it has
+// failed.
 #pragma once
 
 #include <atomic>
@@ -39,7 +45,7 @@ class Engine final : public GenerationService {
   ~Engine() override;
 
   Submitted submit(GenerationRequest request, std::shared_ptr<GenerationSink> sink) override;
-  void cancel(RequestId id) override;
+  void cancel(RequestId id) noexcept override;
   const ServiceLimits& limits() const override { return plan_.limits; }
   ServiceStats stats() const override;
   bool healthy() const override { return healthy_; }
@@ -60,21 +66,18 @@ class Engine final : public GenerationService {
 
  private:
   using Clock = std::chrono::steady_clock;
+  using Requests = std::unordered_map<RequestId, std::unique_ptr<EngineRequest>>;
   struct Submission {
-    RequestId id = 0;
-    GenerationRequest request;
-    std::shared_ptr<GenerationSink> sink;
-    Clock::time_point time;
+    Requests::node_type request;
     AdapterTicket ahead;  // so that its adapter loads while the step in hand runs
   };
 
-  // The engine's thread.
-  void run();
+  // The engine's thread. Those that are noexcept do what they do without memory, if need be.
+  void run() noexcept;
   void turn();
   bool wait_for_work();
   void take_inbox();
-  void accept(Submission submission);
-  void reject(Submission submission, const std::string& fault);
+  void accept(Submission submission) noexcept;
   // Returns whether there was anything to do.
   bool step(const StepPlan& plan);
   void forward(const StepPlan& plan);
@@ -82,21 +85,31 @@ class Engine final : public GenerationService {
   // What became of an entry.
   void report(const StepPlan& plan, size_t entry, EngineRequest& request, bool is_next,
               std::span<const SampledToken> tokens);
-  // Ends everything. Nothing that was computed can be trusted.
-  void fail(const std::string& error);
+  // After something threw that is no one request's: begins anew where memory was short, else fails.
+  void recover(const std::exception_ptr& error) noexcept;
+  static StepReport report_of(const StepPlan& plan);
   // After a step that threw.
-  void fail_all(const StepPlan& plan, const std::string& error);
-  // Until the device runs nothing any more, if it still can.
-  void settle_device();
-  void end(const EndedRequest& ended);
-  void end(RequestId id, GenerationEnd end);
-  void end_all(FinishReason reason, FailureKind failure, const std::string& error);
-  void publish(bool with_lists);
+  void recover_from_step(const StepPlan& plan, const std::exception_ptr& error) noexcept;
+  // Ends all requests, and takes a new scheduler.
+  void begin_anew();
+  void make_scheduler();
+  // Ends everything. Nothing that was computed can be trusted.
+  void fail(const std::string& error) noexcept;
+  void drop_steps() noexcept;
+  // Until the device runs nothing any more. False if it cannot.
+  bool settle_device() noexcept;
+  void end(const EndedRequest& ended) noexcept;
+  void end(RequestId id, GenerationEnd end) noexcept;
+  // Of all that were accepted, also those that have not been looked at.
+  void end_all(FinishReason reason, FailureKind failure, const std::string& error) noexcept;
+  void publish(bool with_lists) noexcept;
+  void publish_stats(bool with_lists);
 
   LoadedModel& model_;
   const Tokenizer* const tokenizer_;
   const std::function<void(const StepReport&)> on_step_;
   const std::function<void(const std::string&)> on_failed_;
+  const std::function<void(const std::string&)> on_warning_;
   EnginePlan plan_;
 
   mutable std::mutex mutex_;
@@ -122,7 +135,7 @@ class Engine final : public GenerationService {
 
   // Used by the engine's thread alone:
   std::unique_ptr<Scheduler> scheduler_;
-  std::unordered_map<RequestId, std::unique_ptr<EngineRequest>> requests_;
+  Requests requests_;
   bool busy_ = false;  // there was a step just now: there may be more to do
   std::unique_ptr<StepRunner> steps_;
   const StepPlan* sampled_ = nullptr;  // the step that was sampled and is not committed
@@ -134,7 +147,8 @@ class Engine final : public GenerationService {
   std::vector<StepResult> results_;
   std::vector<std::pair<RequestId, GenerationEnd>> ends_;  // of this step
   ServiceStats counts_;                                    // since the start, and of the last step
-  Clock::time_point listed_at_;                            // when stats_ got its lists of adapters
+  SchedulerStats before_;        // counts of schedulers that were given up
+  Clock::time_point listed_at_;  // when stats_ got its lists of adapters
 
   std::thread thread_;
 };

@@ -4,10 +4,17 @@
 #include <openssl/evp.h>
 
 #include <array>
-
-#include "base/check.h"
+#include <new>
 
 namespace lorax {
+namespace {
+
+// Nothing else can be wrong with digests of bytes that lie in memory.
+void check_memory(bool done) {
+  if (!done) throw std::bad_alloc();
+}
+
+}  // namespace
 
 struct Sha256::Context {
   EVP_MD_CTX* context = EVP_MD_CTX_new();
@@ -15,14 +22,14 @@ struct Sha256::Context {
 };
 
 Sha256::Sha256() : context_(std::make_unique<Context>()) {
-  LORAX_CHECK(context_->context != nullptr &&
-              EVP_DigestInit_ex(context_->context, EVP_sha256(), nullptr) == 1);
+  check_memory(context_->context != nullptr &&
+               EVP_DigestInit_ex(context_->context, EVP_sha256(), nullptr) == 1);
 }
 
 Sha256::~Sha256() = default;
 
 void Sha256::add_bytes(const void* data, size_t bytes) {
-  LORAX_CHECK(EVP_DigestUpdate(context_->context, data, bytes) == 1);
+  check_memory(EVP_DigestUpdate(context_->context, data, bytes) == 1);
 }
 
 void Sha256::add_text(std::string_view text) {
@@ -38,7 +45,7 @@ void Sha256::add_number(uint64_t value) {
 
 std::string Sha256::hex() {
   std::array<unsigned char, 32> digest;
-  LORAX_CHECK(EVP_DigestFinal_ex(context_->context, digest.data(), nullptr) == 1);
+  check_memory(EVP_DigestFinal_ex(context_->context, digest.data(), nullptr) == 1);
   std::string text;
   for (unsigned char byte : digest) text += fmt::format("{:02x}", byte);
   return text;

@@ -20,8 +20,10 @@ void AdapterTables::set(int32_t slot, AdapterSlot content) {
 }
 
 void AdapterTables::clear(int32_t slot) {
+  // Without memory: adapters give their slots back as they are destroyed.
   AdapterSlot empty;
-  empty.lora.resize(static_cast<size_t>(modules_));
+  empty.lora = std::move(slots_[static_cast<size_t>(slot)].lora);
+  empty.lora.assign(static_cast<size_t>(modules_), LoraEntry{});
   set(slot, std::move(empty));
 }
 

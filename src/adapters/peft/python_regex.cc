@@ -4,6 +4,7 @@
 #include <pcre2.h>
 
 #include <array>
+#include <new>
 
 #include "adapters/peft/python_syntax.h"
 #include "base/check.h"
@@ -31,6 +32,11 @@ struct Free {
   }
 };
 
+// Of a library that tells it as an error of its own.
+void check_memory(bool there) {
+  if (!there) throw std::bad_alloc();
+}
+
 }  // namespace
 
 struct PythonRegex::Compiled {
@@ -53,7 +59,7 @@ PythonRegex::PythonRegex(std::string_view pattern, std::string_view origin)
   compiled_->origin = origin;
   const std::unique_ptr<pcre2_compile_context, Free<pcre2_compile_context_free>> settings(
       pcre2_compile_context_create(nullptr));
-  LORAX_CHECK(settings != nullptr);
+  check_memory(settings != nullptr);
   pcre2_set_newline(settings.get(), PCRE2_NEWLINE_LF);
   int error = 0;
   PCRE2_SIZE place = 0;
@@ -61,12 +67,13 @@ PythonRegex::PythonRegex(std::string_view pattern, std::string_view origin)
                                       PCRE2_UTF | PCRE2_NEVER_BACKSLASH_C, &error, &place,
                                       settings.get()));
   if (compiled_->code == nullptr) {
+    check_memory(error != PCRE2_ERROR_HEAP_FAILED);
     fail("{}: the pattern {} is no regular expression: {} (at byte {})", origin, printable(pattern),
          message_of(error), place);
   }
   compiled_->context.reset(pcre2_match_context_create(nullptr));
   compiled_->data.reset(pcre2_match_data_create_from_pattern(compiled_->code.get(), nullptr));
-  LORAX_CHECK(compiled_->context != nullptr && compiled_->data != nullptr);
+  check_memory(compiled_->context != nullptr && compiled_->data != nullptr);
   pcre2_set_match_limit(compiled_->context.get(), kMaxSteps);
   pcre2_set_depth_limit(compiled_->context.get(), kMaxSteps);
   pcre2_set_heap_limit(compiled_->context.get(), kMaxHeapKiB);
@@ -82,6 +89,7 @@ bool PythonRegex::run(std::string_view text, unsigned options) const {
                   options, compiled_->data.get(), compiled_->context.get());
   if (result >= 0) return true;
   if (result == PCRE2_ERROR_NOMATCH) return false;
+  check_memory(result != PCRE2_ERROR_NOMEMORY);
   fail("{}: the pattern {} cannot be matched with {}: {}; write a simpler one", compiled_->origin,
        printable(compiled_->pattern), printable(text), message_of(result));
 }
@@ -100,6 +108,7 @@ std::optional<std::string> PythonRegex::match_group(std::string_view text,
   const int result = pcre2_substring_get_byname(
       compiled_->data.get(), reinterpret_cast<PCRE2_SPTR>(group), &value, &length);
   if (result == PCRE2_ERROR_UNSET) return std::nullopt;
+  check_memory(result != PCRE2_ERROR_NOMEMORY);
   LORAX_CHECK(result == 0, "group {}: {}", group, message_of(result));
   std::string found(reinterpret_cast<const char*>(value), length);
   pcre2_substring_free(value);

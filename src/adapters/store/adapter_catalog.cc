@@ -15,6 +15,7 @@ AdapterCatalog::AdapterCatalog(const AdapterStoreOptions& options)
       host_(options.host_budget),
       device_(options.unified_memory ? 0 : options.device_budget) {
   for (int slot = options.slots - 1; slot >= 0; --slot) free_slots_.push_back(slot);
+  dropped_.reserve(0, free_slots_.size());
 }
 
 AdapterCatalog::~AdapterCatalog() {
@@ -25,25 +26,30 @@ AdapterCatalog::~AdapterCatalog() {
 // --- Those who ask ---------------------------------------------------------------------------
 
 AdapterLoad& AdapterCatalog::request(const std::string& id, Time now) {
-  ++stats_.requests;
-  ++stats_.tickets;
   if (const auto it = joinable_.find(id); it != joinable_.end()) {
+    ++stats_.requests;
+    ++stats_.tickets;
     ++stats_.joined;
     ++it->second->tickets;
     return *it->second;
   }
-  ++stats_.waiting;
-  AdapterLoad& load = to_probe_.emplace_back();
-  load.self = std::prev(to_probe_.end());
+  std::list<AdapterLoad> made(1);
+  AdapterLoad& load = made.front();
   load.id = id;
+  if (!stopped_) joinable_[id] = &load;
+  // From here on nothing needs memory, or the load fails for want of it.
+  load.self = made.begin();
+  to_probe_.splice(to_probe_.end(), made);
   load.number = ++last_number_;
   load.tickets = 1;
+  ++stats_.requests;
+  ++stats_.tickets;
+  ++stats_.waiting;
   if (stopped_) {
     ++stats_.abandoned;
-    settle_failed(load, fmt::format("adapter '{}': the server is shutting down", id));
+    settle_failed(load, say("adapter '{}': the server is shutting down", id));
     return load;
   }
-  joinable_[id] = &load;
   if (const auto it = names_.find(id); it != names_.end()) {
     Name& name = it->second;
     load.force_read = name.must_read;
@@ -142,9 +148,9 @@ void AdapterCatalog::probed(AdapterLoad& load, AdapterProbe probe, Time now) {
     found(load, *it->second.entry);
   } else if (load.probe.host_bytes > host_.budget()) {
     ++stats_.host.failed_loads;
-    settle_failed(load, fmt::format("adapter '{}' needs {} bytes of host memory, more than all "
-                                    "that adapters may take ({} bytes)",
-                                    load.id, load.probe.host_bytes, host_.budget()));
+    settle_failed(load, say("adapter '{}' needs {} bytes of host memory, more than all that "
+                            "adapters may take ({} bytes)",
+                            load.id, load.probe.host_bytes, host_.budget()));
   } else {
     enter(load, Stage::kToRead);
   }
@@ -164,26 +170,47 @@ void AdapterCatalog::end_read(double seconds) {
   stats_.host.load_seconds += seconds;
 }
 
+AdapterEntry& AdapterCatalog::make_entry(const HostAdapter& host) {
+  const auto known = entries_.find(host.digest());
+  if (known != entries_.end()) {
+    AdapterEntry& entry = *known->second;
+    entry.names.reserve(entry.names.size() + 1);
+    return entry;
+  }
+  auto made = std::make_unique<AdapterEntry>();
+  made->digest = host.digest();
+  made->names.reserve(1);
+  dropped_.host.reserve(dropped_.host.size() + entries_.size() + 1);
+  return *entries_.emplace(host.digest(), std::move(made)).first->second;
+}
+
 void AdapterCatalog::read(AdapterLoad& load, std::unique_ptr<HostAdapter>& host, double seconds,
                           Time now) {
+  std::string id = load.id;
+  const auto [name, is_new] = names_.try_emplace(load.id);
+  AdapterEntry* made = nullptr;
+  try {
+    made = &make_entry(*host);
+    made->host_place.make(*made);
+    made->device_place.make(*made);
+  } catch (...) {
+    if (is_new) names_.erase(name);
+    if (made != nullptr) erase_if_gone(*made);
+    throw;
+  }
+  AdapterEntry& entry = *made;
   end_read(seconds);
   ++stats_.host.loads;
   const uint64_t bytes = host->host_bytes();
   host_.release(load.probe.host_bytes - bytes);
-  std::unique_ptr<AdapterEntry>& owner = entries_[host->digest()];
-  if (owner == nullptr) {
-    owner = std::make_unique<AdapterEntry>();
-    owner->digest = host->digest();
-  }
-  AdapterEntry& entry = *owner;
   if (entry.host == nullptr) {
     entry.host = std::move(host);
-    host_.add(entry, entry.host_place, bytes);
+    host_.add(entry.host_place, bytes);
   } else {
     ++stats_.host.dropped;
     ++in_threads_;
   }
-  publish_name(load, entry, now);
+  publish_name(load, entry, name->second, id, now);
   if (load.tickets == 0) {
     erase(load);
     update(entry);
@@ -209,21 +236,20 @@ void AdapterCatalog::changed_while_read(AdapterLoad& load, double seconds) {
     return;
   }
   ++stats_.host.failed_loads;
-  settle_failed(load,
-                fmt::format("adapter '{}': its files keep changing while they are read", load.id));
+  settle_failed(load, say("adapter '{}': its files keep changing while they are read", load.id));
 }
 
-void AdapterCatalog::probe_failed(AdapterLoad& load, const std::string& message) {
+void AdapterCatalog::probe_failed(AdapterLoad& load, std::string message) {
   --in_threads_;
   ++stats_.host.failed_loads;
-  settle_failed(load, message);
+  settle_failed(load, std::move(message));
 }
 
-void AdapterCatalog::read_failed(AdapterLoad& load, const std::string& message, double seconds) {
+void AdapterCatalog::read_failed(AdapterLoad& load, std::string message, double seconds) {
   end_read(seconds);
   host_.release(load.probe.host_bytes);
   ++stats_.host.failed_loads;
-  settle_failed(load, message);
+  settle_failed(load, std::move(message));
 }
 
 // --- The life of a load ----------------------------------------------------------------------
@@ -265,7 +291,7 @@ void AdapterCatalog::no_more_joining(const AdapterLoad& load) {
 bool AdapterCatalog::give_up(AdapterLoad& load) {
   if (load.tickets > 0 && !stopped_) return false;
   ++stats_.abandoned;
-  settle_failed(load, fmt::format("adapter '{}': the server is shutting down", load.id));
+  settle_failed(load, say("adapter '{}': the server is shutting down", load.id));
   return true;
 }
 
@@ -277,11 +303,11 @@ void AdapterCatalog::settle_ready(AdapterLoad& load, AdapterEntry& entry) {
   settled_ = true;
 }
 
-void AdapterCatalog::settle_failed(AdapterLoad& load, const std::string& message) {
+void AdapterCatalog::settle_failed(AdapterLoad& load, std::string message) {
   end_progress(load);
   enter(load, Stage::kFailed);
   load.entry = nullptr;
-  load.error = message;
+  load.error = std::move(message);
   settled_ = true;
   if (load.tickets == 0) erase(load);
 }
@@ -296,17 +322,17 @@ void AdapterCatalog::found(AdapterLoad& load, AdapterEntry& entry) {
   }
 }
 
-void AdapterCatalog::publish_name(const AdapterLoad& load, AdapterEntry& entry, Time now) {
-  Name& name = names_[load.id];
+void AdapterCatalog::publish_name(AdapterLoad& load, AdapterEntry& entry, Name& name,
+                                  std::string& id, Time now) {
   if (name.number > load.number) return;  // a younger request has been served already
   AdapterEntry* const before = name.entry;
   name = {.entry = &entry,
-          .fingerprint = load.probe.fingerprint,
+          .fingerprint = std::move(load.probe.fingerprint),
           .checked_at = now,
           .number = load.number,
           .must_read = load.outdated};
   if (before == &entry) return;
-  entry.names.push_back(load.id);
+  entry.names.push_back(std::move(id));
   if (before != nullptr) {
     std::erase(before->names, load.id);
     update(*before);

@@ -3,6 +3,10 @@
 // none: whatever may take time is handed to the caller (AdapterStore), who does it unlocked and
 // reports back. Not thread-safe; AdapterStore guards it with one mutex.
 //
+// Of memory: request(), read(), take_dropped() and claim_read() may throw std::bad_alloc, and have
+// changed nothing then. No other function throws: where a load needs memory and there is none, it
+// fails.
+//
 // A load goes  kToProbe -> kProbing -> kToRead -> kClaimed -> kGranted -> kReading -> kToUpload
 // -> kReady, skipping what is not needed, or ends as kFailed from any of them.
 #pragma once
@@ -12,9 +16,11 @@
 #include <list>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
 
+#include <fmt/format.h>
 #include "adapters/store/adapter_backend.h"
 #include "adapters/store/adapter_store_types.h"
 #include "adapters/store/adapter_tier.h"
@@ -22,6 +28,19 @@
 namespace lorax {
 
 struct AdapterEntry;
+
+// What a load that finds no memory fails with: short enough to need none itself.
+inline constexpr std::string_view kNoMemory = "out of memory";
+
+// A message, or kNoMemory.
+template <typename... Args>
+std::string say(fmt::format_string<Args...> format, Args&&... args) noexcept {
+  try {
+    return fmt::format(format, std::forward<Args>(args)...);
+  } catch (...) {
+    return std::string(kNoMemory);
+  }
+}
 
 // One attempt to make one id usable, shared by all who asked for it meanwhile.
 struct AdapterLoad {
@@ -77,6 +96,17 @@ struct AdapterRemains {
   uint64_t device_bytes = 0;
 
   bool empty() const { return resident.empty() && host.empty(); }
+  // So that what is taken out needs no memory.
+  void reserve(size_t copies, size_t residents) {
+    host.reserve(copies);
+    resident.reserve(residents);
+    slots.reserve(residents);
+  }
+  void clear() {
+    destroy();
+    slots.clear();
+    host_bytes = device_bytes = 0;
+  }
   // Resident ones first: they may point into the host copies.
   void destroy() {
     resident.clear();
@@ -116,8 +146,8 @@ class AdapterCatalog {
   // Its files changed meanwhile; what was read has been destroyed. Begins again, thrice at most.
   void changed_while_read(AdapterLoad& load, double seconds);
   // What was read, if anything, has been destroyed.
-  void probe_failed(AdapterLoad& load, const std::string& message);
-  void read_failed(AdapterLoad& load, const std::string& message, double seconds);
+  void probe_failed(AdapterLoad& load, std::string message);
+  void read_failed(AdapterLoad& load, std::string message, double seconds);
   void spare_destroyed(uint64_t bytes);
 
   // --- The keeper: the one thread that clears and reserves room ---
@@ -131,7 +161,7 @@ class AdapterCatalog {
   AdapterEntry* claim_upload(AdapterRemains& remains);
   bool begin_upload(AdapterEntry& entry);
   void uploaded(AdapterEntry& entry, std::unique_ptr<ResidentAdapter> resident, double seconds);
-  void upload_failed(AdapterEntry& entry, const std::string& message, double seconds);
+  void upload_failed(AdapterEntry& entry, std::string_view message, double seconds);
   void settle_burial(const AdapterRemains& remains);
 
   // --- All threads ---
@@ -171,13 +201,17 @@ class AdapterCatalog {
   // If nobody waits for it, or at shut-down: settles it, and is true. It may be gone then.
   bool give_up(AdapterLoad& load);
   void settle_ready(AdapterLoad& load, AdapterEntry& entry);
-  void settle_failed(AdapterLoad& load, const std::string& message);
+  void settle_failed(AdapterLoad& load, std::string message);
 
   void found(AdapterLoad& load, AdapterEntry& entry);
-  void publish_name(const AdapterLoad& load, AdapterEntry& entry, Time now);
+  // The entry of that content, made if there is none, with room for one more name.
+  AdapterEntry& make_entry(const HostAdapter& host);
+  void publish_name(AdapterLoad& load, AdapterEntry& entry, Name& name, std::string& id, Time now);
   void to_device(AdapterLoad& load, AdapterEntry& entry);
+  // For one waiter more, and its entry in the queue. False if there is no memory for them.
+  static bool make_upload_places(AdapterEntry& entry, std::list<AdapterEntry*>& place);
   void leave_upload_queue(AdapterLoad& load);
-  void fail_waiters(AdapterEntry& entry, const std::string& reason);
+  void fail_waiters(AdapterEntry& entry, std::string_view reason);
   void end_upload(AdapterEntry& entry, double seconds);
   uint64_t device_need(const AdapterEntry& entry) const;
   bool device_fits(const AdapterEntry& entry) const;

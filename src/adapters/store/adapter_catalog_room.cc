@@ -1,6 +1,7 @@
 // The part of the catalog that decides about room: who may be read or uploaded next, and what
 // gives way to it.
 #include <algorithm>
+#include <new>
 #include <utility>
 
 #include "adapters/store/adapter_catalog.h"
@@ -36,13 +37,18 @@ typename List::iterator first_fitting(List& queue, Fits fits) {
 
 // --- The keeper ------------------------------------------------------------------------------
 
-AdapterRemains AdapterCatalog::take_dropped() { return std::exchange(dropped_, {}); }
+AdapterRemains AdapterCatalog::take_dropped() {
+  AdapterRemains fresh;
+  fresh.reserve(entries_.size(), static_cast<size_t>(options_.slots));
+  return std::exchange(dropped_, std::move(fresh));
+}
 
 AdapterLoad* AdapterCatalog::claim_read(AdapterRemains& remains) {
   if (reading_ >= options_.loader_threads) return nullptr;
   const auto it = first_fitting(
       to_read_, [this](const AdapterLoad& load) { return host_.fits(load.probe.host_bytes); });
   if (it == to_read_.end()) return nullptr;
+  remains.host.reserve(entries_.size());
   AdapterLoad& load = *it;
   enter(load, Stage::kClaimed);
   ++reading_;
@@ -99,13 +105,12 @@ void AdapterCatalog::uploaded(AdapterEntry& entry, std::unique_ptr<ResidentAdapt
   end_upload(entry, seconds);
   ++stats_.device.loads;
   entry.resident = std::move(resident);
-  device_.add(entry, entry.device_place, device_need(entry));
+  device_.add(entry.device_place, device_need(entry));
   for (AdapterLoad* load : std::exchange(entry.waiters, {})) settle_ready(*load, entry);
   update(entry);
 }
 
-void AdapterCatalog::upload_failed(AdapterEntry& entry, const std::string& message,
-                                   double seconds) {
+void AdapterCatalog::upload_failed(AdapterEntry& entry, std::string_view message, double seconds) {
   end_upload(entry, seconds);
   ++stats_.device.failed_loads;
   device_.release(device_need(entry));
@@ -132,22 +137,38 @@ bool AdapterCatalog::device_fits(const AdapterEntry& entry) const {
 
 void AdapterCatalog::to_device(AdapterLoad& load, AdapterEntry& entry) {
   if (stopped_) {
-    settle_failed(load, fmt::format("adapter '{}': the server is shutting down", load.id));
+    settle_failed(load, say("adapter '{}': the server is shutting down", load.id));
     update(entry);
   } else if (const uint64_t need = device_need(entry); need > device_.budget()) {
     ++stats_.device.failed_loads;
-    settle_failed(load, fmt::format("adapter '{}' needs {} bytes of device memory, more than all "
-                                    "that adapters may take ({} bytes)",
-                                    load.id, need, device_.budget()));
+    settle_failed(load, say("adapter '{}' needs {} bytes of device memory, more than all that "
+                            "adapters may take ({} bytes)",
+                            load.id, need, device_.budget()));
+    update(entry);
+  } else if (std::list<AdapterEntry*> place; !make_upload_places(entry, place)) {
+    ++stats_.device.failed_loads;
+    settle_failed(load, std::string(kNoMemory));
     update(entry);
   } else {
     // A later request finds the entry by its name, if that need not be looked at again.
     no_more_joining(load);
     enter(load, Stage::kToUpload);
     load.entry = &entry;
-    if (entry.waiters.empty() && !entry.uploading) to_upload_.push_back(&entry);
+    if (entry.waiters.empty() && !entry.uploading) to_upload_.splice(to_upload_.end(), place);
     entry.waiters.push_back(&load);
     update(entry);
+  }
+}
+
+bool AdapterCatalog::make_upload_places(AdapterEntry& entry, std::list<AdapterEntry*>& place) {
+  try {
+    if (entry.waiters.size() == entry.waiters.capacity()) {
+      entry.waiters.reserve(2 * entry.waiters.size() + 1);
+    }
+    place.push_back(&entry);
+    return true;
+  } catch (const std::bad_alloc&) {
+    return false;
   }
 }
 
@@ -160,9 +181,9 @@ void AdapterCatalog::leave_upload_queue(AdapterLoad& load) {
   update(entry);
 }
 
-void AdapterCatalog::fail_waiters(AdapterEntry& entry, const std::string& reason) {
+void AdapterCatalog::fail_waiters(AdapterEntry& entry, std::string_view reason) {
   for (AdapterLoad* load : std::exchange(entry.waiters, {})) {
-    settle_failed(*load, fmt::format("adapter '{}': {}", load->id, reason));
+    settle_failed(*load, say("adapter '{}': {}", load->id, reason));
   }
   update(entry);
 }

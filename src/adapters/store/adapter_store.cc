@@ -3,8 +3,12 @@
 #include <algorithm>
 #include <chrono>
 #include <exception>
+#include <new>
+#include <utility>
 
 #include "base/error.h"
+#include "base/out_of_memory.h"
+#include "base/threads.h"
 
 namespace lorax {
 
@@ -16,18 +20,21 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// Calls the function; the message of what it throws, or nothing.
+// Calls the function for the adapter; the message of what it throws, or nothing.
 template <typename Function>
-std::string error_of_call(Function&& function) {
+std::string error_of_call(const std::string& id, Function&& function) noexcept {
   try {
     function();
     return {};
-  } catch (const std::exception& error) {
-    return error.what()[0] != '\0' ? error.what() : "unknown error";
   } catch (...) {
-    return "unknown error";
+    const std::exception_ptr error = std::current_exception();
+    const std::string message = message_of(error);
+    return is_out_of_memory(error) ? say("adapter '{}' finds no memory: {}", id, message) : message;
   }
 }
+
+// How long the keeper waits where there was no memory for its lists.
+constexpr std::chrono::milliseconds kMemoryPause{20};
 
 }  // namespace
 
@@ -89,10 +96,17 @@ AdapterStore::AdapterStore(AdapterBackend& backend, AdapterStoreOptions options)
   if (options_.loader_threads < 1) {
     fail("adapters need at least one loader thread, not {}", options_.loader_threads);
   }
-  threads_.emplace_back([this] { prober_thread(); });
-  threads_.emplace_back([this] { keeper_thread(); });
-  for (int i = 0; i < options_.loader_threads; ++i) {
-    threads_.emplace_back([this] { loader_thread(); });
+  threads_.reserve(static_cast<size_t>(options_.loader_threads) + 2);
+  const auto start = [this](auto thread) {
+    threads_.push_back(start_thread("adapters", [this, thread] { (this->*thread)(); }));
+  };
+  try {
+    start(&AdapterStore::prober_thread);
+    start(&AdapterStore::keeper_thread);
+    for (int i = 0; i < options_.loader_threads; ++i) start(&AdapterStore::loader_thread);
+  } catch (...) {
+    shutdown();
+    throw;
   }
 }
 
@@ -257,12 +271,12 @@ void AdapterStore::probe(AdapterLoad& load, Lock& lock) {
   note_waiting(Progress::kProbe);
   lock.unlock();
   AdapterProbe found;
-  const std::string error = error_of_call([&] { found = backend_.probe(load.id); });
+  std::string error = error_of_call(load.id, [&] { found = backend_.probe(load.id); });
   lock.lock();
   if (error.empty()) {
     catalog_.probed(load, std::move(found), Clock::now());
   } else {
-    catalog_.probe_failed(load, error);
+    catalog_.probe_failed(load, std::move(error));
   }
   note_waiting(Progress::kProbe);
   report(lock);
@@ -273,15 +287,15 @@ void AdapterStore::read(AdapterLoad& load, Lock& lock) {
   lock.unlock();
   std::unique_ptr<HostAdapter> host;
   const auto start = Clock::now();
-  std::string error = error_of_call([&] { host = backend_.load(load.id, load.probe); });
+  std::string error = error_of_call(load.id, [&] { host = backend_.load(load.id, load.probe); });
   // Files that changed meanwhile explain any error, and spoil any success.
   bool changed = false;
-  const std::string probe_error = error_of_call(
-      [&] { changed = backend_.probe(load.id).fingerprint != load.probe.fingerprint; });
-  if (error.empty()) error = probe_error;
+  std::string probe_error = error_of_call(
+      load.id, [&] { changed = backend_.probe(load.id).fingerprint != load.probe.fingerprint; });
+  if (error.empty()) error = std::move(probe_error);
   if (error.empty() && !changed && host->host_bytes() > load.probe.host_bytes) {
-    error = fmt::format("adapter '{}' takes {} bytes of host memory, not the {} it announced",
-                        load.id, host->host_bytes(), load.probe.host_bytes);
+    error = say("adapter '{}' takes {} bytes of host memory, not the {} it announced", load.id,
+                host->host_bytes(), load.probe.host_bytes);
   }
   if (changed || !error.empty()) host.reset();
   const double seconds = seconds_since(start);
@@ -289,9 +303,9 @@ void AdapterStore::read(AdapterLoad& load, Lock& lock) {
   if (changed) {
     catalog_.changed_while_read(load, seconds);
   } else if (!error.empty()) {
-    catalog_.read_failed(load, error, seconds);
+    catalog_.read_failed(load, std::move(error), seconds);
   } else {
-    catalog_.read(load, host, seconds, Clock::now());
+    enter(load, host, seconds, lock);
   }
   if (host != nullptr) {  // its content is here already
     const uint64_t bytes = host->host_bytes();
@@ -304,11 +318,31 @@ void AdapterStore::read(AdapterLoad& load, Lock& lock) {
   report(lock);
 }
 
+// Into the catalog, or, if there is no memory for what that takes, away.
+void AdapterStore::enter(AdapterLoad& load, std::unique_ptr<HostAdapter>& host, double seconds,
+                         Lock& lock) {
+  try {
+    return catalog_.read(load, host, seconds, Clock::now());
+  } catch (const std::bad_alloc&) {
+    lock.unlock();
+    host.reset();
+    lock.lock();
+  }
+  catalog_.read_failed(load, say("adapter '{}' finds no memory", load.id), seconds);
+}
+
 void AdapterStore::keeper_thread() {
   Lock lock(mutex_);
   while (!catalog_.stopped()) {
     keeping_since_ = Clock::now();
-    const bool kept = keep(lock);
+    bool kept = false;
+    try {
+      kept = keep(lock);
+    } catch (const std::bad_alloc&) {
+      keeping_since_ = kNever;
+      keeper_wake_.wait_for(lock, kMemoryPause);
+      continue;
+    }
     keeping_since_ = kNever;
     if (kept) continue;
     keeper_rests_ = true;
@@ -347,7 +381,7 @@ void AdapterStore::bury(AdapterRemains& remains, Lock& lock) {
     lock.lock();
   }
   catalog_.settle_burial(remains);
-  remains = {};
+  remains.clear();
 }
 
 void AdapterStore::upload(AdapterEntry& entry, Lock& lock) {
@@ -356,7 +390,8 @@ void AdapterStore::upload(AdapterEntry& entry, Lock& lock) {
   lock.unlock();
   std::unique_ptr<ResidentAdapter> resident;
   const auto start = Clock::now();
-  const std::string error = error_of_call([&] { resident = backend_.upload(host, slot); });
+  const std::string error =
+      error_of_call(host.digest(), [&] { resident = backend_.upload(host, slot); });
   const double seconds = seconds_since(start);
   lock.lock();
   if (error.empty()) {

@@ -15,7 +15,8 @@
 // old one stay valid; it is dropped when the last of them goes. Names with equal content share it.
 //
 // Requests for an adapter that is being looked up or read join that load and share its outcome. A
-// failed load leaves nothing behind; the next request tries again.
+// failed load leaves nothing behind; the next request tries again. One that finds no memory is a
+// failed load; request() itself may throw std::bad_alloc, and is no request then.
 //
 // Loads begin in the order of their requests. One that finds no room lets those behind it pass, up
 // to 64 times. A ready ticket keeps its adapter in memory like a pin: a requester is never told
@@ -156,6 +157,7 @@ class AdapterStore {
   void keeper_thread();
   void probe(AdapterLoad& load, Lock& lock);
   void read(AdapterLoad& load, Lock& lock);
+  void enter(AdapterLoad& load, std::unique_ptr<HostAdapter>& host, double seconds, Lock& lock);
   void bury(AdapterRemains& remains, Lock& lock);
   bool keep(Lock& lock);
   void upload(AdapterEntry& entry, Lock& lock);

@@ -1,7 +1,5 @@
 #include "adapters/store/adapter_tier.h"
 
-#include <iterator>
-
 #include "base/check.h"
 
 namespace lorax {
@@ -16,16 +14,20 @@ void AdapterTier::release(uint64_t bytes) {
   used_ -= bytes;
 }
 
-void AdapterTier::add(AdapterEntry& entry, Place& place, uint64_t bytes) {
-  LORAX_CHECK(!place.present);
-  busy_.push_back(&entry);
-  place = {.self = std::prev(busy_.end()), .bytes = bytes, .present = true, .idle = false};
+void AdapterTier::add(Place& place, uint64_t bytes) {
+  LORAX_CHECK(!place.present && place.node.size() == 1);
+  place.self = place.node.begin();
+  busy_.splice(busy_.end(), place.node);
+  place.bytes = bytes;
+  place.present = true;
+  place.idle = false;
 }
 
 void AdapterTier::remove(Place& place) {
   set_idle(place, false);
-  busy_.erase(place.self);
-  place = {};
+  place.node.splice(place.node.end(), busy_, place.self);
+  place.bytes = 0;
+  place.present = false;
 }
 
 void AdapterTier::set_idle(Place& place, bool idle) {

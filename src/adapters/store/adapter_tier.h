@@ -13,6 +13,12 @@ class AdapterTier {
  public:
   // Where an entry's copy stands in a tier.
   struct Place {
+    // Before the copy is entered. What is done with a place that is made needs no memory.
+    void make(AdapterEntry& entry) {
+      if (!present && node.empty()) node.push_back(&entry);
+    }
+
+    std::list<AdapterEntry*> node;  // while it is not present
     std::list<AdapterEntry*>::iterator self;
     uint64_t bytes = 0;
     bool present = false;
@@ -30,8 +36,8 @@ class AdapterTier {
   void reserve(uint64_t bytes);  // precondition: bytes <= free()
   void release(uint64_t bytes);
 
-  // Enters a copy, not idle, whose bytes have been reserved.
-  void add(AdapterEntry& entry, Place& place, uint64_t bytes);
+  // Enters a copy, not idle, whose bytes have been reserved. Precondition: the place is made.
+  void add(Place& place, uint64_t bytes);
   // Takes a copy out. Its bytes stay taken until release(): the memory is still there.
   void remove(Place& place);
   // Does nothing for a copy that is not present. A copy that becomes idle is the most recent one.

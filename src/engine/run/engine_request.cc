@@ -21,13 +21,16 @@ void check_usable(const SampledToken& token, bool bans) {
 }  // namespace
 
 EngineRequest::EngineRequest(GenerationRequest request, std::shared_ptr<GenerationSink> sink,
-                             const Tokenizer* tokenizer, Time submitted)
+                             Time submitted)
     : request_(std::move(request)),
       prompt_tokens_(static_cast<int64_t>(request_.prompt.size())),
+      places_flow_(places_flow_of(request_)),
       sink_(std::move(sink)),
-      tokenizer_(tokenizer),
-      sampler_(request_.sampling, request_.prompt),
-      submitted_(submitted) {
+      submitted_(submitted) {}
+
+void EngineRequest::begin(const Tokenizer* tokenizer) {
+  tokenizer_ = tokenizer;
+  sampler_.emplace(request_.sampling, request_.prompt);
   if (tokenizer != nullptr) text_.emplace(*tokenizer, request_.stop);
   if (request_.prompt_logprobs) {
     prompt_.push_back(info_of({request_.prompt.front(), std::numeric_limits<float>::quiet_NaN()}));
@@ -56,8 +59,8 @@ void EngineRequest::report_prompt(std::span<const SampledToken> tokens) {
 }
 
 std::optional<FinishReason> EngineRequest::report_token(const SampledToken& token, Time now) {
-  check_usable(token, sampler_.bans());
-  sampler_.accept(token.id);
+  check_usable(token, sampler_->bans());
+  sampler_->accept(token.id);
   if (!first_token_) {
     first_token_ = now;
     if (request_.prompt_logprobs) sink_->on_prompt(std::exchange(prompt_, {}));
@@ -80,11 +83,20 @@ std::optional<FinishReason> EngineRequest::report_token(const SampledToken& toke
   return std::nullopt;
 }
 
-void EngineRequest::report_end(GenerationEnd end, Time now) {
-  if (text_) {
+void EngineRequest::finish_text(GenerationEnd& end) noexcept {
+  if (!text_) return;
+  try {
     end.delta = text_->finish();
     if (text_->stopped()) end.stop_sequence = text_->stop_sequence();
+  } catch (const std::exception&) {  // std::bad_alloc
+    end.reason = FinishReason::kFailed;
+    end.failure = FailureKind::kMemory;
+    end.error.clear();
   }
+}
+
+void EngineRequest::report_end(GenerationEnd end, Time now) noexcept {
+  finish_text(end);
   end.prompt_tokens = prompt_tokens_;
   end.generated_tokens = generated_;
   end.queue_time = started_.value_or(now) - submitted_;

@@ -21,14 +21,16 @@ class EngineRequest {
  public:
   using Time = std::chrono::steady_clock::time_point;
 
-  // The tokenizer may be null; it must outlive this.
-  EngineRequest(GenerationRequest request, std::shared_ptr<GenerationSink> sink,
-                const Tokenizer* tokenizer, Time submitted);
+  EngineRequest(GenerationRequest request, std::shared_ptr<GenerationSink> sink, Time submitted);
+  // Before all below, except report_end(). The tokenizer may be null; it must outlive this.
+  void begin(const Tokenizer* tokenizer);
 
   const GenerationRequest& request() const { return request_; }
+  // Whose places it takes: places_flow_of(request()).
+  const std::string& places_flow() const { return places_flow_; }
   int64_t prompt_tokens() const { return prompt_tokens_; }
   int64_t generated() const { return generated_; }
-  const SamplerState& sampler() const { return sampler_; }
+  const SamplerState& sampler() const { return *sampler_; }
 
   // It takes part in a step that begins. Returns whether that is its first.
   bool note_step(Time now);
@@ -42,21 +44,24 @@ class EngineRequest {
   // The next token. Tells the client. Returns why the text ends with it, if it does. Throws Error
   // if the model's logits allow none.
   std::optional<FinishReason> report_token(const SampledToken& token, Time now);
-  // Tells the client; last. Fills in what `end` lacks: counts and times of this, and the text.
-  void report_end(GenerationEnd end, Time now);
+  // Tells the client; last. Fills in what `end` lacks: counts and times of this, and the text; if
+  // there is no memory for that, the end is a failure.
+  void report_end(GenerationEnd end, Time now) noexcept;
 
   // The step runner's note: where in the output of the last step that samples for it its row stood.
   int32_t output_row = 0;
 
  private:
+  void finish_text(GenerationEnd& end) noexcept;
   TokenInfo info_of(const SampledToken& token) const;
   std::string text_of(int32_t id) const;
 
   GenerationRequest request_;
   const int64_t prompt_tokens_;
+  const std::string places_flow_;
   std::shared_ptr<GenerationSink> sink_;
-  const Tokenizer* tokenizer_;
-  SamplerState sampler_;
+  const Tokenizer* tokenizer_ = nullptr;
+  std::optional<SamplerState> sampler_;
   std::optional<TextStream> text_;
   int64_t generated_ = 0;
   std::vector<TokenInfo> prompt_;  // while it is being computed

@@ -157,6 +157,11 @@ StepTimes StepRunner::collect(const OnTokens& on_tokens) {
   return times;
 }
 
+void StepRunner::drop() {
+  for (Step& step : steps_) step.plan = nullptr;
+  sampler_.drop();
+}
+
 void StepRunner::measure(Step& step, StepTimes& times) {
   const auto between = [](DeviceEvent& from, DeviceEvent& to) {
     return std::chrono::duration_cast<std::chrono::nanoseconds>(

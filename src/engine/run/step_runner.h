@@ -55,6 +55,9 @@ class StepRunner {
   // Waits for the oldest step and tells what it gave to those that have not ended.
   StepTimes collect(const OnTokens& on_tokens);
 
+  // Forgets the steps that are under way. Precondition: as of Sampler::drop().
+  void drop();
+
   // To warm up.
   Sampler& sampler() { return sampler_; }
 

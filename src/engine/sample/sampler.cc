@@ -110,8 +110,9 @@ std::span<const SampledToken> Sampler::score(const Tensor& logits, std::span<con
 
 Sampler::Call& Sampler::next_call() {
   if (begun_ == calls_.size()) {
-    calls_.push_back(std::make_unique<Call>());
-    calls_.back()->done = device_.make_event();
+    auto call = std::make_unique<Call>();
+    call->done = device_.make_event();
+    calls_.push_back(std::move(call));
   }
   return *calls_[begun_++];
 }

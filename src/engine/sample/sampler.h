@@ -59,6 +59,9 @@ class Sampler {
   // Precondition: one is under way. Valid until the next call of anything.
   std::span<const SampledToken> finish();
 
+  // Forgets those that are under way. Precondition: the device has done them, or never will.
+  void drop() { begun_ = finished_ = 0; }
+
   // Beginning and finish in one. Precondition: none is under way.
   std::span<const SampledToken> sample(const Tensor& logits, std::span<const SamplerRow> rows);
   std::span<const SampledToken> score(const Tensor& logits, std::span<const int32_t> ids,

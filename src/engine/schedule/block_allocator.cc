@@ -73,16 +73,18 @@ BlockTable& BlockTable::operator=(BlockTable&& other) noexcept {
   return *this;
 }
 
+// Its place first, so that no page is lost where that cannot be had.
 bool BlockTable::grow() {
-  const int32_t block = allocator_->take_free();
-  if (block == BlockAllocator::kNone) return false;
-  ids_.push_back(block);
-  return true;
+  ids_.push_back(BlockAllocator::kNone);
+  ids_.back() = allocator_->take_free();
+  if (ids_.back() != BlockAllocator::kNone) return true;
+  ids_.pop_back();
+  return false;
 }
 
 void BlockTable::share(int32_t block) {
-  allocator_->use(block);
   ids_.push_back(block);
+  allocator_->use(block);
 }
 
 void BlockTable::replace(int64_t index, int32_t block) {

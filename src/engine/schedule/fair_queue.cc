@@ -11,24 +11,45 @@ std::string FairQueue::key_of(const std::string& name, const std::string& flow) 
   return flow.empty() ? name : flow + '\n' + name;
 }
 
+FairQueue::Client::Client(std::string key, std::string name, std::string flow_name, Flow* flow,
+                          uint64_t number)
+    : key_(std::move(key)),
+      name_(std::move(name)),
+      flow_name_(std::move(flow_name)),
+      flow_(flow),
+      number_(number) {}
+
+FairQueue::Client::Place::Place(Client* client) {
+  Order order = {client};
+  node_ = order.extract(order.begin());
+}
+
 FairQueue::Client& FairQueue::client(const std::string& name, const std::string& flow) {
-  std::unique_ptr<Client>& client = clients_[key_of(name, flow)];
-  if (client == nullptr) {
-    Flow* const members = flow.empty() ? nullptr : &flows_[flow];
-    if (members != nullptr) ++members->clients;
-    client = std::make_unique<Client>(name, flow, members, ++last_number_);
+  std::string key = key_of(name, flow);
+  if (const auto known = clients_.find(key); known != clients_.end()) {
+    known->second->place_resting_.leave(resting_, known->second.get());
+    return *known->second;
   }
-  resting_.erase(client.get());
-  return *client;
+  Flow* const members = flow.empty() ? nullptr : &flows_[flow];
+  try {
+    auto made = std::make_unique<Client>(key, name, flow, members, last_number_ + 1);
+    Client& client = *clients_.emplace(std::move(key), std::move(made)).first->second;
+    ++last_number_;
+    if (members != nullptr) ++members->clients;
+    return client;
+  } catch (...) {
+    if (members != nullptr && members->clients == 0) flows_.erase(flow);
+    throw;
+  }
 }
 
 template <typename Change>
 void FairQueue::reorder(Client& client, const Change& change) {
-  const bool waits = waiting_.erase(&client) > 0;
-  const bool is_ready = ready_.erase(&client) > 0;
+  const bool waits = client.place_waiting_.leave(waiting_, &client);
+  const bool is_ready = client.place_ready_.leave(ready_, &client);
   change();
-  if (waits) waiting_.insert(&client);
-  if (is_ready) ready_.insert(&client);
+  if (waits) client.place_waiting_.take(waiting_);
+  if (is_ready) client.place_ready_.take(ready_);
 }
 
 int64_t FairQueue::level() const {
@@ -43,12 +64,12 @@ void FairQueue::lift(Client& client) {
 }
 
 void FairQueue::push(Client& client, RequestId request) {
-  if (client.waiting_.empty()) {
-    lift(client);
-    waiting_.insert(&client);
-    if (client.ready_) ready_.insert(&client);
-  }
   LORAX_CHECK(client.waiting_.insert(request).second);
+  if (client.waiting_.size() == 1) {
+    lift(client);
+    client.place_waiting_.take(waiting_);
+    if (client.ready_) client.place_ready_.take(ready_);
+  }
   ++waiting_requests_;
   note_busy(client);
 }
@@ -58,7 +79,7 @@ void FairQueue::remove(Client& client, RequestId request) {
   --waiting_requests_;
   note_busy(client);
   if (!client.waiting_.empty()) return;
-  waiting_.erase(&client);
+  client.place_waiting_.leave(waiting_, &client);
   leave_ready(client);
 }
 
@@ -66,7 +87,7 @@ void FairQueue::set_ready(Client& client, bool ready) {
   if (client.ready_ == ready) return;
   if (ready && !client.waiting_.empty()) {
     lift(client);
-    ready_.insert(&client);
+    client.place_ready_.take(ready_);
   } else if (!ready) {
     leave_ready(client);
   }
@@ -95,7 +116,7 @@ void FairQueue::note_busy(Client& client) {
 
 void FairQueue::leave_ready(Client& client) {
   floor_ = level();
-  if (ready_.erase(&client) > 0) last_left_ = &client;
+  if (client.place_ready_.leave(ready_, &client)) last_left_ = &client;
 }
 
 void FairQueue::charge(Client& client, int64_t cost) {
@@ -105,7 +126,7 @@ void FairQueue::charge(Client& client, int64_t cost) {
 
 void FairQueue::rest(Client& client) {
   if (!client.waiting_.empty() || client.running_ > 0) return;
-  resting_.insert(&client);
+  client.place_resting_.take(resting_);
   forget_resting();
 }
 
@@ -114,7 +135,7 @@ void FairQueue::forget_resting() {
   const int64_t now = level();
   while (!resting_.empty() && (*resting_.begin())->counter_ <= now) {
     Client* client = *resting_.begin();
-    resting_.erase(resting_.begin());
+    client->place_resting_.leave(resting_, client);
     if (client == last_left_) {
       floor_ = std::max(floor_, client->counter_);
       last_left_ = nullptr;
@@ -122,7 +143,7 @@ void FairQueue::forget_resting() {
     if (client->flow_ != nullptr && --client->flow_->clients == 0) {
       flows_.erase(client->flow_name_);
     }
-    clients_.erase(key_of(client->name_, client->flow_name_));
+    clients_.erase(clients_.find(client->key_));
   }
 }
 

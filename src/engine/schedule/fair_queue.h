@@ -37,11 +37,22 @@ class FairQueue {
     int64_t running = 0;  // requests
   };
 
+  class Client;
+  // Whether `a` is served before `b`.
+  struct Before {
+    bool operator()(const Client* a, const Client* b) const {
+      if (a->counter_ != b->counter_) return a->counter_ < b->counter_;
+      const bool a_runs = a->running_ > 0;
+      const bool b_runs = b->running_ > 0;
+      return a_runs != b_runs ? b_runs : a->number_ < b->number_;
+    }
+  };
+  using Order = std::set<Client*, Before>;
+
   class Client {
    public:
-    // `flow`: null for a client without one; lives longer.
-    Client(std::string name, std::string flow_name, Flow* flow, uint64_t number)
-        : name_(std::move(name)), flow_name_(std::move(flow_name)), flow_(flow), number_(number) {}
+    // `key`: in clients_. `flow`: null for a client without one; lives longer.
+    Client(std::string key, std::string name, std::string flow_name, Flow* flow, uint64_t number);
 
     const std::string& name() const { return name_; }
     const std::string& flow_name() const { return flow_name_; }
@@ -61,6 +72,26 @@ class FairQueue {
 
    private:
     friend class FairQueue;
+    // A place in an order, made with the client: to take it needs no memory, so that what must be
+    // put in order can be, also where none is left.
+    class Place {
+     public:
+      explicit Place(Client* client);
+      void take(Order& order) {
+        if (node_) order.insert(std::move(node_));
+      }
+      // Whether it was taken.
+      bool leave(Order& order, Client* client) {
+        if (node_) return false;
+        node_ = order.extract(client);
+        return true;
+      }
+
+     private:
+      Order::node_type node_;  // while it is not taken
+    };
+
+    const std::string key_;
     const std::string name_;
     const std::string flow_name_;
     Flow* const flow_;
@@ -70,23 +101,17 @@ class FairQueue {
     int64_t running_ = 0;
     bool ready_ = false;
     std::set<RequestId> waiting_;
+    Place place_waiting_{this};
+    Place place_ready_{this};
+    Place place_resting_{this};
   };
 
-  // Whether `a` is served before `b`.
-  struct Before {
-    bool operator()(const Client* a, const Client* b) const {
-      if (a->counter_ != b->counter_) return a->counter_ < b->counter_;
-      const bool a_runs = a->running_ > 0;
-      const bool b_runs = b->running_ > 0;
-      return a_runs != b_runs ? b_runs : a->number_ < b->number_;
-    }
-  };
-  using Order = std::set<Client*, Before>;
   // In the order in which they became known.
   struct ByNumber {
     bool operator()(const Client* a, const Client* b) const { return a->number_ < b->number_; }
   };
 
+  // These two may throw std::bad_alloc, and have changed nothing then; all others need no memory.
   // Made if it is not known.
   Client& client(const std::string& name, const std::string& flow = {});
   void push(Client& client, RequestId request);

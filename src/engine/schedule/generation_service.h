@@ -77,6 +77,7 @@ enum class FailureKind {
   kAdapter,  // its adapter cannot be loaded, or does not fit
   kRequest,  // it cannot be served as it is: more pages than there are, a logit that is NaN
   kService,  // the engine or its device failed, or is stopping
+  kMemory,   // the server is short of memory; `error` may be empty
 };
 
 struct GenerationEnd {
@@ -97,7 +98,8 @@ struct GenerationEnd {
 };
 
 // Where one request's results go. All calls come from the engine's thread, one after the other;
-// they must not block, throw, or call the service, except for cancel().
+// they must not block, throw (also where memory is short), or call the service, except for
+// cancel().
 class GenerationSink {
  public:
   virtual ~GenerationSink() = default;
@@ -149,11 +151,11 @@ class GenerationService {
 
   // All functions may be called from any thread and wait for nothing but a short lock.
 
-  // Queues the request. If it is not accepted the sink is dropped without a call. Precondition:
-  // the request is within limits().
+  // Queues the request. If it is not accepted the sink is dropped without a call, and so it is if
+  // this throws std::bad_alloc. Precondition: the request is within limits().
   virtual Submitted submit(GenerationRequest request, std::shared_ptr<GenerationSink> sink) = 0;
   // Ends the request within one step, with kCancelled; unknown and ended ids are ignored. Sinks may
-  // call it, too.
+  // call it, too. Never throws: without memory, the request goes on to its end.
   virtual void cancel(RequestId id) = 0;
 
   virtual const ServiceLimits& limits() const = 0;

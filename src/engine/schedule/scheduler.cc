@@ -61,11 +61,26 @@ void Scheduler::submit(ScheduledRequest request, Time now) {
   sequence->reuse_prefix = request.reuse_prefix;
   sequence->cache_scope = std::move(request.cache_scope);
   sequence->deadline = request.deadline;
-  if (request.deadline != Time::max()) deadlines_.emplace(request.deadline, request.id);
+  enter(std::move(sequence), now);
+}
+
+// With all books as they were if memory runs out in it.
+void Scheduler::enter(std::unique_ptr<Sequence> sequence, Time now) {
+  const RequestId id = sequence->id;
+  const Time deadline = sequence->deadline;
   FairQueue::Client& client = *sequence->client;
-  sequences_.emplace(request.id, std::move(sequence));
-  queue_.push(client, request.id);
-  line_.update(client, now, last_id_);
+  try {
+    sequences_.emplace(id, std::move(sequence));
+    if (deadline != Time::max()) deadlines_.emplace(deadline, id);
+    queue_.push(client, id);
+    line_.update(client, now, last_id_);
+  } catch (...) {
+    if (client.waiting().contains(id)) queue_.remove(client, id);
+    deadlines_.erase({deadline, id});
+    sequences_.erase(id);
+    update(client, now);
+    throw;
+  }
 }
 
 std::optional<EndedRequest> Scheduler::cancel(RequestId id, Time now) {

@@ -166,7 +166,9 @@ class Scheduler {
   Scheduler(const Scheduler&) = delete;
   Scheduler& operator=(const Scheduler&) = delete;
 
-  // Requests that can never run end in the next plan.
+  // Requests that can never run end in the next plan. What it throws (std::bad_alloc) leaves
+  // everything as it was; all other functions may then leave books that nobody can trust, which are
+  // to be given up whole: nothing is lost with them but the requests and the prefix cache.
   void submit(ScheduledRequest request, Time now);
   // Ends a request; nothing if it is not known, or can never run.
   std::optional<EndedRequest> cancel(RequestId id, Time now);
@@ -200,6 +202,7 @@ class Scheduler {
  private:
   using Sequence = ScheduledSequence;
 
+  void enter(std::unique_ptr<Sequence> sequence, Time now);
   // The parts of schedule(), in order.
   void advance(const StepPlan& plan, Time now);
   void expire(Time now);

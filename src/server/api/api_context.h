@@ -51,6 +51,8 @@ struct ApiSettings {
   std::chrono::milliseconds preparation_time = std::chrono::seconds(10);
   // Whether /v1/load_lora_adapter and /v1/unload_lora_adapter do anything.
   bool allow_runtime_adapters = false;
+  // False while memory is so short that new generations are refused. From any thread.
+  std::function<bool()> has_memory = [] { return true; };
   // Called with a store's id, from the handlers' threads: what is on disk has changed, and: the
   // adapter is not wanted any more (AdapterStore::refresh and forget).
   std::function<void(const std::string& id)> refresh_adapter;

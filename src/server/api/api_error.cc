@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "formats/json_writer.h"
+#include "server/http/http_error.h"
 
 namespace lorax {
 namespace {
@@ -41,6 +42,8 @@ constexpr ErrorForm kForms[] = {
     {ErrorKind::kOverloaded, 429, "overloaded", "", 429, "rate_limit_error", "overloaded",
      "overloaded"},
     {ErrorKind::kStopping, 503, "unavailable", "", 503, "server_error", "unavailable", "dropped"},
+    {ErrorKind::kNoMemory, 503, "unavailable", "", 503, "server_error", "out_of_memory",
+     "out_of_memory"},
     {ErrorKind::kUnhealthy, 503, "healthcheck", "", 503, "server_error", "unhealthy", "generation"},
     {ErrorKind::kForbidden, 403, "forbidden", "", 403, kInvalid, "", "bad_request"},
 };
@@ -57,6 +60,8 @@ void refuse(std::string_view field, const std::string& message) {
   throw ApiError(ErrorKind::kValidation, message, std::string(field));
 }
 
+ApiError no_memory_error() { return {ErrorKind::kNoMemory, std::string(kOutOfMemoryMessage)}; }
+
 bool ended_by_itself(const GenerationEnd& end) {
   return end.reason == FinishReason::kLength || end.reason == FinishReason::kEosToken ||
          end.reason == FinishReason::kStopSequence;
@@ -69,6 +74,7 @@ ApiError error_of(const GenerationEnd& end) {
               "Request timed out; ask for fewer tokens, or start the server with a larger "
               "--max-request-time"};
     case FinishReason::kFailed:
+      if (end.failure == FailureKind::kMemory) return no_memory_error();
       return {end.failure == FailureKind::kAdapter ? ErrorKind::kAdapter : ErrorKind::kGeneration,
               end.error};
     default:
@@ -100,7 +106,8 @@ std::string error_body(const ApiError& error, ApiDialect dialect) {
 HttpResponse error_response(const ApiError& error, ApiDialect dialect) {
   HttpResponse response;
   response.status = status_of(error.kind(), dialect);
-  if (error.kind() == ErrorKind::kOverloaded || error.kind() == ErrorKind::kStopping) {
+  if (error.kind() == ErrorKind::kOverloaded || error.kind() == ErrorKind::kStopping ||
+      error.kind() == ErrorKind::kNoMemory) {
     response.headers.emplace_back("Retry-After", std::to_string(error.retry_after().count()));
   }
   response.body = error_body(error, dialect);

@@ -23,6 +23,7 @@ enum class ErrorKind {
   kTimeout,       // it took longer than --max-request-time
   kOverloaded,    // too many requests at once
   kStopping,      // the server takes no more requests
+  kNoMemory,      // an allocation has failed that it needs
   kUnhealthy,     // the engine or its device has failed
   kForbidden,     // the server has been started without it
 };
@@ -37,7 +38,7 @@ class ApiError : public std::runtime_error {
 
   ErrorKind kind() const { return kind_; }
   const std::string& param() const { return param_; }
-  // When it is worth to try again, of kOverloaded and kStopping.
+  // When it is worth to try again, of kOverloaded, kStopping and kNoMemory.
   std::chrono::seconds retry_after() const { return retry_after_; }
   ApiError& set_retry_after(std::chrono::seconds time) {
     retry_after_ = time;
@@ -52,6 +53,8 @@ class ApiError : public std::runtime_error {
 
 // The validation error of a field.
 [[noreturn]] void refuse(std::string_view field, const std::string& message);
+
+ApiError no_memory_error();
 
 // What a generation that did not end by itself says. Precondition: it was cancelled, timed out or
 // failed.

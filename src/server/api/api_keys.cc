@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <new>
 #include <optional>
 #include <set>
 #include <utility>
@@ -36,7 +37,11 @@ bool is_name(std::string_view name) {
 
 std::array<uint8_t, 32> digest_of(std::string_view key) {
   std::array<uint8_t, 32> digest = {};
-  ::SHA256(reinterpret_cast<const uint8_t*>(key.data()), key.size(), digest.data());
+  // All digests that fail for want of memory would be equal.
+  if (::SHA256(reinterpret_cast<const uint8_t*>(key.data()), key.size(), digest.data()) ==
+      nullptr) {
+    throw std::bad_alloc();
+  }
   return digest;
 }
 

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <new>
 #include <optional>
 #include <string_view>
 #include <utility>
@@ -57,11 +58,16 @@ class Preparation : public std::enable_shared_from_this<Preparation> {
 
   // Reads it on a worker.
   void read_later(HttpRequest request) {
-    post({std::string(kLongBodies), "", false},
-         [self = shared_from_this(), request = std::move(request)](Claim& claim) {
-           if (claim.take()) self->read(request);
-         });
+    answering([&] {
+      post({std::string(kLongBodies), "", false},
+           [self = shared_from_this(), request = std::move(request)](Claim& claim) {
+             if (claim.take()) self->read(request);
+           });
+    });
   }
+
+  // Before all else.
+  void refuse_for_want_of_memory() { fail(no_memory_error()); }
 
  private:
   void post(const WorkerLane& lane, std::function<void(Claim&)> run) {
@@ -97,6 +103,8 @@ class Preparation : public std::enable_shared_from_this<Preparation> {
       action();
     } catch (const ApiError& error) {
       fail(error);
+    } catch (const std::bad_alloc&) {
+      fail(no_memory_error());
     } catch (...) {
       route_->context->observer.on_failure("generation");
       throw;
@@ -122,6 +130,8 @@ HttpHandler plain_handler(ApiDialect dialect, ApiAction action) {
       action(request, writer);
     } catch (const ApiError& error) {
       answer_error(*writer, error, dialect);
+    } catch (const std::bad_alloc&) {
+      answer_error(*writer, no_memory_error(), dialect);
     }
   };
 }
@@ -152,6 +162,8 @@ HttpHandler worker_handler(std::shared_ptr<const ApiContext> context, ApiDialect
                  if (claim.take()) writer->respond(std::move(response));
                } catch (const ApiError& error) {
                  if (claim.take()) answer_error(*writer, error, dialect);
+               } catch (const std::bad_alloc&) {
+                 if (claim.take()) answer_error(*writer, no_memory_error(), dialect);
                }
              },
          .deadline = WorkerPool::Clock::now() + time,
@@ -175,8 +187,10 @@ HttpHandler generating_handler(std::shared_ptr<const ApiContext> context, std::s
     info.dialect = dialect;
     info.tenant = request.tenant;
     info.arrival = std::chrono::steady_clock::now();
+    const auto preparation = std::make_shared<Preparation>(shared, info, writer);
     shared->context->observer.on_request(info.route);
-    const auto preparation = std::make_shared<Preparation>(shared, std::move(info), writer);
+    // New work would take what is left from the requests that run.
+    if (!shared->context->settings.has_memory()) return preparation->refuse_for_want_of_memory();
     if (request.body.size() <= kShortBody) return preparation->read(request);
     preparation->read_later(std::move(request));
   };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <new>
 #include <utility>
 
 #include <fmt/format.h>
@@ -70,6 +71,7 @@ class ResponseTask::Cancellation {
  public:
   explicit Cancellation(GenerationService& service) : service_(service) {}
 
+  void reserve(size_t requests) { ids_.reserve(requests); }
   void add(RequestId id) { ids_.push_back(id); }
   void cancel() const {
     for (const RequestId id : ids_) service_.cancel(id);
@@ -98,25 +100,31 @@ ResponseTask::~ResponseTask() = default;
 
 void ResponseTask::start(const std::shared_ptr<ResponseTask>& task,
                          std::vector<GenerationRequest> requests) {
-  GenerationService& service = task->service_;
-  task->take_places(requests);
-  task->note_start(requests);
-  const std::shared_ptr<Cancellation>& cancellation = task->cancellation_;
-  for (size_t i = 0; i < requests.size(); ++i) {
-    task->observer_.on_validated(task->info_.validation,
-                                 static_cast<int64_t>(requests[i].prompt.size()),
-                                 requests[i].max_new_tokens);
-    const GenerationService::Submitted submitted =
-        service.submit(std::move(requests[i]), std::make_shared<TaskSink>(task, i));
-    if (submitted.admission != GenerationService::Admission::kAccepted) {
-      task->drop();
-      cancellation->cancel();
-      throw refusal_of(submitted, service);
-    }
-    cancellation->add(submitted.id);
+  try {
+    task->submit(task, requests);
+    task->open(requests.size());
+  } catch (...) {
+    task->drop();
+    throw;
   }
-  task->open(requests.size());
-  task->writer_->on_disconnect([cancellation = cancellation] { cancellation->cancel(); });
+}
+
+void ResponseTask::submit(const std::shared_ptr<ResponseTask>& self,
+                          std::vector<GenerationRequest>& requests) {
+  take_places(requests);
+  note_start(requests);
+  cancellation_->reserve(requests.size());
+  for (size_t i = 0; i < requests.size(); ++i) {
+    observer_.on_validated(info_.validation, static_cast<int64_t>(requests[i].prompt.size()),
+                           requests[i].max_new_tokens);
+    const GenerationService::Submitted submitted =
+        service_.submit(std::move(requests[i]), std::make_shared<TaskSink>(self, i));
+    if (submitted.admission != GenerationService::Admission::kAccepted) {
+      throw refusal_of(submitted, service_);
+    }
+    cancellation_->add(submitted.id);
+  }
+  writer_->on_disconnect([cancellation = cancellation_] { cancellation->cancel(); });
 }
 
 void ResponseTask::note_start(const std::vector<GenerationRequest>& requests) {
@@ -170,40 +178,68 @@ void ResponseTask::spend(int64_t tokens) const {
 }
 
 template <typename Event>
-void ResponseTask::deliver(Event event) {
+void ResponseTask::deliver(Event event) noexcept {
   const std::lock_guard lock(mutex_);
-  if (state_ == State::kStarting) {
-    early_.emplace_back(std::move(event));
-  } else if (state_ == State::kOpen) {
-    event();
+  try {
+    if (state_ == State::kStarting) {
+      early_.emplace_back(std::move(event));
+    } else if (state_ == State::kOpen) {
+      event();
+    }
+  } catch (...) {
+    break_off();
+  }
+}
+
+void ResponseTask::break_off() noexcept {
+  // Before it is open, start() sees to the rest.
+  if (std::exchange(state_, State::kDone) == State::kStarting) return;
+  places_.give_back();
+  early_.clear();
+  cancellation_->cancel();
+  try {
+    const ApiError error = no_memory_error();
+    observer_.on_failure(failure_label(error.kind()));
+    note_error(*writer_, error);
+    writer_->note([](RequestNote& note) { note.failed = true; });
+    failed(error);
+  } catch (...) {
+    writer_.reset();  // whose last words need no memory
   }
 }
 
 void ResponseTask::open(size_t generations) {
   const std::lock_guard lock(mutex_);
-  state_ = State::kOpen;
-  running_ = generations;
-  last_token_.resize(generations);
-  opened(generations);
-  for (const std::function<void()>& event : early_) {
-    if (state_ == State::kOpen) event();
+  if (state_ == State::kDone) throw no_memory_error();
+  try {
+    state_ = State::kOpen;
+    running_ = generations;
+    last_token_.resize(generations);
+    opened(generations);
+    for (const std::function<void()>& event : early_) {
+      if (state_ == State::kOpen) event();
+    }
+    early_.clear();
+  } catch (...) {
+    break_off();
   }
-  early_ = {};
 }
 
+// Before it was opened: nothing has been answered.
 void ResponseTask::drop() {
   const std::lock_guard lock(mutex_);
   state_ = State::kDone;
   places_.give_back();
-  early_ = {};
+  early_.clear();
+  cancellation_->cancel();
 }
 
-void ResponseTask::take_prompt(size_t index, std::vector<TokenInfo> tokens) {
+void ResponseTask::take_prompt(size_t index, std::vector<TokenInfo> tokens) noexcept {
   deliver(
       [this, index, tokens = std::move(tokens)]() mutable { on_prompt(index, std::move(tokens)); });
 }
 
-void ResponseTask::take_token(size_t index, GeneratedToken token) {
+void ResponseTask::take_token(size_t index, GeneratedToken token) noexcept {
   deliver([this, index, token = std::move(token)]() mutable {
     observe_token(index);
     spend(1);
@@ -211,7 +247,7 @@ void ResponseTask::take_token(size_t index, GeneratedToken token) {
   });
 }
 
-void ResponseTask::take_end(size_t index, GenerationEnd end) {
+void ResponseTask::take_end(size_t index, GenerationEnd end) noexcept {
   deliver([this, index, end = std::move(end)]() mutable { finish_one(index, std::move(end)); });
 }
 
@@ -279,14 +315,19 @@ void WholeResponse::on_end(size_t index, GenerationEnd end) {
 }
 
 void WholeResponse::all_ended(const RequestReport& report) {
-  if (size_of(generations_) <= kSmallResponse)
-    return writer().respond(build_(generations_, report));
+  if (size_of(generations_) <= kSmallResponse) return answer(report);
   const auto self = std::static_pointer_cast<WholeResponse>(shared_from_this());
-  workers_.try_run(
-      {.flow = info().adapter,
-       .run = [self, report](
-                  Claim&) { self->writer().respond(self->build_(self->generations_, report)); },
-       .always = true});
+  workers_.try_run({.flow = info().adapter,
+                    .run = [self, report](Claim&) { self->answer(report); },
+                    .always = true});
+}
+
+void WholeResponse::answer(const RequestReport& report) {
+  try {
+    writer().respond(build_(generations_, report));
+  } catch (const std::bad_alloc&) {
+    failed(no_memory_error());
+  }
 }
 
 void WholeResponse::failed(const ApiError& error) {

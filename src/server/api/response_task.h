@@ -4,7 +4,9 @@
 // when the client has gone owns neither: nothing is left once the engine has ended the generations,
 // whoever else has gone before.
 //
-// The generations of a response end together: where one fails, those left are cancelled.
+// The generations of a response end together: where one fails, those left are cancelled. So it is
+// where there is no memory for what the engine says: the response then ends with that error, or, if
+// not even that can be said, is cut short.
 #pragma once
 
 #include <chrono>
@@ -54,9 +56,9 @@ class ResponseTask : public std::enable_shared_from_this<ResponseTask> {
                     std::vector<GenerationRequest> requests);
 
   // From the engine, for the generation of request `index`.
-  void take_prompt(size_t index, std::vector<TokenInfo> tokens);
-  void take_token(size_t index, GeneratedToken token);
-  void take_end(size_t index, GenerationEnd end);
+  void take_prompt(size_t index, std::vector<TokenInfo> tokens) noexcept;
+  void take_token(size_t index, GeneratedToken token) noexcept;
+  void take_end(size_t index, GenerationEnd end) noexcept;
 
  protected:
   // All are called one after the other, from the first on.
@@ -80,9 +82,13 @@ class ResponseTask : public std::enable_shared_from_this<ResponseTask> {
 
   // Runs the event now, or as soon as start() has succeeded; never once the task is done.
   template <typename Event>
-  void deliver(Event event);
+  void deliver(Event event) noexcept;
+  // With the lock held, where memory was short.
+  void break_off() noexcept;
   void note_start(const std::vector<GenerationRequest>& requests);
   void note_end(const GenerationEnd& end);
+  void submit(const std::shared_ptr<ResponseTask>& self, std::vector<GenerationRequest>& requests);
+  // Throws ApiError if memory was short for what has come before.
   void open(size_t generations);
   void drop();
   void finish_one(size_t index, GenerationEnd end);
@@ -127,6 +133,7 @@ class WholeResponse final : public ResponseTask {
   void on_end(size_t index, GenerationEnd end) override;
   void all_ended(const RequestReport& report) override;
   void failed(const ApiError& error) override;
+  void answer(const RequestReport& report);
 
   WorkerPool& workers_;
   Build build_;

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/threads.h"
 
 namespace lorax {
 
@@ -14,14 +15,21 @@ WorkerPool::WorkerPool(const Options& options, OnError on_error)
       tick_(std::max(options.stuck_after / 8, std::chrono::milliseconds(1))),
       places_({.places = options.most_pending}) {
   LORAX_CHECK(options.threads >= 1 && options.most_pending >= 1);
-  const std::lock_guard lock(mutex_);
-  for (int i = 0; i <= options.threads; ++i) start_thread();
-  watcher_ = std::thread([this] { watch(); });
+  try {
+    const std::lock_guard lock(mutex_);
+    for (int i = 0; i <= options.threads; ++i) start_thread();
+    watcher_ = lorax::start_thread("requests", [this] { watch(); });
+  } catch (...) {
+    end_threads();
+    throw;
+  }
 }
 
-WorkerPool::~WorkerPool() {
+WorkerPool::~WorkerPool() { end_threads(); }
+
+void WorkerPool::end_threads() {
   stop(std::chrono::milliseconds(0));
-  watcher_.join();
+  if (watcher_.joinable()) watcher_.join();
   // Each moves itself to those that have ended.
   std::unique_lock lock(mutex_);
   ended_.wait(lock, [this] { return threads_.empty(); });
@@ -29,17 +37,32 @@ WorkerPool::~WorkerPool() {
 }
 
 FairPlaces::Answer WorkerPool::try_run(Work work) {
+  // What throws for want of memory does so before the books have changed.
+  Pieces made;
+  Piece& piece = made[0];
+  piece.places_flow = places_flow_of(work);
+  piece.work = std::move(work);
   const std::lock_guard lock(mutex_);
   if (stopping_) return {.taken = false, .retry_after = std::chrono::seconds(1)};
-  const FairPlaces::Answer answer = work.always ? FairPlaces::Answer{.taken = true}
-                                                : places_.take(places_flow_of(work), Clock::now());
+  const FairPlaces::Answer answer = piece.work.always
+                                        ? FairPlaces::Answer{.taken = true}
+                                        : places_.take(piece.places_flow, Clock::now());
   if (!answer.taken) return answer;
   const uint64_t id = ++last_id_;
-  FairQueue::Client& client = client_of(work);
+  try {
+    piece.client = &queue_.client(piece.work.flow, piece.work.tenant);
+    queue_.push(*piece.client, id);
+  } catch (...) {
+    if (piece.client != nullptr) queue_.rest(*piece.client);
+    if (!piece.work.always) places_.give_back(piece.places_flow, Clock::now());
+    throw;
+  }
+  FairQueue::Client& client = *piece.client;
   const bool watches_nothing = waiting_.empty() && running_.empty();
-  waiting_[id].work = std::move(work);
+  Pieces::node_type node = made.extract(made.begin());
+  node.key() = id;
+  waiting_.insert(std::move(node));
   ++unfinished_;
-  queue_.push(client, id);
   refresh_readiness(client);
   work_.notify_one();
   if (watches_nothing) watched_.notify_one();
@@ -68,9 +91,11 @@ bool WorkerPool::stop(std::chrono::milliseconds wait) {
 void WorkerPool::start_thread() {
   for (std::thread& thread : ended_threads_) thread.join();  // they have let go of the lock
   ended_threads_.clear();
+  Threads made(1);
+  const auto self = made.begin();
+  *self = lorax::start_thread("requests", [this, self] { serve(self); });  // it waits for the lock
+  threads_.splice(threads_.end(), made);
   ++serving_;
-  const auto self = threads_.emplace(threads_.end());
-  *self = std::thread([this, self] { serve(self); });
 }
 
 // --- A worker's thread -----------------------------------------------------------------------
@@ -88,7 +113,10 @@ void WorkerPool::serve(Threads::iterator self) {
     try {
       piece->second.work.run(*piece->second.claim);
     } catch (...) {
-      on_error_(std::current_exception());
+      try {
+        on_error_(std::current_exception());
+      } catch (...) {  // out of memory: the writer that goes tells the client
+      }
     }
     // What it holds goes without the lock: it may be much, or call back.
     piece->second.work.run = nullptr;
@@ -118,10 +146,7 @@ bool WorkerPool::has_thread(const FairQueue::Client& client) const {
   int64_t begun = client.running();
   if (begun < options_.threads) return true;
   for (const auto& [id, piece] : running_) {
-    if (piece.stuck && piece.work.flow == client.name() &&
-        piece.work.tenant == client.flow_name()) {
-      --begun;
-    }
+    if (piece.stuck && piece.client == &client) --begun;
   }
   return begun < options_.threads;
 }
@@ -132,8 +157,11 @@ void WorkerPool::refresh_readiness(FairQueue::Client& client) {
 }
 
 void WorkerPool::refresh_readiness() {
-  std::vector<FairQueue::Client*> clients(queue_.waiting().begin(), queue_.waiting().end());
-  for (FairQueue::Client* client : clients) refresh_readiness(*client);
+  // One that becomes ready may move, which leaves the others where they are.
+  for (auto next = queue_.waiting().begin(); next != queue_.waiting().end();) {
+    FairQueue::Client* const client = *next++;
+    refresh_readiness(*client);
+  }
 }
 
 // Few are passed over: a flow that has its threads keeps its turn, and its counter.
@@ -159,7 +187,7 @@ WorkerPool::Pieces::iterator WorkerPool::begin_next() {
 
 WorkerPool::Pieces::node_type WorkerPool::finish(Pieces::iterator piece) {
   const Clock::time_point now = Clock::now();
-  FairQueue::Client& client = client_of(piece->second.work);
+  FairQueue::Client& client = *piece->second.client;
   queue_.charge(client, (now - piece->second.begun).count());
   queue_.stop(client);
   const bool was_stuck = piece->second.stuck;
@@ -169,7 +197,7 @@ WorkerPool::Pieces::node_type WorkerPool::finish(Pieces::iterator piece) {
     --all_stuck_;
     ++serving_;
   }
-  if (!piece->second.work.always) places_.give_back(places_flow_of(piece->second.work), now);
+  if (!piece->second.work.always) places_.give_back(piece->second.places_flow, now);
   Pieces::node_type done = running_.extract(piece);
   if (was_stuck) refresh_readiness();
   queue_.rest(client);
@@ -189,15 +217,28 @@ void WorkerPool::watch() {
       watched_.wait_for(lock, tick_);
     }
     const Clock::time_point now = Clock::now();
-    note_stuck(now);
-    std::vector<std::function<void()>> calls;
-    collect_late(now, calls);
-    if (calls.empty()) continue;
+    Late late;
+    try {
+      note_stuck(now);
+      collect_late(now, late);
+    } catch (const std::exception&) {  // out of memory, or of threads: the next look goes on
+    }
+    if (late.calls.empty() && late.dropped.empty()) continue;
     lock.unlock();
-    for (const std::function<void()>& call : calls) call();
-    calls.clear();
+    tell(late);
     lock.lock();
   }
+}
+
+void WorkerPool::tell(Late& late) noexcept {
+  for (const std::function<void()>& call : late.calls) {
+    try {
+      call();
+    } catch (...) {  // out of memory: the writer that goes tells the client
+    }
+  }
+  late.calls.clear();
+  late.dropped.clear();
 }
 
 void WorkerPool::note_stuck(Clock::time_point now) {
@@ -206,20 +247,21 @@ void WorkerPool::note_stuck(Clock::time_point now) {
     // One that only computes has the processor that another thread would need.
     if (piece.stuck || piece.work.place.empty()) continue;
     if (now - piece.begun < options_.stuck_after) continue;
-    any = piece.stuck = true;
     ++stuck_[piece.work.place];
+    any = piece.stuck = true;
     ++all_stuck_;
     --serving_;
-    if (!stopping_) start_thread();
   }
   if (any) refresh_readiness();
+  // One for each that is stuck, now or as soon as the system gives it.
+  while (!stopping_ && serving_ <= options_.threads) start_thread();
 }
 
-void WorkerPool::collect_late(Clock::time_point now, std::vector<std::function<void()>>& calls) {
+void WorkerPool::collect_late(Clock::time_point now, Late& late) {
   const auto take = [&](Piece& piece, bool begun) {
     piece.told = true;
     if (piece.claim->take() && piece.work.late) {
-      calls.emplace_back([late = std::move(piece.work.late), begun] { late(begun); });
+      late.calls.emplace_back([call = std::move(piece.work.late), begun] { call(begun); });
     }
   };
   for (auto& [id, piece] : running_) {
@@ -229,22 +271,20 @@ void WorkerPool::collect_late(Clock::time_point now, std::vector<std::function<v
     const auto piece = next++;
     if (now < piece->second.work.deadline) continue;
     take(piece->second, !may_begin(piece->second));
-    // It is destroyed without the lock.
-    calls.emplace_back([run = std::move(piece->second.work.run)] {});
-    forget(piece);
+    late.dropped.insert(forget(piece));
   }
 }
 
-void WorkerPool::forget(Pieces::iterator piece) {
-  FairQueue::Client& client = client_of(piece->second.work);
+WorkerPool::Pieces::node_type WorkerPool::forget(Pieces::iterator piece) {
+  FairQueue::Client& client = *piece->second.client;
   queue_.remove(client, piece->first);
-  if (!piece->second.work.always)
-    places_.give_back(places_flow_of(piece->second.work), Clock::now());
-  waiting_.erase(piece);
+  if (!piece->second.work.always) places_.give_back(piece->second.places_flow, Clock::now());
+  Pieces::node_type forgotten = waiting_.extract(piece);
   if (--unfinished_ == 0) idle_.notify_all();
   refresh_readiness(client);
   queue_.rest(client);
   work_.notify_one();
+  return forgotten;
 }
 
 }  // namespace lorax

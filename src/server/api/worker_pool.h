@@ -79,7 +79,7 @@ class WorkerPool {
   int threads() const { return options_.threads; }
 
   // Queues the work. From any thread; never blocks. If too much is pending the work is destroyed,
-  // and the answer says when to come again.
+  // and the answer says when to come again. Throws std::bad_alloc, with the work destroyed.
   FairPlaces::Answer try_run(Work work);
 
   // Whether within that time all is done, and nothing is held of it any more.
@@ -93,22 +93,31 @@ class WorkerPool {
   struct Piece {
     Work work;
     std::shared_ptr<Claim> claim = std::make_shared<Claim>();
-    Clock::time_point begun;  // of one that runs
+    std::string places_flow;
+    FairQueue::Client* client = nullptr;  // known as long as this waits or runs
+    Clock::time_point begun;              // of one that runs
     bool stuck = false;
     bool told = false;  // late() has been called
   };
   using Pieces = std::map<uint64_t, Piece>;
 
+  // Those whose time is up: what they are to be told, and what of them is to be destroyed.
+  struct Late {
+    std::vector<std::function<void()>> calls;
+    Pieces dropped;
+  };
+
   using Threads = std::list<std::thread>;
 
+  static void tell(Late& late) noexcept;
   void serve(Threads::iterator self);
   void watch();
   // All below: with the lock.
+  // Throws Error where the system gives none.
   void start_thread();
   bool may_begin(const Piece& piece) const;
   // Whether a flow may begin one more now.
   bool has_thread(const FairQueue::Client& client) const;
-  FairQueue::Client& client_of(const Work& work) { return queue_.client(work.flow, work.tenant); }
   static std::string places_flow_of(const Work& work) { return work.tenant + '\n' + work.flow; }
   // A flow is ready while its place answers.
   void refresh_readiness();
@@ -118,11 +127,12 @@ class WorkerPool {
   Pieces::iterator begin_next();
   // The piece, to be destroyed without the lock.
   Pieces::node_type finish(Pieces::iterator piece);
-  void forget(Pieces::iterator piece);
+  Pieces::node_type forget(Pieces::iterator piece);
+  void end_threads();
   // Threads that are stuck from now on.
   void note_stuck(Clock::time_point now);
-  // Takes the claims of those whose time is up, and what they are to be told.
-  void collect_late(Clock::time_point now, std::vector<std::function<void()>>& calls);
+  // Takes the claims of those whose time is up.
+  void collect_late(Clock::time_point now, Late& late);
 
   const Options options_;
   const OnError on_error_;

@@ -53,9 +53,10 @@ struct RequestNote {
 
 // The one response to a request. All functions may be called from any thread, and none blocks: what
 // is written is queued for the connection. Dropping the last reference without a response answers
-// 500; dropping it between begin() and finish() closes the connection, so that the client sees a
-// response cut short. Calls after the response has ended do nothing, and neither does a second
-// respond() or begin().
+// 500 (503 where memory is short); dropping it between begin() and finish() closes the connection,
+// so that the client sees a response cut short. Calls after the response has ended do nothing, and
+// neither does a second respond() or begin(). One that throws std::bad_alloc has done nothing;
+// dropping the writer needs no memory: without any, the connection is closed.
 class ResponseWriter {
  public:
   virtual ~ResponseWriter() = default;
@@ -83,7 +84,7 @@ class ResponseWriter {
 };
 
 // Called on a thread of the transport, which serves other connections too: it must not block. What
-// it throws is answered with 500.
+// it throws is answered with 500, std::bad_alloc with 503.
 using HttpHandler =
     std::function<void(HttpRequest request, std::shared_ptr<ResponseWriter> writer)>;
 

@@ -10,8 +10,9 @@
 
 #include <fmt/format.h>
 #include <boost/asio/buffer.hpp>
-#include <boost/asio/post.hpp>
 
+#include "base/out_of_memory.h"
+#include "server/http/completion.h"
 #include "server/http/http_error.h"
 #include "server/http/http_wire.h"
 
@@ -43,17 +44,6 @@ void set_socket_options(asio::ip::tcp::socket& socket, std::chrono::milliseconds
   set(TCP_USER_TIMEOUT, static_cast<int>(write_timeout.count()));
 }
 
-// Precondition: an exception is being handled.
-std::string message_of_current_exception() {
-  try {
-    throw;
-  } catch (const std::exception& error) {
-    return error.what();
-  } catch (...) {
-    return "something that is no std::exception was thrown";
-  }
-}
-
 }  // namespace
 
 std::string address_of(const asio::ip::tcp::socket& socket) {
@@ -64,31 +54,55 @@ std::string address_of(const asio::ip::tcp::socket& socket) {
 
 HttpConnection::HttpConnection(asio::ip::tcp::socket socket, const HttpServerOptions& options,
                                const HttpHandler& handler,
-                               const std::function<void(HttpConnection&)>& closed)
+                               const std::function<void(HttpConnection&)>& closed, HttpLoop& loop)
     : socket_(std::move(socket)),
       timer_(socket_.get_executor()),
       options_(options),
       handler_(handler),
-      closed_callback_(closed) {}
+      closed_callback_(closed),
+      loop_(loop) {}
 
-void HttpConnection::start() { schedule(&HttpConnection::open); }
-void HttpConnection::refuse() { schedule(&HttpConnection::send_refusal); }
-void HttpConnection::drain() { schedule(&HttpConnection::begin_drain); }
-void HttpConnection::abort() { schedule(&HttpConnection::disconnect); }
-void HttpConnection::close_if_idle() { schedule(&HttpConnection::close_idle); }
+void HttpConnection::schedule(Task task) noexcept {
+  const auto bit = static_cast<unsigned>(task);
+  if (tasks_.fetch_or(bit) == 0) loop_.wake(shared_from_this());
+}
 
-void HttpConnection::schedule(Step step) {
-  asio::post(socket_.get_executor(), [self = shared_from_this(), step] { self->guarded(step); });
+void HttpConnection::wake_up() noexcept {
+  const unsigned tasks = tasks_.exchange(0);
+  const auto run = [&](Task task, Step step) {
+    if ((tasks & static_cast<unsigned>(task)) != 0) guarded(step);
+  };
+  run(Task::kOpen, &HttpConnection::open);
+  run(Task::kRefuse, &HttpConnection::send_refusal);
+  run(Task::kPump, &HttpConnection::pump);
+  run(Task::kDrain, &HttpConnection::begin_drain);
+  run(Task::kCloseIfIdle, &HttpConnection::close_idle);
+  run(Task::kDisconnect, &HttpConnection::disconnect);
+}
+
+template <typename Function>
+auto HttpConnection::completion(Function function) {
+  return Completion(shared_from_this(), [function](HttpConnection& self, auto... arguments) {
+    self.guarded(function, arguments...);
+  });
 }
 
 // Calls a function of this connection. What it throws (memory that ran out) costs the connection.
 template <typename Function, typename... Args>
-void HttpConnection::guarded(Function function, Args... args) {
+void HttpConnection::guarded(Function function, Args... args) noexcept {
   try {
     (this->*function)(args...);
-  } catch (const std::exception& error) {
+  } catch (...) {
+    const std::string message = message_of(std::current_exception());
     disconnect();
-    if (options_.error_log) options_.error_log(fmt::format("connection lost: {}", error.what()));
+    report("connection lost: ", message);
+  }
+}
+
+void HttpConnection::report(std::string_view what, std::string_view message) noexcept {
+  try {
+    if (options_.error_log) options_.error_log(fmt::format("{}{}", what, message));
+  } catch (...) {  // out of memory: a line costs nobody anything
   }
 }
 
@@ -116,10 +130,7 @@ void HttpConnection::read() {
   const size_t room = in_body || lingering_ ? kReadBodyBytes : kReadBytes;
   if (received_.size() != room) received_ = std::vector<char>(room);
   reading_ = true;
-  socket_.async_read_some(asio::buffer(received_),
-                          [self = shared_from_this()](error_code error, size_t bytes) {
-                            self->guarded(&HttpConnection::on_read, error, bytes);
-                          });
+  socket_.async_read_some(asio::buffer(received_), completion(&HttpConnection::on_read));
 }
 
 void HttpConnection::on_read(error_code error, size_t bytes) {
@@ -177,10 +188,12 @@ void HttpConnection::dispatch() {
   try {
     handler_(std::move(request), writer);
   } catch (...) {
-    writer->respond(error_response(record_.path, 500, "the server failed on this request"));
+    const std::exception_ptr error = std::current_exception();
+    writer->respond(is_out_of_memory(error)
+                        ? out_of_memory_response(record_.path)
+                        : error_response(record_.path, 500, "the server failed on this request"));
     if (options_.error_log) {
-      options_.error_log(
-          fmt::format("{} {}: {}", record_.method, record_.path, message_of_current_exception()));
+      options_.error_log(fmt::format("{} {}: {}", record_.method, record_.path, message_of(error)));
     }
   }
   if (input_ended_) return check_half_closed();
@@ -218,8 +231,7 @@ void HttpConnection::begin_exchange(bool keep_alive) {
   clear_deadline();
   if (in_.size() == 0 && in_.capacity() > kReadBodyBytes / 2) in_.shrink_to_fit();
   // The exchange forgets the function before this connection ends.
-  exchange_ =
-      std::make_shared<HttpExchange>(std::move(terms), [this] { schedule(&HttpConnection::pump); });
+  exchange_ = std::make_shared<HttpExchange>(std::move(terms), [this] { schedule(Task::kPump); });
 }
 
 // The client has closed its sending side, at least (see http_server.h).
@@ -231,10 +243,12 @@ void HttpConnection::check_half_closed() {
 void HttpConnection::watch_for_reset() {
   if (watching_) return;
   watching_ = true;
-  socket_.async_wait(asio::socket_base::wait_error, [self = shared_from_this()](error_code error) {
-    self->watching_ = false;
-    if (!error) self->guarded(&HttpConnection::disconnect);
-  });
+  socket_.async_wait(asio::socket_base::wait_error, completion(&HttpConnection::on_reset));
+}
+
+void HttpConnection::on_reset(error_code error) {
+  watching_ = false;
+  if (!error) disconnect();
 }
 
 // --- Responses -------------------------------------------------------------------------------
@@ -258,9 +272,7 @@ void HttpConnection::write() {
 
 void HttpConnection::write_some() {
   socket_.async_write_some(asio::buffer(out_.data() + out_sent_, out_.size() - out_sent_),
-                           [self = shared_from_this()](error_code error, size_t bytes) {
-                             self->guarded(&HttpConnection::on_write, error, bytes);
-                           });
+                           completion(&HttpConnection::on_write));
 }
 
 void HttpConnection::on_write(error_code error, size_t bytes) {
@@ -297,7 +309,7 @@ void HttpConnection::response_sent() {
   read();
 }
 
-void HttpConnection::log(bool complete) {
+void HttpConnection::log(bool complete) noexcept {
   if (!options_.access_log) return;
   record_.status = exchange_->status();
   if (record_.status == 0) record_.status = 499;
@@ -306,7 +318,7 @@ void HttpConnection::log(bool complete) {
   record_.duration = Clock::now() - request_start_;
   try {
     options_.access_log(record_);
-  } catch (const std::exception&) {  // a log that fails costs nobody an answer
+  } catch (...) {  // a log that fails costs nobody an answer
   }
 }
 
@@ -342,7 +354,7 @@ void HttpConnection::linger() {
 }
 
 // The client is gone, or must go.
-void HttpConnection::disconnect() {
+void HttpConnection::disconnect() noexcept {
   if (closed_) return;
   const std::shared_ptr<HttpExchange> exchange = exchange_;
   if (exchange) log(false);
@@ -350,8 +362,9 @@ void HttpConnection::disconnect() {
   if (!exchange) return;
   try {
     exchange->disconnect();
-  } catch (const std::exception& error) {
-    if (options_.error_log) options_.error_log(fmt::format("on_disconnect: {}", error.what()));
+  } catch (...) {
+    const std::string message = message_of(std::current_exception());
+    report("on_disconnect: ", message);
   }
 }
 
@@ -377,13 +390,11 @@ void HttpConnection::arm_timer() {
   if (closed_ || next >= timer_set_for_) return;
   timer_set_for_ = next;
   timer_.expires_at(next);
-  timer_.async_wait([self = shared_from_this()](error_code error) {
-    if (!error) self->guarded(&HttpConnection::on_timer);
-  });
+  timer_.async_wait(completion(&HttpConnection::on_timer));
 }
 
-void HttpConnection::on_timer() {
-  if (closed_) return;
+void HttpConnection::on_timer(error_code error) {
+  if (closed_ || error) return;
   timer_set_for_ = Clock::time_point::max();
   const Clock::time_point now = Clock::now();
   if (now >= deadline_) {

@@ -53,4 +53,10 @@ HttpResponse error_response(std::string_view path, int status, std::string_view 
   return response;
 }
 
+HttpResponse out_of_memory_response(std::string_view path) {
+  HttpResponse response = error_response(path, 503, kOutOfMemoryMessage);
+  response.headers.emplace_back("retry-after", "1");
+  return response;
+}
+
 }  // namespace lorax

@@ -16,4 +16,11 @@ namespace lorax {
 // and codes follow from the status.
 HttpResponse error_response(std::string_view path, int status, std::string_view message);
 
+// 503, with Retry-After: an allocation that this request needs has failed.
+HttpResponse out_of_memory_response(std::string_view path);
+
+// What clients are told then.
+inline constexpr std::string_view kOutOfMemoryMessage =
+    "the server is out of memory for this request; try again later, or ask for less";
+
 }  // namespace lorax

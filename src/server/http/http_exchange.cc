@@ -1,8 +1,11 @@
 #include "server/http/http_exchange.h"
 
+#include <algorithm>
+
 #include <boost/algorithm/string/predicate.hpp>
 
 #include "base/check.h"
+#include "base/out_of_memory.h"
 #include "server/http/http_error.h"
 #include "server/http/http_wire.h"
 
@@ -11,6 +14,8 @@ namespace {
 
 constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
 constexpr std::string_view kComment = ":\n\n";
+// What a chunk takes beside its bytes, at most.
+constexpr size_t kChunkFrame = 32;
 
 class ExchangeWriter final : public ResponseWriter {
  public:
@@ -48,27 +53,35 @@ void HttpExchange::respond(HttpResponse response) {
   std::function<void()> unused;  // destroyed after the lock is gone
   const std::lock_guard lock(mutex_);
   if (stage_ != Stage::kWaiting) return;
+  if (!dropping_) {
+    std::string& body = response.body;
+    const std::string head =
+        make_head(response.status, response.headers, response.content_type, body.size());
+    if (bodyless_) body.clear();
+    make_room(head.size() + body.size());
+    queue_ += head;
+    queue_ += body;
+  }
   unused.swap(on_disconnect_);
   stage_ = Stage::kEnded;
-  if (dropping_) return;
-  const uint64_t length = response.body.size();
-  queue_head(response.status, response.headers, response.content_type, length);
-  if (!bodyless_) queue_ += response.body;
-  wake();
+  if (!dropping_) wake();
 }
 
 void HttpExchange::begin(int status, std::vector<std::pair<std::string, std::string>> headers,
                          std::string content_type) {
   const std::lock_guard lock(mutex_);
   if (stage_ != Stage::kWaiting) return;
+  if (!dropping_) {
+    chunked_ = terms_.http11;
+    // Without chunks, the end of the connection is the end of the body.
+    if (!chunked_) terms_.keep_alive = false;
+    event_stream_ = boost::istarts_with(content_type, "text/event-stream");
+    const std::string head = make_head(status, headers, content_type, std::nullopt);
+    make_room(head.size());
+    queue_ += head;
+  }
   stage_ = Stage::kBegun;
-  if (dropping_) return;
-  chunked_ = terms_.http11;
-  // Without chunks, the end of the connection is the end of the body.
-  if (!chunked_) terms_.keep_alive = false;
-  event_stream_ = boost::istarts_with(content_type, "text/event-stream");
-  queue_head(status, headers, content_type, std::nullopt);
-  wake();
+  if (!dropping_) wake();
 }
 
 void HttpExchange::write(std::string bytes) {
@@ -90,11 +103,13 @@ void HttpExchange::finish() {
   std::function<void()> unused;
   const std::lock_guard lock(mutex_);
   if (stage_ != Stage::kBegun) return;
+  if (!dropping_ && chunked_ && !bodyless_) {
+    make_room(kLastChunk.size());
+    queue_ += kLastChunk;
+  }
   unused.swap(on_disconnect_);
   stage_ = Stage::kEnded;
-  if (dropping_) return;
-  if (chunked_ && !bodyless_) queue_ += kLastChunk;
-  wake();
+  if (!dropping_) wake();
 }
 
 void HttpExchange::on_disconnect(std::function<void()> callback) {
@@ -114,19 +129,29 @@ void HttpExchange::note(const std::function<void(RequestNote&)>& change) {
   change(note_);
 }
 
-void HttpExchange::abandon() {
+void HttpExchange::abandon() noexcept {
   std::function<void()> unused;
+  const auto cut = [this] {
+    if (stage_ == Stage::kEnded) return;
+    if (stage_ == Stage::kWaiting) status_ = 503;  // for the log: nothing can be said
+    stage_ = Stage::kEnded;
+    cut_ = true;
+    wake();
+  };
   {
     const std::lock_guard lock(mutex_);
     unused.swap(on_disconnect_);
-    if (stage_ == Stage::kBegun) {
-      stage_ = Stage::kEnded;
-      cut_ = true;
-      wake();
-    }
+    if (stage_ == Stage::kBegun) cut();
     if (stage_ == Stage::kEnded || dropping_) return;
   }
-  respond(error_response(terms_.path, 500, "the server dropped this request"));
+  try {
+    respond(has_memory_reserve()
+                ? error_response(terms_.path, 500, "the server dropped this request")
+                : out_of_memory_response(terms_.path));
+  } catch (...) {  // out of memory
+    const std::lock_guard lock(mutex_);
+    cut();
+  }
 }
 
 // --- Connection's side -----------------------------------------------------------------------
@@ -151,6 +176,7 @@ bool HttpExchange::queue_sign_of_life() {
   if (stage_ == Stage::kEnded || dropping_) return false;
   if (stage_ == Stage::kWaiting) {
     if (!terms_.http11) return false;
+    make_room(kContinue.size());
     queue_ += kContinue;
   } else {
     if (!event_stream_ || bodyless_) return false;
@@ -217,7 +243,13 @@ void HttpExchange::wake() {
   wake_();
 }
 
+void HttpExchange::make_room(size_t bytes) {
+  const size_t need = queue_.size() + bytes;
+  if (need > queue_.capacity()) queue_.reserve(std::max(need, 2 * queue_.capacity()));
+}
+
 void HttpExchange::append_body(std::string_view bytes) {
+  make_room(bytes.size() + kChunkFrame);
   if (chunked_) {
     append_chunk(queue_, bytes);
   } else {
@@ -225,9 +257,10 @@ void HttpExchange::append_body(std::string_view bytes) {
   }
 }
 
-void HttpExchange::queue_head(int status,
-                              const std::vector<std::pair<std::string, std::string>>& headers,
-                              std::string_view content_type, std::optional<uint64_t> body_length) {
+std::string HttpExchange::make_head(int status,
+                                    const std::vector<std::pair<std::string, std::string>>& headers,
+                                    std::string_view content_type,
+                                    std::optional<uint64_t> body_length) {
   LORAX_CHECK(status >= 200 && status <= 599, "status {}", status);
   status_ = status;
   bodyless_ = terms_.head || has_no_body(status);
@@ -242,7 +275,9 @@ void HttpExchange::queue_head(int status,
     head.body_length = body_length;
     head.chunked = chunked_;
   }
-  append_response_head(queue_, head);
+  std::string bytes;
+  append_response_head(bytes, head);
+  return bytes;
 }
 
 }  // namespace lorax

@@ -1,4 +1,4 @@
-// One response on its way from the threads of handlers to the strand of its connection.
+// One response on its way from the threads of handlers to the thread of its connection.
 #pragma once
 
 #include <cstddef>
@@ -26,12 +26,12 @@ struct ResponseTerms {
   size_t max_queued_bytes = 0;  // of a response in parts, beside what is being sent
 };
 
-// The handlers' side may be called from any thread, the connection's side from its strand only.
+// The handlers' side may be called from any thread, the connection's side from its thread only.
 class HttpExchange {
  public:
   // `wake` is called, from any thread and with a lock held, when take() has something to give
   // after it had nothing, and when the queue has run over. It must only schedule a call of take(),
-  // and is not called after detach() and disconnect().
+  // must not throw, and is not called after detach() and disconnect().
   HttpExchange(ResponseTerms terms, std::function<void()> wake);
 
   // --- Handlers' side: see ResponseWriter ---
@@ -43,7 +43,7 @@ class HttpExchange {
   void on_disconnect(std::function<void()> callback);
   void note(const std::function<void(RequestNote&)>& change);
   // The writer is gone.
-  void abandon();
+  void abandon() noexcept;
 
   // --- Connection's side ---
   enum class Progress {
@@ -75,11 +75,13 @@ class HttpExchange {
  private:
   enum class Stage { kWaiting, kBegun, kEnded };
 
-  // With the lock held.
+  // With the lock held. Those that throw, for want of memory, have changed nothing of the queue.
   void wake();
+  // So that appending as many bytes does not throw.
+  void make_room(size_t bytes);
   void append_body(std::string_view bytes);
-  void queue_head(int status, const std::vector<std::pair<std::string, std::string>>& headers,
-                  std::string_view content_type, std::optional<uint64_t> body_length);
+  std::string make_head(int status, const std::vector<std::pair<std::string, std::string>>& headers,
+                        std::string_view content_type, std::optional<uint64_t> body_length);
 
   mutable std::mutex mutex_;
   ResponseTerms terms_;

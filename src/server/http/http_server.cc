@@ -3,6 +3,7 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <atomic>
 #include <condition_variable>
 #include <csignal>
 #include <exception>
@@ -14,16 +15,18 @@
 #include <vector>
 
 #include <fmt/format.h>
-#include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/ip/v6_only.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
-#include <boost/asio/strand.hpp>
 
 #include "base/error.h"
+#include "base/out_of_memory.h"
+#include "base/threads.h"
+#include "server/http/completion.h"
 #include "server/http/http_connection.h"
+#include "server/http/http_loop.h"
 #include "server/http/url.h"
 
 namespace lorax {
@@ -40,6 +43,8 @@ constexpr size_t kReservedFiles = 256;
 // Connections beyond the limit that are told so; those beyond these are only closed.
 constexpr size_t kMaxRefusals = 64;
 constexpr std::chrono::milliseconds kAcceptPause{50};
+// Between two attempts where there is no memory.
+constexpr std::chrono::milliseconds kMendPause{20};
 
 // As many connections as wanted, or as the limit of open files allows.
 size_t allowed_connections(size_t wanted) {
@@ -75,7 +80,7 @@ tcp::acceptor listen(asio::io_context& io, const std::string& hostname, uint16_t
   std::stable_partition(endpoints.begin(), endpoints.end(),
                         [](const tcp::endpoint& endpoint) { return endpoint.address().is_v4(); });
   for (const tcp::endpoint& endpoint : endpoints) {
-    tcp::acceptor acceptor(asio::make_strand(io));
+    tcp::acceptor acceptor(io);
     acceptor.open(endpoint.protocol(), error);
     if (!error) acceptor.set_option(asio::socket_base::reuse_address(true), error);
     if (!error && endpoint.address().is_v6()) {
@@ -96,9 +101,8 @@ class HttpServer::Impl {
   Impl(HttpServerOptions options, HttpHandler handler)
       : options_(std::move(options)),
         handler_(std::move(handler)),
-        io_(options_.threads),
-        work_(asio::make_work_guard(io_)),
-        acceptor_(listen(io_, options_.hostname, options_.port)),
+        loops_(make_loops()),
+        acceptor_(listen(loops_.front()->io(), options_.hostname, options_.port)),
         accept_pause_(acceptor_.get_executor()),
         port_(acceptor_.local_endpoint().port()) {
     options_.max_connections = allowed_connections(options_.max_connections);
@@ -116,18 +120,17 @@ class HttpServer::Impl {
   }
 
   void stop_accepting() {
-    std::vector<std::shared_ptr<HttpConnection>> open;
-    {
-      const std::lock_guard lock(mutex_);
-      if (std::exchange(stopping_, true)) return;
-      for (const auto& [_, entry] : connections_) open.push_back(entry.connection);
+    const std::lock_guard lock(mutex_);
+    if (std::exchange(stopping_, true)) return;
+    for (const auto& [_, entry] : connections_) entry.connection->drain();
+    try {
       asio::post(acceptor_.get_executor(), [this] {
         error_code ignored;
         acceptor_.close(ignored);
         accept_pause_.cancel();
       });
+    } catch (...) {  // out of memory: whoever comes is let go at once
     }
-    for (const auto& connection : open) connection->drain();
   }
 
   void stop(std::chrono::milliseconds timeout) {
@@ -141,9 +144,7 @@ class HttpServer::Impl {
       none_left_.wait(lock, none_left);
     }
     lock.unlock();
-    io_.stop();
-    for (std::thread& thread : threads_) thread.join();
-    threads_.clear();
+    end_threads();
   }
 
  private:
@@ -160,35 +161,149 @@ class HttpServer::Impl {
     sigset_t before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    for (int i = 0; i < options_.threads; ++i) threads_.emplace_back([this] { run(); });
+    threads_.reserve(static_cast<size_t>(options_.threads) + 1);
+    try {
+      for (int i = 0; i < options_.threads; ++i) {
+        threads_.push_back(start_thread("the HTTP server",
+                                        [this, i] { run(loops_[static_cast<size_t>(i)]->io()); }));
+      }
+      threads_.push_back(start_thread("the HTTP server", [this] { run_mender(); }));
+    } catch (...) {
+      pthread_sigmask(SIG_SETMASK, &before, nullptr);
+      end_threads();
+      throw;
+    }
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
   }
 
-  void run() {
-    while (!io_.stopped()) {
+  std::vector<std::unique_ptr<HttpLoop>> make_loops() {
+    std::vector<std::unique_ptr<HttpLoop>> loops;
+    for (int i = 0; i < options_.threads; ++i) {
+      loops.push_back(std::make_unique<HttpLoop>([this] { stumble(); }));
+    }
+    return loops;
+  }
+
+  void end_threads() {
+    for (const auto& loop : loops_) loop->io().stop();
+    {
+      const std::lock_guard lock(mend_mutex_);
+      mender_ends_ = true;
+      mend_wake_.notify_all();
+    }
+    for (std::thread& thread : threads_) thread.join();
+    threads_.clear();
+  }
+
+  void run(asio::io_context& io) noexcept {
+    while (!io.stopped()) {
       try {
-        io_.run();
-      } catch (const std::exception& error) {
-        report(error.what());
+        io.run();
+      } catch (...) {  // Asio had no memory; what it has lost thereby tells (Completion)
+        release_memory_reserve();
+        report(message_of(std::current_exception()));
       }
     }
   }
 
-  void report(std::string_view what) {
-    if (options_.error_log) options_.error_log(fmt::format("HTTP transport: {}", what));
+  void report(std::string_view what) noexcept {
+    try {
+      if (options_.error_log) options_.error_log(fmt::format("HTTP transport: {}", what));
+    } catch (...) {  // out of memory: a line costs nobody anything
+    }
+  }
+
+  // --- What was lost for want of memory ---------------------------------------------------------
+
+  void stumble() noexcept {
+    const std::lock_guard lock(mend_mutex_);
+    stumbled_ = true;
+    mend_wake_.notify_all();
+  }
+
+  // A thread of its own, since it waits for memory: nothing else may have to.
+  void run_mender() noexcept {
+    std::unique_lock lock(mend_mutex_);
+    while (true) {
+      mend_wake_.wait(lock, [this] { return stumbled_ || mender_ends_; });
+      if (mender_ends_) return;
+      stumbled_ = false;
+      lock.unlock();
+      const bool mended = mend();
+      lock.lock();
+      if (mended) continue;
+      stumbled_ = true;
+      mend_wake_.wait_for(lock, kMendPause, [this] { return mender_ends_; });
+    }
+  }
+
+  bool mend() noexcept {
+    bool mended = true;
+    for (const auto& loop : loops_) mended &= loop->mend();
+    if (!accept_is_lost_.exchange(false)) return mended;
+    try {
+      asio::post(acceptor_.get_executor(), [this] { accept_again(); });
+    } catch (...) {
+      release_memory_reserve();
+      accept_is_lost_ = true;
+      return false;
+    }
+    return mended;
+  }
+
+  template <typename Function>
+  auto completion(Function function) {
+    return Completion(this, [function](Impl&, auto&&... arguments) {
+      function(std::forward<decltype(arguments)>(arguments)...);
+    });
+  }
+
+  template <typename Owner, typename Function>
+  friend class lorax::Completion;
+  void handler_lost() noexcept {
+    accept_is_lost_ = true;
+    stumble();
   }
 
   // Waits for a client first: where no file is left, accepting fails even while nobody waits.
   void accept() {
-    acceptor_.async_wait(tcp::acceptor::wait_read, [this](error_code error) {
-      if (!acceptor_.is_open()) return;
+    acceptor_.async_wait(tcp::acceptor::wait_read,
+                         completion([this](error_code error) { on_waiting_client(error); }));
+  }
+
+  void accept_again() {
+    if (acceptor_.is_open()) accept_or_mend([this] { accept(); });
+  }
+
+  // What throws here would end the accepting.
+  template <typename Function>
+  void accept_or_mend(const Function& function) noexcept {
+    try {
+      function();
+    } catch (...) {
+      report(message_of(std::current_exception()));
+      handler_lost();
+    }
+  }
+
+  void on_waiting_client(error_code error) {
+    if (!acceptor_.is_open()) return;
+    accept_or_mend([&] {
       if (error) return pause_accepting(error);
-      acceptor_.async_accept(asio::make_strand(io_), [this](error_code failed, tcp::socket socket) {
-        if (!acceptor_.is_open()) return;
-        if (!failed) admit(std::move(socket));
-        if (failed && failed != asio::error::connection_aborted) return pause_accepting(failed);
-        accept();
-      });
+      next_loop_ = (next_loop_ + 1) % loops_.size();
+      acceptor_.async_accept(loops_[next_loop_]->io(),
+                             completion([this](error_code failed, tcp::socket socket) {
+                               on_accepted(failed, std::move(socket));
+                             }));
+    });
+  }
+
+  void on_accepted(error_code failed, tcp::socket socket) {
+    if (!acceptor_.is_open()) return;
+    accept_or_mend([&] {
+      if (failed && failed != asio::error::connection_aborted) return pause_accepting(failed);
+      if (!failed) admit(std::move(socket));
+      accept();
     });
   }
 
@@ -201,9 +316,7 @@ class HttpServer::Impl {
       evict_idle();
     }
     accept_pause_.expires_after(kAcceptPause);
-    accept_pause_.async_wait([this](error_code) {
-      if (acceptor_.is_open()) accept();
-    });
+    accept_pause_.async_wait(completion([this](error_code) { accept_again(); }));
   }
 
   void admit(tcp::socket socket) {
@@ -217,16 +330,27 @@ class HttpServer::Impl {
         refused = !evict_idle();
       }
       if (stopping_ || (refused && refusals_ >= kMaxRefusals)) return;
-      connection =
-          std::make_shared<HttpConnection>(std::move(socket), options_, handler_, on_closed_);
-      connections_.emplace(connection.get(),
-                           Entry{connection, address, refused, /*evicted=*/false});
-      refused ? ++refusals_ : ++by_address_[address];
+      connection = std::make_shared<HttpConnection>(std::move(socket), options_, handler_,
+                                                    on_closed_, *loops_[next_loop_]);
+      enter(connection, address, refused);
     }
     refused ? connection->refuse() : connection->start();
   }
 
-  // With the lock held, as what follows.
+  // With the lock held, as what follows. All books or none.
+  void enter(const std::shared_ptr<HttpConnection>& connection, const std::string& address,
+             bool refused) {
+    const auto of_address = refused ? by_address_.end() : by_address_.try_emplace(address).first;
+    try {
+      connections_.emplace(connection.get(),
+                           Entry{connection, address, refused, /*evicted=*/false});
+    } catch (...) {
+      if (!refused && of_address->second == 0) by_address_.erase(of_address);
+      throw;
+    }
+    refused ? ++refusals_ : ++of_address->second;
+  }
+
   bool has_too_many(const std::string& address) const {
     const auto found = by_address_.find(address);
     return options_.max_connections_per_address > 0 && found != by_address_.end() &&
@@ -268,6 +392,12 @@ class HttpServer::Impl {
     forget(connection);
   };
 
+  std::mutex mend_mutex_;
+  std::condition_variable mend_wake_;
+  bool stumbled_ = false;  // guarded by mend_mutex_, as the next
+  bool mender_ends_ = false;
+  std::atomic<bool> accept_is_lost_{false};
+
   mutable std::mutex mutex_;
   std::condition_variable none_left_;
   bool stopping_ = false;  // guarded by mutex_
@@ -276,8 +406,8 @@ class HttpServer::Impl {
   size_t refusals_ = 0;                                 // among them
   std::unordered_map<std::string, size_t> by_address_;  // the others
 
-  asio::io_context io_;
-  asio::executor_work_guard<asio::io_context::executor_type> work_;
+  std::vector<std::unique_ptr<HttpLoop>> loops_;  // of the threads
+  size_t next_loop_ = 0;  // of the acceptor's thread alone: who gets the next connection
   tcp::acceptor acceptor_;
   asio::steady_timer accept_pause_;
   const uint16_t port_;

@@ -1,9 +1,9 @@
 // The HTTP/1.1 transport: listens, reads requests, hands them to one handler (a Router), sends what
 // comes back. Handlers see http.h only.
 //
-// Threads: `threads` threads run everything; each connection has a strand, so that what happens to
-// it happens one after the other. Handlers are called there. A connection has one request at a time
-// with its handler; pipelined ones wait in the socket and are answered in order.
+// Threads: `threads` threads run everything; each connection is of one of them, so that what
+// happens to it happens one after the other. Handlers are called there. A connection has one
+// request at a time with its handler; pipelined ones wait in the socket and are answered in order.
 //
 // A client that goes while its response is pending is noticed at once, as a read is always under
 // way. One that has only closed its sending side (shutdown(SHUT_WR), "half-closed") looks the same

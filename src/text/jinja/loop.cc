@@ -7,12 +7,12 @@ namespace lorax::jinja {
 Loop::Loop(Budget& budget, Value items, Recurse recurse, int depth0)
     : budget_(budget),
       items_(std::move(items)),
-      cursor_(budget, items_),
+      cursor_(std::in_place, budget, items_),
       recurse_(std::move(recurse)),
       depth0_(depth0) {}
 
 std::optional<Value> Loop::next() {
-  std::optional<Value> item = has_peeked_ ? std::move(ahead_) : cursor_.next();
+  std::optional<Value> item = has_peeked_ ? std::move(ahead_) : take();
   has_peeked_ = false;
   ahead_.reset();
   if (!item) return item;
@@ -23,7 +23,7 @@ std::optional<Value> Loop::next() {
 }
 
 const std::optional<Value>& Loop::peek() {
-  if (!has_peeked_) ahead_ = cursor_.next();
+  if (!has_peeked_) ahead_ = take();
   has_peeked_ = ahead_.has_value();
   return ahead_;
 }
@@ -34,12 +34,12 @@ size_t Loop::length() {
   if (!length_) {
     // A generator: the rest is taken now, to be counted.
     std::vector<Value> rest;
-    while (auto item = cursor_.next()) {
+    while (auto item = take()) {
       budget_.allocate(sizeof(Value));
       rest.push_back(std::move(*item));
     }
     length_ = rest.size() + static_cast<size_t>(index0_ + 1) + (has_peeked_ ? 1 : 0);
-    cursor_ = Cursor(budget_, Value::list(std::move(rest)));
+    cursor_.emplace(budget_, Value::list(std::move(rest)));
   }
   return *length_;
 }
@@ -70,10 +70,10 @@ std::string Loop::text() const {
          integer_text(static_cast<Integer>(*length_)) + ">";
 }
 
-void Loop::finish() {
+void Loop::finish() noexcept {
   finished_ = true;
   recurse_ = nullptr;
-  cursor_ = Cursor(budget_, Value::list({}));
+  cursor_.reset();
   items_ = before_ = current_ = Value();
   ahead_.reset();
   has_peeked_ = false;

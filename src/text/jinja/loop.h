@@ -31,17 +31,18 @@ class Loop : public std::enable_shared_from_this<Loop> {
   std::string text() const;
 
   // After the last item: drops all items, so that a loop which outlives its statement holds
-  // nothing.
-  void finish();
+  // nothing. Called while exceptions pass, too, so it needs no memory.
+  void finish() noexcept;
 
  private:
+  std::optional<Value> take() { return cursor_ ? cursor_->next() : std::nullopt; }
   const std::optional<Value>& peek();
   Value cycle(const Args& args) const;
   bool changed(Args args);
 
   Budget& budget_;
   Value items_;
-  Cursor cursor_;
+  std::optional<Cursor> cursor_;  // none once it has ended
   Recurse recurse_;
   int depth0_;
   Integer index0_ = -1;

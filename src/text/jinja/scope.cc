@@ -29,13 +29,13 @@ void Scope::capture() {
 }
 
 ScopeStack::Entry::Entry(ScopeStack& stack, Scope& outer)
-    : stack_(stack), previous_(stack.current_), scope_(std::make_unique<Scope>(&outer)) {
-  stack.current_ = scope_.get();
+    : stack_(stack), previous_(stack.current_) {
+  stack.current_ = &scope_.emplace_back(&outer);
 }
 
 ScopeStack::Entry::~Entry() {
   stack_.current_ = previous_;
-  if (scope_->is_captured()) stack_.captured_.push_back(std::move(scope_));
+  if (scope_.front().is_captured()) stack_.captured_.splice(stack_.captured_.end(), scope_);
 }
 
 }  // namespace lorax::jinja

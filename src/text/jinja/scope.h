@@ -2,6 +2,7 @@
 // are seen.
 #pragma once
 
+#include <list>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -50,13 +51,13 @@ class ScopeStack {
    private:
     ScopeStack& stack_;
     Scope* previous_;
-    std::unique_ptr<Scope> scope_;
+    std::list<Scope> scope_;  // of one: it can be kept without memory
   };
 
  private:
   Scope root_{nullptr};
   Scope* current_;
-  std::vector<std::unique_ptr<Scope>> captured_;
+  std::list<Scope> captured_;
 };
 
 }  // namespace lorax::jinja

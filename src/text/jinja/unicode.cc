@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <new>
 
 #include "base/check.h"
 #include "base/utf8.h"
@@ -21,12 +22,18 @@ struct CloseCaseMap {
   void operator()(UCaseMap* map) const { ucasemap_close(map); }
 };
 
+// All that can be wrong with these calls is that there is no memory.
+void check(UErrorCode error) {
+  if (error == U_MEMORY_ALLOCATION_ERROR) throw std::bad_alloc();
+  LORAX_CHECK(U_SUCCESS(error), "{}", u_errorName(error));
+}
+
 // The root locale's case map, which is immutable.
 const UCaseMap* case_map() {
   static const std::unique_ptr<UCaseMap, CloseCaseMap> kMap = [] {
     UErrorCode error = U_ZERO_ERROR;
     UCaseMap* map = ucasemap_open("", 0, &error);
-    LORAX_CHECK(U_SUCCESS(error), "{}", u_errorName(error));
+    check(error);
     return std::unique_ptr<UCaseMap, CloseCaseMap>(map);
   }();
   return kMap.get();
@@ -40,7 +47,7 @@ std::string map_case(std::string_view text, Map map) {
     const int32_t length = map(case_map(), out.data(), static_cast<int32_t>(out.size()),
                                text.data(), static_cast<int32_t>(text.size()), &error);
     if (error != U_BUFFER_OVERFLOW_ERROR) {
-      LORAX_CHECK(U_SUCCESS(error), "{}", u_errorName(error));
+      check(error);
       out.resize(static_cast<size_t>(length));
       return out;
     }
