@@ -119,6 +119,21 @@ TEST_F(SchedulerTest, AnALoraSharesTheBasesPagesUpToItsInvocation) {
   EXPECT_EQ(hit({21, 22, 23, 24, 25, 26, 27, 28, 50, 51, 1, 2, 3}, ""), 8);
 }
 
+// [50, 51, 1, 50] is computed anew where the invocation begins at its end, and not at its begin.
+TEST_F(SchedulerTest, EqualPagesOfInvocationsAtOtherPlacesAreApart) {
+  start(small());
+  adapters_.states["a"] = State::kReady;
+  adapters_.invocations["a"] = {50, 51};
+  const std::vector<std::vector<int32_t>> prompts = {{50, 51, 1, 50, 51, 2}, {50, 51, 1, 50, 7, 2}};
+  for (const std::vector<int32_t>& prompt : prompts) {
+    prompt_ = prompt;
+    const RequestId id = submit(0, 9, "a");
+    step();
+    EXPECT_EQ(running().cached_prompt_tokens, 0);
+    step({id});
+  }
+}
+
 TEST_F(SchedulerTest, AnALoraActsFromItsInvocationOnAlsoAfterAPreemption) {
   SchedulerOptions options = small();
   options.blocks = 5;
