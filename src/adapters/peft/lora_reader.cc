@@ -69,7 +69,7 @@ void LoraReader::plan(std::string_view config_text, TensorPlan& tensors, Adapter
   }
   if (!config.trainable_tokens.empty()) tokens_.plan(config, ties, tensors, adapter);
   claim_copies(tensors, adapter);
-  if (!config.alora_invocation.empty()) check_alora(config, adapter);
+  if (!config.alora_invocation.empty()) check_alora(adapter);
   adapter.config = std::move(config);
 }
 
@@ -93,7 +93,7 @@ void LoraReader::plan_lora(PeftConfig& config, std::string_view origin, TensorPl
 }
 
 // What acts on every token makes another base of what stands before the invocation.
-void LoraReader::check_alora(const PeftConfig& config, const Adapter& adapter) const {
+void LoraReader::check_alora(const Adapter& adapter) const {
   for (const auto& [index, weights] : adapter.lora) {
     if (base_.modules[index].kind != Kind::kEmbedding) continue;
     fail("{}: alora_invocation_tokens is set and target_modules selects {}; PEFT cannot load it",

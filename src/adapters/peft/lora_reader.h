@@ -34,7 +34,7 @@ class LoraReader {
   void claim_lora(size_t module, TensorPlan& tensors, LoraWeights& weights, bool bias, bool dora);
   void plan_lora(PeftConfig& config, std::string_view origin, TensorPlan& tensors,
                  Adapter& adapter);
-  void check_alora(const PeftConfig& config, const Adapter& adapter) const;
+  void check_alora(const Adapter& adapter) const;
   WeightTying tie(PeftConfig& config, std::string_view origin);
   void check_vocabulary(const std::string& tensor, const AdapterModule& module,
                         const TensorPlan& tensors) const;
