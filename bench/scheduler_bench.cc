@@ -178,7 +178,8 @@ void tell_clients(benchmark::State& state) {
     request.max_new_tokens = INT64_MAX;
     if (state.range(0) != 0) request.stop = {"\n\n", "User:"};
     requests.push_back(std::make_unique<EngineRequest>(std::move(request), std::make_shared<Sink>(),
-                                                       tokenizer.get(), EngineRequest::Time()));
+                                                       EngineRequest::Time()));
+    requests.back()->begin(tokenizer.get());
   }
   int32_t token = 300;
   for (auto _ : state) {

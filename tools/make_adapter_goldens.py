@@ -35,7 +35,7 @@ import zlib
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, TrainableTokensConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import Gemma2ForCausalLM
 
@@ -46,6 +46,10 @@ MIN_MARGIN = 5e-3
 MIN_IDS = 3
 MIN_EFFECT = 2e-2
 HEADS = 2
+
+INVOCATION = [17, 5, 17]
+# More than a kernel's piece of 64, and in no order.
+TOKENS = [3 + 37 * i % 250 for i in range(80)]
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -93,6 +97,26 @@ LORA = {
     "lora-tied": (dict(r=2, lora_alpha=4, ensure_weight_tying=True,
                        target_modules=["lm_head", "v_proj"]), torch.float32),
 }
+LORA.update({
+    "tokens": (dict(r=2, lora_alpha=4, target_modules=["v_proj"], trainable_token_indices=TOKENS),
+               torch.float32),
+    "tokens-bfloat16": (dict(r=2, lora_alpha=4, target_modules=["v_proj"],
+                             trainable_token_indices=TOKENS[:40]), torch.bfloat16),
+    "tokens-each": (dict(r=2, lora_alpha=4, target_modules=["q_proj"],
+                         trainable_token_indices={"embed_tokens": TOKENS, "lm_head": [9, 4, 7]}),
+                    torch.float32),
+    "tokens-head": (dict(r=2, lora_alpha=4, target_modules=["q_proj"],
+                         trainable_token_indices={"lm_head": TOKENS[:7]}), torch.float32),
+    "tokens-lora-head": (dict(r=2, lora_alpha=4, target_modules=["lm_head", "v_proj"],
+                              trainable_token_indices=TOKENS[:50]), torch.float32),
+    "tokens-copy": (dict(r=2, lora_alpha=4, target_modules=["q_proj"],
+                         trainable_token_indices=TOKENS[:50]), torch.float32),
+    "tokens-alone": (dict(token_indices=TOKENS), torch.float32),
+    "alora": (dict(r=4, lora_alpha=8, target_modules="all-linear",
+                   alora_invocation_tokens=INVOCATION), torch.float32),
+    "alora-head": (dict(r=4, lora_alpha=8, target_modules=["q_proj", "lm_head"], lora_bias=True,
+                        alora_invocation_tokens=INVOCATION), torch.float32),
+})
 TIED_ONLY = ("embedding-copy-bfloat16", "saved-both", "saved-beside", "saved-tied", "lora-tied")
 MEDUSA = {"medusa-v1": 1, "medusa-v2": 2}
 # name -> (members, what PEFT calls combination_type and its arguments)
@@ -151,6 +175,8 @@ def randomize(model, generator):
         for name, parameter in model.named_parameters():
             if "lora_magnitude_vector" in name or ".modules_to_save." in name:
                 parameter.mul_(1 + normal(parameter, 0.3))
+            elif "trainable_tokens_delta" in name:
+                parameter.copy_(parameter.std() * normal(parameter, 1.0))
             elif "lora_embedding_A" in name:
                 parameter.copy_(normal(parameter, 1.0))
             elif "lora_embedding_B" in name:
@@ -175,18 +201,23 @@ def save_lora(name, base_directory, directory, seed):
     arguments, dtype = LORA[name]
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    config = LoraConfig(task_type="CAUSAL_LM", **arguments)
+    kind = TrainableTokensConfig if "token_indices" in arguments else LoraConfig
+    config = kind(task_type="CAUSAL_LM", **arguments)
     model = get_peft_model(load_base(base_directory), config)
     randomize(model, generator)
     # Relative, whatever the place of the project.
     model.peft_config["default"].base_model_name_or_path = (
         f"tests/golden/data/{base_directory.name}")
+    if name == "tokens-copy":
+        with torch.no_grad():
+            weight = model.get_input_embeddings().token_adapter.base_layer.weight
+            weight.mul_(1 + 0.1 * torch.randn(weight.shape, generator=generator))
     if name == "saved-beside":  # as after training the base, too, which the head still uses
         with torch.no_grad():
             weight = model.get_input_embeddings().original_module.weight
             weight.mul_(1 + 0.1 * torch.randn(weight.shape, generator=generator))
     model.save_pretrained(str(directory),
-                          save_embedding_layers=True if name == "saved-beside" else "auto")
+                          save_embedding_layers=True if name in ("saved-beside", "tokens-copy") else "auto")
     (directory / "README.md").unlink(missing_ok=True)
     if dtype != torch.float32:
         change_tensors(directory, lambda tensors: {n: t.to(dtype) for n, t in tensors.items()})
@@ -229,11 +260,12 @@ def save_cancelling(name, base_directory, directory, seed):
 
 
 def check_precision(model, dtype):
-    """PEFT keeps the factors in float32 beside a base in 16 bits."""
+    """PEFT keeps the factors, and trained tokens, in float32 beside a base in 16 bits."""
     for name, parameter in model.named_parameters():
         is_factor = "lora_A" in name or "lora_B" in name or "lora_embedding" in name
         if parameter.dtype != (torch.float32 if is_factor else dtype) and (
-                is_factor or "lora" not in name and "modules_to_save" not in name):
+                is_factor or "lora" not in name and "modules_to_save" not in name and
+                "trainable_tokens" not in name):
             raise RuntimeError(f"{name} is {parameter.dtype}")
 
 
@@ -319,7 +351,11 @@ class Case:
     def prompt(self, label, attempt):
         generator = torch.Generator().manual_seed(seed_of(self.name, label, "prompt", attempt))
         vocab = self.base.config.vocab_size
-        return torch.randint(3, vocab, (PROMPT_LENGTH,), generator=generator).tolist()
+        prompt = torch.randint(3, vocab, (PROMPT_LENGTH,), generator=generator).tolist()
+        if label.startswith("alora"):  # the last place counts
+            for place in (2, 9):
+                prompt[place:place + len(INVOCATION)] = INVOCATION
+        return prompt
 
     def path(self, name):
         return f"tests/golden/adapters/{self.name}/{name}"

@@ -214,6 +214,8 @@ void run(const Options& options) {
   std::vector<int64_t> heads;
   for (size_t i = 0; i < requests.sequences.size(); ++i) {
     requests.sequences[i].adapter = adapters.slot(requests.adapters[i]);
+    requests.sequences[i].adapter_from =
+        adapters.acts_from(requests.adapters[i], requests.sequences[i].tokens);
     heads.push_back(adapters.speculative_heads(requests.adapters[i]));
   }
   const int64_t chunk = options.chunk > 0 ? options.chunk : info.max_position_embeddings;

@@ -43,7 +43,7 @@ std::vector<int32_t> fixed_prompt(const ModelInfo& info) {
 std::vector<float> prompt_logits(LoadedModel& loaded, const AdapterTables* tables, int32_t slot,
                                  int64_t speculative_heads) {
   RunnerSequence sequence{.tokens = fixed_prompt(loaded.info()), .cached = 0, .blocks = {}};
-  sequence.adapter = slot;
+  sequence.adapter = slot;  // of an aLoRA from the first token on, as where it is merged
   int32_t pages = 0;
   take_pages(sequence, 0, KvCache::kBlockSize, pages);
   ModelRunner runner(loaded.device(), loaded.model(),

@@ -90,6 +90,12 @@ class Device : public DeviceMemory {
   virtual void embedding(const Tensor& ids, const Tensor& table, float scale,
                          const Tensor& out) = 0;
 
+  // Rows that some tokens have of their own: where ids[t] is tokens[i],
+  // out[t] = float32(rows[i]) * scale; other rows of out stay.
+  // ids [T] int32; tokens [n] int32, ascending; rows [n, D] model dtype; out [T, D] float32.
+  virtual void token_embedding(const Tensor& ids, const Tensor& tokens, const Tensor& rows,
+                               float scale, const Tensor& out) = 0;
+
   // Puts in what a sampler has chosen meanwhile: an id of -1 - i becomes from[i], or 0 if that is
   // negative (no token); others stay. ids [T], from [N] int32.
   virtual void fill_in_ids(const Tensor& ids, const Tensor& from) = 0;
@@ -172,6 +178,10 @@ class Device : public DeviceMemory {
 
   // out[i] = x[indices[i]]. x [T, D], out [N, D] of one dtype; indices [N] int32.
   virtual void gather_rows(const Tensor& x, const Tensor& indices, const Tensor& out) = 0;
+
+  // out[t, columns[i]] = from[t, i]. from [T, n] and out [T, m] float32, of dense rows; columns [n]
+  // int32, none twice.
+  virtual void scatter_columns(const Tensor& from, const Tensor& columns, const Tensor& out) = 0;
 
   // ---- Sampling: logits are [N, V] float32, rows may be strided. A row's result is a function of
   // that row and its records alone, on every device. Both devices give the same, but for ids whose

@@ -20,6 +20,8 @@ class DryRunDevice final : public Device {
   bool memory_is_host() const override { return false; }
 
   void embedding(const Tensor&, const Tensor&, float, const Tensor&) override {}
+  void token_embedding(const Tensor&, const Tensor&, const Tensor&, float, const Tensor&) override {
+  }
   void fill_in_ids(const Tensor&, const Tensor&) override {}
   void rms_norm(const Tensor&, const Tensor&, float, const Tensor&) override {}
   void rms_norm_add(const Tensor&, const Tensor&, float, const Tensor&) override {}
@@ -34,6 +36,7 @@ class DryRunDevice final : public Device {
   void gelu_tanh_mul(const Tensor&, const Tensor&) override {}
   void softcap(const Tensor&, float) override {}
   void gather_rows(const Tensor&, const Tensor&, const Tensor&) override {}
+  void scatter_columns(const Tensor&, const Tensor&, const Tensor&) override {}
 
   void row_statistics(const Tensor&, const Tensor&, RowStatistics*) override {}
   void edit_logits(const Tensor&, DeviceList<const EditedRow>, const LogitEdit*, float*) override {}

@@ -77,6 +77,13 @@ bool AdapterBatchData::has_replacement(int64_t module) const {
   });
 }
 
+bool AdapterBatchData::has_tokens(int64_t module) const {
+  if (lora_modules_ != nullptr) return false;
+  return std::ranges::any_of(metadata_.slots(), [&](int32_t slot) {
+    return tables_.slot(slot).tokens_of(module) != nullptr;
+  });
+}
+
 int64_t AdapterBatchData::speculative_heads() const {
   if (lora_modules_ != nullptr) return 0;
   int64_t heads = 0;

@@ -74,10 +74,11 @@ class AdapterBatchData {
         lora_modules_(lora_modules) {}
 
   const LoraRows& rows() const { return rows_; }
-  // Whether some adapter of the batch changes the module by low-rank factors, or replaces its
-  // weight.
+  // Whether some adapter of the batch changes the module by low-rank factors, replaces its weight,
+  // or has rows of it for some tokens.
   bool has_lora(int64_t module) const;
   bool has_replacement(int64_t module) const;
+  bool has_tokens(int64_t module) const;
 
   // Calls function(begin, end, slot) for each run of rows; slot is null for rows without adapter.
   template <typename Function>

@@ -23,6 +23,14 @@ Tensor MultiAdapterEmbedding::operator()(Context& context, const Tensor& ids, fl
       ops::embedding_into(context, ids.slice(0, begin, end), *own, scale, out.slice(0, begin, end));
     });
   }
+  if (adapters->has_tokens(module_)) {
+    adapters->for_each_run([&](int64_t begin, int64_t end, const AdapterSlot* slot) {
+      const TokenRows* own = slot != nullptr ? slot->tokens_of(module_) : nullptr;
+      if (own == nullptr) return;
+      ops::token_embedding_into(context, ids.slice(0, begin, end), own->tokens, own->rows, scale,
+                                out.slice(0, begin, end));
+    });
+  }
   if (adapters->has_lora(module_)) {
     ops::lora_embedding(context, ids, scale, module_, adapters->rows(), out);
   }

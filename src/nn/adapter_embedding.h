@@ -1,4 +1,5 @@
-// The embedding table, of which adapters may have low-rank changes or a copy of their own.
+// The embedding table, of which adapters may have low-rank changes, a copy of their own, or rows of
+// their own for some tokens.
 #pragma once
 
 #include <string_view>

@@ -5,15 +5,28 @@
 namespace lorax {
 namespace {
 
+// Columns of out that the rows' adapters have rows of the target's weight for.
+void replace_tokens(Context& context, const Tensor& x, const LoraTarget& target,
+                    const AdapterBatchData& adapters, const Tensor& out) {
+  adapters.for_each_run([&](int64_t begin, int64_t end, const AdapterSlot* slot) {
+    const TokenRows* own = slot != nullptr ? slot->tokens_of(target.module) : nullptr;
+    if (own == nullptr) return;
+    ops::token_columns_into(
+        context, x.slice(0, begin, end), own->tokens, own->rows,
+        out.slice(0, begin, end).slice(1, target.column, target.column + target.columns));
+  });
+}
+
 // out = x * weight^T with each row's own weight where its adapter has one, then the low-rank parts.
 void multiply(Context& context, const Tensor& x, const Tensor& weight, LoraTargets targets,
               const AdapterBatchData* adapters, const Tensor& out) {
   bool has_lora = false;
-  bool has_replacement = false;
+  bool has_replacement = false;  // of a weight, or of rows of it
   if (adapters != nullptr) {
     for (const LoraTarget& target : targets) {
       has_lora = has_lora || adapters->has_lora(target.module);
-      has_replacement = has_replacement || adapters->has_replacement(target.module);
+      has_replacement = has_replacement || adapters->has_replacement(target.module) ||
+                        adapters->has_tokens(target.module);
     }
   }
   if (has_lora && !has_replacement) {
@@ -30,6 +43,9 @@ void multiply(Context& context, const Tensor& x, const Tensor& weight, LoraTarge
           context, x.slice(0, begin, end), *own,
           out.slice(0, begin, end).slice(1, target.column, target.column + target.columns));
     });
+  }
+  for (const LoraTarget& target : targets) {
+    if (adapters->has_tokens(target.module)) replace_tokens(context, x, target, *adapters, out);
   }
   if (has_lora) ops::lora(context, x, targets, adapters->rows(), out);
 }

@@ -2,6 +2,7 @@
 // knows of each slot.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <utility>
@@ -27,10 +28,18 @@ struct MedusaHead {
   Tensor output;  // [V, D]; empty: the base model's head and its soft-cap
 };
 
+// Rows of embedding or head that some tokens have of their own.
+struct TokenRows {
+  int64_t module = 0;
+  Tensor tokens;  // [n] int32, ascending
+  Tensor rows;    // [n, D]
+};
+
 // What one adapter changes. Views: the adapter owns the memory.
 struct AdapterSlot {
   std::vector<LoraEntry> lora;                           // [modules]
   std::vector<std::pair<int64_t, Tensor>> replacements;  // modules whose weight is another
+  std::vector<TokenRows> tokens;
   std::vector<MedusaHead> medusa;
 
   // The adapter's own weight of a module, or null.
@@ -39,6 +48,11 @@ struct AdapterSlot {
       if (index == module) return &weight;
     }
     return nullptr;
+  }
+  // Of the tokens that have a row of the module of their own, or null.
+  const TokenRows* tokens_of(int64_t module) const {
+    const auto found = std::ranges::find(tokens, module, &TokenRows::module);
+    return found == tokens.end() ? nullptr : &*found;
   }
 };
 

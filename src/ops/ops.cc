@@ -1,5 +1,7 @@
 #include "ops/ops.h"
 
+#include <algorithm>
+
 namespace lorax::ops {
 namespace {
 
@@ -79,6 +81,15 @@ void embedding_into(Context& context, const Tensor& ids, const Tensor& table, fl
   context.device.embedding(ids, table, scale, out);
 }
 
+void token_embedding_into(Context& context, const Tensor& ids, const Tensor& tokens,
+                          const Tensor& rows, float scale, const Tensor& out) {
+  LORAX_CHECK(ids.rank == 1 && ids.dtype == DType::kInt32 && tokens.dtype == DType::kInt32);
+  LORAX_CHECK(rows.has_shape({tokens.dim(0), out.dim(1)}) && is_model_dtype(rows.dtype) &&
+              rows.is_contiguous());
+  LORAX_CHECK(out.dtype == DType::kFloat32 && out.dim(0) == ids.dim(0) && has_dense_rows(out));
+  context.device.token_embedding(ids, tokens, rows, scale, out);
+}
+
 Tensor rms_norm(Context& context, const Tensor& x, const Tensor& weight, float eps,
                 DType out_dtype) {
   const Tensor out = context.workspace.take(out_dtype, {x.dim(0), x.dim(1)});
@@ -119,6 +130,18 @@ Tensor linear(Context& context, const Tensor& x, const Tensor& weight, DType out
 void linear_into(Context& context, const Tensor& x, const Tensor& weight, const Tensor& out) {
   check_linear(x, weight, out);
   context.device.linear(x, weight, out);
+}
+
+void token_columns_into(Context& context, const Tensor& x, const Tensor& tokens, const Tensor& rows,
+                        const Tensor& out) {
+  LORAX_CHECK(tokens.dtype == DType::kInt32 && tokens.has_shape({rows.dim(0)}) &&
+              out.dtype == DType::kFloat32 && out.dim(0) == x.dim(0) && has_dense_rows(out));
+  for (int64_t begin = 0; begin < tokens.dim(0); begin += kTokenColumns) {
+    const int64_t end = std::min(tokens.dim(0), begin + kTokenColumns);
+    const Workspace::Scope scope(context.workspace);
+    const Tensor columns = linear(context, x, rows.slice(0, begin, end), DType::kFloat32);
+    context.device.scatter_columns(columns, tokens.slice(0, begin, end), out);
+  }
 }
 
 void lora(Context& context, const Tensor& x, LoraTargets targets, const LoraRows& rows,

@@ -21,6 +21,10 @@ Tensor embedding(Context& context, const Tensor& ids, const Tensor& table, float
 void embedding_into(Context& context, const Tensor& ids, const Tensor& table, float scale,
                     const Tensor& out);
 
+// Rows of some tokens' own, into what embedding gave. tokens [n] int32, rows [n, D].
+void token_embedding_into(Context& context, const Tensor& ids, const Tensor& tokens,
+                          const Tensor& rows, float scale, const Tensor& out);
+
 // x [T, D], weight [D] float32 -> [T, D] of `out_dtype`.
 Tensor rms_norm(Context& context, const Tensor& x, const Tensor& weight, float eps,
                 DType out_dtype);
@@ -39,6 +43,13 @@ void rms_norm_add_norm_into(Context& context, const Tensor& x, const Tensor& wei
 // x [T, n], weight [m, n] -> [T, m] of `out_dtype` (float32 or the dtype of x).
 Tensor linear(Context& context, const Tensor& x, const Tensor& weight, DType out_dtype);
 void linear_into(Context& context, const Tensor& x, const Tensor& weight, const Tensor& out);
+
+// Columns of some tokens' own, into the logits out [T, V] float32 that linear gave: column
+// tokens[i] becomes x * rows[i]. x [T, D], tokens [n] int32, rows [n, D]. Takes workspace for
+// kTokenColumns columns at most, and gives it back.
+inline constexpr int64_t kTokenColumns = 64;
+void token_columns_into(Context& context, const Tensor& x, const Tensor& tokens, const Tensor& rows,
+                        const Tensor& out);
 
 // The low-rank parts of the rows' adapters: x [T, n], out [T, m] in place, after linear.
 void lora(Context& context, const Tensor& x, LoraTargets targets, const LoraRows& rows,

@@ -141,6 +141,44 @@ TEST_P(DeviceOpsTest, Embedding) {
   }
 }
 
+TEST_P(DeviceOpsTest, TokenEmbedding) {
+  for (int64_t width : kWidths) {
+    const std::vector<int> tokens = {0, 7, 8, 49}, ids = {7, 3, 49, 7, 0, 50, 9};
+    const Values rows = random(4 * width), before = random(DType::kFloat32, 7 * width, 1.0);
+    const DeviceTensor out = upload(DType::kFloat32, {7, width}, before);
+    device_.token_embedding(upload(DType::kInt32, {7}, to_values(ids)),
+                            upload(DType::kInt32, {4}, to_values(tokens)), upload({4, width}, rows),
+                            3.7f, out);
+    Values want = before;
+    for (size_t i = 0; i < ids.size(); ++i) {
+      const auto found = std::ranges::find(tokens, ids[i]);
+      if (found == tokens.end()) continue;
+      for (int64_t j = 0; j < width; ++j) {
+        want[i * static_cast<size_t>(width) + static_cast<size_t>(j)] =
+            rows[static_cast<size_t>((found - tokens.begin()) * width + j)] *
+            static_cast<double>(3.7f);
+      }
+    }
+    expect_close(out.download(), want, {kUnit});
+  }
+}
+
+TEST_P(DeviceOpsTest, ScatterColumns) {
+  for (int64_t rows : kRows) {
+    const Values from = random(DType::kFloat32, rows * 3, 1.0);
+    Values want = random(DType::kFloat32, rows * 40, 1.0);
+    const DeviceTensor out = upload(DType::kFloat32, {rows, 40}, want);
+    device_.scatter_columns(upload(DType::kFloat32, {rows, 3}, from),
+                            upload(DType::kInt32, {3}, to_values({5, 39, 0})), out);
+    for (size_t row = 0; row < static_cast<size_t>(rows); ++row) {
+      want[row * 40 + 5] = from[row * 3];
+      want[row * 40 + 39] = from[row * 3 + 1];
+      want[row * 40] = from[row * 3 + 2];
+    }
+    EXPECT_EQ(out.download(), want);
+  }
+}
+
 TEST_P(DeviceOpsTest, FillInIds) {
   constexpr int kCount = 600;  // more than a block of threads
   std::vector<int> ids, from, want;

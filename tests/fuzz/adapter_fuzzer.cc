@@ -45,6 +45,9 @@ void check_lora(const Adapter& adapter, const FakeModel& model) {
     LORAX_CHECK(static_cast<bool>(weights.bias) == adapter.config->lora_bias);
     LORAX_CHECK(static_cast<bool>(weights.magnitude) == adapter.config->use_dora);
   }
+  for (const auto& [index, own] : adapter.tokens) {
+    LORAX_CHECK(own.rows.all_finite() && !own.ids.empty() && std::ranges::is_sorted(own.ids));
+  }
   for (const auto& [index, weight] : adapter.replaced) LORAX_CHECK(weight && weight.all_finite());
   LORAX_CHECK(adapter.digest.size() == 64);
   LORAX_CHECK(!describe(adapter, model.modules()).empty());

@@ -89,6 +89,7 @@ std::vector<Logits> packed_logits(LoadedModel& loaded, const LoadedAdapters* ada
     sequence.tokens = request.input_ids;
     if (adapters != nullptr) {
       sequence.adapter = adapters->slot(request.adapter);
+      sequence.adapter_from = adapters->acts_from(request.adapter, sequence.tokens);
       limits.max_speculative_heads =
           std::max(limits.max_speculative_heads, adapters->speculative_heads(request.adapter));
     }

@@ -41,7 +41,10 @@ void check_member(const MergeMember& member) {
   const auto refuse = [&](std::string_view reason) {
     fail("{}: {} cannot be merged: it {}", kOrigin, printable(member.name), reason);
   };
+  if (adapter.kind == AdapterKind::kTrainableTokens) refuse("is no LoRA but TRAINABLE_TOKENS");
   if (adapter.kind != AdapterKind::kLora) refuse("has Medusa heads");
+  if (!adapter.tokens.empty()) refuse("has tokens of its own (trainable_token_indices)");
+  if (!adapter.config->alora_invocation.empty()) refuse("is an aLoRA (alora_invocation_tokens)");
   if (adapter.config->use_dora) refuse("uses DoRA");
   if (adapter.config->lora_bias) refuse("has biases (lora_bias)");
   if (adapter.config->ensure_weight_tying) refuse("ties embedding and head (ensure_weight_tying)");

@@ -33,10 +33,15 @@ MergedSource::MergedSource(const TensorSource& checkpoint, const Adapter& adapte
     if (module.name.ends_with("lm_head")) head_ = tensor;
     const auto lora = adapter.lora.find(i);
     const auto replaced = adapter.replaced.find(i);
-    if (lora == adapter.lora.end() && replaced == adapter.replaced.end()) continue;
+    const auto tokens = adapter.tokens.find(i);
+    if (lora == adapter.lora.end() && replaced == adapter.replaced.end() &&
+        tokens == adapter.tokens.end()) {
+      continue;
+    }
     Change& change = changes_[tensor];
     change.module = &module;
     if (replaced != adapter.replaced.end()) change.replacement = &replaced->second;
+    if (tokens != adapter.tokens.end()) change.tokens = &tokens->second;
     if (lora == adapter.lora.end()) continue;
     const LoraWeights& weights = lora->second;
     if (weights.bias) fail("{}: a bias of B cannot be merged into a weight", module.name);
@@ -83,8 +88,22 @@ void MergedSource::read(const std::string& name, int64_t first, int64_t count, D
   } else {
     checkpoint_.read(base_name(name), first, count, DType::kFloat32, values.data());
   }
+  if (change->second.tokens != nullptr) put_tokens(change->second, first, values);
   if (change->second.has_lora) apply(change->second, first, values);
   convert(values.data(), DType::kFloat32, to, dtype, values.size());
+}
+
+void MergedSource::put_tokens(const Change& change, int64_t first, std::span<float> values) {
+  const std::vector<float> rows = change.tokens->rows.floats();
+  const int64_t columns = change.tokens->rows.shape[1];
+  const int64_t end = first + static_cast<int64_t>(values.size());
+  for (size_t i = 0; i < change.tokens->ids.size(); ++i) {
+    const int64_t row = change.tokens->ids[i] * columns;
+    for (int64_t at = std::max(first, row); at < std::min(end, row + columns); ++at) {
+      values[static_cast<size_t>(at - first)] =
+          rows[i * static_cast<size_t>(columns) + static_cast<size_t>(at - row)];
+    }
+  }
 }
 
 // The values are a part of the matrix, which may begin and end within rows.

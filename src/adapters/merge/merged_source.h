@@ -31,6 +31,7 @@ class MergedSource final : public TensorSource {
   struct Change {
     const AdapterModule* module = nullptr;
     const HostTensor* replacement = nullptr;
+    const TokenWeights* tokens = nullptr;
     bool has_lora = false;
     std::vector<float> left;   // [rows, rank], times scale
     std::vector<float> right;  // [rank, columns]
@@ -39,6 +40,7 @@ class MergedSource final : public TensorSource {
 
   // The tensor of the checkpoint that holds the base's values.
   const std::string& base_name(const std::string& name) const;
+  static void put_tokens(const Change& change, int64_t first, std::span<float> values);
   void apply(const Change& change, int64_t first, std::span<float> values) const;
 
   const TensorSource& checkpoint_;

@@ -31,6 +31,8 @@ std::string_view name_of(AdapterKind kind) {
       return "medusa";
     case AdapterKind::kMedusaLora:
       return "medusa_lora";
+    case AdapterKind::kTrainableTokens:
+      return "trainable_tokens";
   }
   return "";
 }
@@ -46,6 +48,7 @@ uint64_t Adapter::bytes() const {
     }
   }
   for (const auto& [index, weight] : replaced) add(weight);
+  for (const auto& [index, own] : tokens) add(own.rows);
   if (medusa) {
     for (const MedusaHeadWeights& head : medusa->heads) {
       add(head.output);
@@ -81,6 +84,13 @@ std::string describe(const Adapter& adapter, std::span<const AdapterModule> modu
   if (!adapter.replaced.empty()) {
     text += fmt::format("replaced {}: {}\n", adapter.replaced.size(),
                         count_by_name(adapter.replaced, modules));
+  }
+  for (const auto& [index, own] : adapter.tokens) {
+    text += fmt::format("tokens {} of {}\n", own.ids.size(), modules[index].name);
+  }
+  if (adapter.config && !adapter.config->alora_invocation.empty()) {
+    text += fmt::format("aLoRA, active from tokens {} on\n",
+                        fmt::join(adapter.config->alora_invocation, ", "));
   }
   if (adapter.medusa) {
     text += fmt::format("medusa version {}, {} heads of {} blocks\n", adapter.medusa->version,

@@ -15,9 +15,9 @@
 
 namespace lorax {
 
-enum class AdapterKind { kLora, kMedusa, kMedusaLora };
+enum class AdapterKind { kLora, kMedusa, kMedusaLora, kTrainableTokens };
 
-// "lora", "medusa", "medusa_lora".
+// "lora", "medusa", "medusa_lora", "trainable_tokens".
 std::string_view name_of(AdapterKind kind);
 
 // y = base(x) + scale * B(A(x)), and what DoRA and lora_bias make of it. A linear layer [out, in]
@@ -30,6 +30,13 @@ struct LoraWeights {
   HostTensor b;
   HostTensor bias;       // [out], of B: scaled with it. Null unless lora_bias
   HostTensor magnitude;  // [out] (of the embedding [D]): DoRA. Null unless use_dora
+};
+
+// Rows of embedding or head that some tokens have of their own, whatever the base's are (PEFT's
+// TrainableTokens).
+struct TokenWeights {
+  std::vector<int32_t> ids;  // ascending, none twice
+  HostTensor rows;           // [ids, D]
 };
 
 // One head: `blocks` of x + SiLU(W x + b), then `output`, or the base's head where that is null.
@@ -57,6 +64,7 @@ struct Adapter {
   // Weights that stand in for the base's, as a checkpoint has them (norms without Gemma's 1). A
   // module can have both; LoRA is then added to the weight from here.
   std::map<size_t, HostTensor> replaced;
+  std::map<size_t, TokenWeights> tokens;  // beneath LoRA, too
   std::optional<MedusaWeights> medusa;
   std::optional<PeftConfig> config;  // of all kinds but kMedusa
   // What a user should know and what stopped nothing.

@@ -66,6 +66,86 @@ TEST_F(AdapterReader, ReadsValuesRankAndScale) {
   EXPECT_NE(text.find("modules 2: 2 x q_proj"), std::string::npos) << text;
 }
 
+constexpr const char* kTokens =
+    R"("r": 2, "target_modules": ["q_proj"], "trainable_token_indices": [9, 4, 19])";
+const std::string kDelta = ".token_adapter.trainable_tokens_delta";
+
+TEST_F(AdapterReader, RowsOfTokensInTheOrderOfTheirIdsAndForTheTiedHead) {
+  Tensors tensors = q_tensors(2);
+  tensors[kPrefix + "model.embed_tokens" + kDelta] = numbers({3, FakeModel::kHidden});
+  write_adapter(kTokens, tensors);
+  const Adapter adapter = read();
+  ASSERT_EQ(adapter.tokens.size(), 2u);
+  for (const char* name : {"model.embed_tokens", "lm_head"}) {
+    const TokenWeights& own = adapter.tokens.at(model_.index(name));
+    EXPECT_EQ(own.ids, (std::vector<int32_t>{4, 9, 19}));
+    const std::vector<float> rows = own.rows.floats();
+    EXPECT_EQ(rows[0], 8.0f / 16.0f);  // the second row of the file
+    EXPECT_EQ(rows[8], 0.0f);          // the first
+    EXPECT_EQ(rows[16], 0.0f);         // the third: 16 values later
+  }
+  EXPECT_EQ(adapter.bytes(), 2u * (16 + 24) * 4 + 3 * 8 * 4);  // not of the vocabulary; once
+  EXPECT_NE(describe(adapter, model_.modules()).find("tokens 3 of lm_head"), std::string::npos);
+  model_ = FakeModel(/*tied=*/false);
+  EXPECT_EQ(read().tokens.size(), 1u);
+}
+
+TEST_F(AdapterReader, TokensThatPeftOrThisProgramCannotUse) {
+  const auto keys = [](const char* targets, const char* tokens, const char* more = "") {
+    return fmt::format(R"("r": 2, "target_modules": {}, "trainable_token_indices": {}{})", targets,
+                       tokens, more);
+  };
+  Tensors tensors = q_tensors(2);
+  const auto expect = [&](const std::string& config, const char* text) {
+    write_adapter(config, tensors);
+    expect_error(error(), directory_.string(), text);
+  };
+  expect(keys(R"(["q_proj"])", "[20]"), "token 20 is trained and the base model has 20 rows");
+  expect(keys(R"(["q_proj"])", "[3, 3]"), "token 3 is trained twice");
+  expect(keys(R"(["q_proj"])", R"({"o_proj": [3]})"), "only those of the embedding and the head");
+  expect(keys(R"(["q_proj"])", R"({"nothing": [3]})"), "which the base model does not have");
+  expect(keys(R"(["q_proj"])", R"({"embed_tokens": [3], "lm_head": [4]})",
+              R"(, "ensure_weight_tying": true)"),
+         "PEFT cannot load it either");
+  tensors[kPrefix + "model.embed_tokens.weight"] = constant({20, 8}, 1.0f);
+  expect(keys(R"(["q_proj"])", "[3]", R"(, "modules_to_save": ["embed_tokens"])"),
+         "both modules_to_save and trainable_token_indices");
+  tensors = embedding_tensors();
+  expect(keys(R"(["embed_tokens"])", "[3]"), "both target_modules and trainable_token_indices");
+}
+
+TEST_F(AdapterReader, AdaptersOfTokensAlone) {
+  Tensors tensors;
+  tensors[kPrefix + "model.embed_tokens.trainable_tokens_delta"] = numbers({1, 8});
+  tensors[kPrefix + "lm_head.trainable_tokens_delta"] = numbers({1, 8});
+  write_tensors("adapter_model.safetensors", tensors);
+  write_text("adapter_config.json",
+             R"({"peft_type": "TRAINABLE_TOKENS", "target_modules": "model.embed_tokens",
+                 "token_indices": [7], "init_weights": true})");
+  const Adapter adapter = read();
+  EXPECT_EQ(adapter.kind, AdapterKind::kTrainableTokens);
+  EXPECT_TRUE(adapter.lora.empty());
+  EXPECT_EQ(adapter.tokens.size(), 2u);
+  tensors[kPrefix + "lm_head.trainable_tokens_delta"] = numbers({1, 8}, 1.0f);
+  write_tensors("adapter_model.safetensors", tensors);
+  expect_error(error(), directory_.string(), "differ from those of model.embed_tokens");
+}
+
+TEST_F(AdapterReader, AVocabularyThatGrewIsSaidToHaveGrown) {
+  Tensors tensors = q_tensors(2);
+  tensors[kPrefix + "lm_head.weight"] = numbers({FakeModel::kVocab + 1, FakeModel::kHidden});
+  write_adapter(kPlain, tensors);
+  expect_error(error(), directory_.string(), "has 21 rows and the base model's vocabulary 20");
+  write_adapter(std::string(kPlain) + R"(, "modules_to_save": ["lm_head"])", tensors);
+  expect_error(error(), directory_.string(), "the adapter's vocabulary grew");
+}
+
+TEST_F(AdapterReader, AnALoraOfWhatPeftCannotLoad) {
+  write_adapter(R"("r": 2, "target_modules": ["embed_tokens"], "alora_invocation_tokens": [3])",
+                embedding_tensors());
+  expect_error(error(), directory_.string(), "alora_invocation_tokens is set");
+}
+
 TEST_F(AdapterReader, KeepsTheTypeOfTheFile) {
   for (DType dtype : {DType::kBFloat16, DType::kFloat16}) {
     Tensors tensors = q_tensors(2);

@@ -51,18 +51,35 @@ void LoraReader::plan(std::string_view config_text, TensorPlan& tensors, Adapter
   const boost::json::value value = parse_python_json(config_text, origin);
   if (!value.is_object()) fail("{}: must hold a JSON object", origin);
   PeftConfig config = parse_peft_config(value.get_object(), origin, base_.ignored_config_keys);
-  tying_ = tie(config, origin);
-  PeftTargets targets =
-      resolve_peft_targets(config, base_.modules, origin,
-                           tying_ == WeightTying::kLora ? std::optional(head_) : std::nullopt);
+  const bool ties = config.ensure_weight_tying;
   adapter.warnings.insert(adapter.warnings.end(), config.warnings.begin(), config.warnings.end());
-  adapter.warnings.insert(adapter.warnings.end(), targets.warnings.begin(), targets.warnings.end());
   if (!base_.name.empty() && !config.base_model_name_or_path.empty() &&
       config.base_model_name_or_path != base_.name) {
     adapter.warnings.push_back(
         fmt::format("{}: base_model_name_or_path is \"{}\" and \"{}\" is served; the shapes fit",
                     origin, printable(config.base_model_name_or_path), printable(base_.name)));
   }
+  if (config.trains_tokens_alone) {
+    if (adapter.kind == AdapterKind::kMedusaLora) {
+      fail("{}: peft_type \"TRAINABLE_TOKENS\" cannot be combined with Medusa heads", origin);
+    }
+    adapter.kind = AdapterKind::kTrainableTokens;
+  } else {
+    plan_lora(config, origin, tensors, adapter);
+  }
+  if (!config.trainable_tokens.empty()) tokens_.plan(config, ties, tensors, adapter);
+  claim_copies(tensors, adapter);
+  if (!config.alora_invocation.empty()) check_alora(adapter);
+  adapter.config = std::move(config);
+}
+
+void LoraReader::plan_lora(PeftConfig& config, std::string_view origin, TensorPlan& tensors,
+                           Adapter& adapter) {
+  tying_ = tie(config, origin);
+  const PeftTargets targets =
+      resolve_peft_targets(config, base_.modules, origin,
+                           tying_ == WeightTying::kLora ? std::optional(head_) : std::nullopt);
+  adapter.warnings.insert(adapter.warnings.end(), targets.warnings.begin(), targets.warnings.end());
   for (const TargetedModule& target : targets.lora) {
     LoraWeights& weights = adapter.lora[target.module];
     weights.rank = target.rank;
@@ -73,8 +90,18 @@ void LoraReader::plan(std::string_view config_text, TensorPlan& tensors, Adapter
     claim_lora(target.module, tensors, weights, config.lora_bias, config.use_dora);
   }
   claim_saved(targets.saved, tensors, adapter);
-  claim_copies(tensors, adapter);
-  adapter.config = std::move(config);
+}
+
+// What acts on every token makes another base of what stands before the invocation.
+void LoraReader::check_alora(const Adapter& adapter) const {
+  for (const auto& [index, weights] : adapter.lora) {
+    if (base_.modules[index].kind != Kind::kEmbedding) continue;
+    fail("{}: alora_invocation_tokens is set and target_modules selects {}; PEFT cannot load it",
+         origin_, base_.modules[index].name);
+  }
+  if (adapter.kind == AdapterKind::kMedusaLora) {
+    fail("{}: alora_invocation_tokens cannot be combined with Medusa heads", origin_);
+  }
 }
 
 // Finds the modules that share one weight and applies ensure_weight_tying to the config.
@@ -93,6 +120,22 @@ WeightTying LoraReader::tie(PeftConfig& config, std::string_view origin) {
   return WeightTying::kNone;
 }
 
+void LoraReader::check_vocabulary(const std::string& tensor, const AdapterModule& module,
+                                  const TensorPlan& tensors) const {
+  const std::vector<int64_t>* shape = tensors.shape_of(tensor);
+  const std::vector<int64_t> base = weight_shape(module);
+  if (!is_saved_beside(module) || shape == nullptr || shape->size() != 2 ||
+      (*shape)[1] != base[1] || (*shape)[0] <= base[0]) {
+    return;
+  }
+  fail(
+      "{}: tensor {} has {} rows and the base model's vocabulary {}: the adapter's vocabulary "
+      "grew, "
+      "and such adapters cannot be served; train tokens that the base has and does not use "
+      "(trainable_token_indices)",
+      origin_, tensor, (*shape)[0], base[0]);
+}
+
 void LoraReader::claim_saved(std::span<const size_t> saved, TensorPlan& tensors, Adapter& adapter) {
   saved_.insert(saved.begin(), saved.end());
   if (tying_ == WeightTying::kSaved) saved_.insert(head_);
@@ -102,6 +145,7 @@ void LoraReader::claim_saved(std::span<const size_t> saved, TensorPlan& tensors,
     const std::string name = tensor_name(target, "weight");
     const bool is_tied = tying_ == WeightTying::kSaved && module == head_;
     if (is_tied && !tensors.contains(name)) continue;
+    check_vocabulary(name, target, tensors);
     tensors.claim(name, weight_shape(target), "modules_to_save", &to);
   }
 }
@@ -127,6 +171,17 @@ void LoraReader::claim_lora(size_t index, TensorPlan& tensors, LoraWeights& weig
   tensors.claim(is_long ? name + ".weight" : name, {module.out}, owner, &weights.magnitude);
 }
 
+// Where PEFT's layers put the module's own weight.
+std::string LoraReader::copy_ending(size_t module, const Adapter& adapter) const {
+  if (saved_.contains(module)) return "original_module.weight";
+  std::string ending = adapter.lora.contains(module) ? "base_layer." : "";
+  if (adapter.tokens.contains(module)) {
+    ending +=
+        adapter.kind == AdapterKind::kTrainableTokens ? "base_layer." : "token_adapter.base_layer.";
+  }
+  return ending + "weight";
+}
+
 void LoraReader::claim_copies(TensorPlan& tensors, const Adapter& adapter) {
   for (size_t i = 0; i < base_.modules.size(); ++i) {
     const AdapterModule& module = base_.modules[i];
@@ -134,10 +189,9 @@ void LoraReader::claim_copies(TensorPlan& tensors, const Adapter& adapter) {
     // save_embedding_layers beside modules_to_save writes the module's own weight a second time,
     // under a name that PEFT does not read.
     if (saved_.contains(i)) tensors.skip(tensor_name(module, "modules_to_save.weight"));
-    const std::string name = tensor_name(module, saved_.contains(i) ? "original_module.weight"
-                                                 : adapter.lora.contains(i) ? "base_layer.weight"
-                                                                            : "weight");
+    const std::string name = tensor_name(module, copy_ending(i, adapter));
     if (!tensors.contains(name)) continue;
+    check_vocabulary(name, module, tensors);
     tensors.claim(name, weight_shape(module), "the copy of the base's weight", &copies_[i]);
   }
 }
@@ -160,11 +214,19 @@ void LoraReader::finish_tying(Adapter& adapter) const {
 
 void LoraReader::finish(Adapter& adapter) {
   finish_tying(adapter);
+  tokens_.finish(adapter);
   for (const auto& [module, copy] : copies_) {
     // PEFT copies into the one weight that embedding and tied head share, the head's last.
     const std::optional<size_t> tied = base_.weights->tied_to(module);
     if (tied && *tied > module && copies_.contains(*tied)) continue;
-    if (!base_.weights->equals(module, copy)) finish_copy(module, copy, adapter);
+    if (base_.weights->equals(module, copy)) continue;
+    if (!adapter.config->alora_invocation.empty()) {
+      fail(
+          "{}: its copy of {} differs from the base's weight; an aLoRA (alora_invocation_tokens) "
+          "needs the base before its invocation: save it without the copy",
+          origin_, base_.modules[module].name);
+    }
+    finish_copy(module, copy, adapter);
   }
 }
 

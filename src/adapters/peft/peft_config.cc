@@ -38,9 +38,9 @@ constexpr std::string_view kWithoutEffect[] = {
 
 void check_kind(ConfigReader& reader) {
   const std::string type = reader.text("peft_type");
-  if (type != "LORA") {
-    fail("{}: peft_type is \"{}\"; only \"LORA\" adapters can be served", reader.origin(),
-         printable(type));
+  if (type != "LORA" && type != "TRAINABLE_TOKENS") {
+    fail("{}: peft_type is \"{}\"; only \"LORA\" and \"TRAINABLE_TOKENS\" adapters can be served",
+         reader.origin(), printable(type));
   }
   const std::string task = reader.text("task_type");
   if (!task.empty() && task != "CAUSAL_LM") {
@@ -184,6 +184,65 @@ void read_variants(ConfigReader& reader, PeftConfig& config) {
   }
 }
 
+// `value` is that of `key`, or of a name in it.
+std::vector<int32_t> read_tokens(ConfigReader& reader, std::string_view key,
+                                 const json::value& value) {
+  constexpr std::string_view kMust = "a list of token ids";
+  if (!value.is_array() || value.get_array().empty()) reader.bad(key, kMust);
+  std::vector<int32_t> ids;
+  for (const json::value& item : value.get_array()) {
+    int64_t id = 0;
+    if (!read_integer(item, 0, INT32_MAX, id)) reader.bad(key, kMust);
+    ids.push_back(static_cast<int32_t>(id));
+  }
+  return ids;
+}
+
+void read_trainable_tokens(ConfigReader& reader, PeftConfig& config) {
+  constexpr std::string_view kKey = "trainable_token_indices";
+  const json::value* value = reader.find(kKey);
+  if (value == nullptr) return;
+  if (!value->is_object()) {
+    config.trainable_tokens.emplace_back("embed_tokens", read_tokens(reader, kKey, *value));
+    return;
+  }
+  for (const json::key_value_pair& item : value->get_object()) {
+    if (item.key().empty()) reader.bad(kKey, "an object of modules' names");
+    config.trainable_tokens.emplace_back(item.key(), read_tokens(reader, kKey, item.value()));
+  }
+}
+
+// aLoRA with what acts on all tokens would need a second kind of "base" before its invocation.
+void read_invocation(ConfigReader& reader, PeftConfig& config) {
+  constexpr std::string_view kKey = "alora_invocation_tokens";
+  const json::value* value = reader.find(kKey);
+  if (value == nullptr || (value->is_array() && value->get_array().empty())) return;
+  config.alora_invocation = read_tokens(reader, kKey, *value);
+  const auto refuse = [&](std::string_view other) {
+    fail("{}: {} cannot be combined with {}", reader.origin(), kKey, other);
+  };
+  if (config.use_dora) refuse("use_dora, in PEFT neither");
+  if (!config.modules_to_save.empty()) refuse("modules_to_save here");
+  if (!config.trainable_tokens.empty()) refuse("trainable_token_indices here");
+}
+
+PeftConfig parse_trainable_tokens(ConfigReader& reader, std::span<const std::string> ignored_keys) {
+  PeftConfig config;
+  config.trains_tokens_alone = true;
+  config.target_modules = read_selection(reader, "target_modules");
+  if (reader.find("target_modules") == nullptr) config.target_modules.names = {"embed_tokens"};
+  const json::value* tokens = reader.find("token_indices");
+  if (tokens == nullptr) reader.bad("token_indices", "a list of token ids");
+  config.trainable_tokens.emplace_back("", read_tokens(reader, "token_indices", *tokens));
+  config.base_model_name_or_path = reader.text("base_model_name_or_path");
+  for (std::string_view key : {"auto_mapping", "inference_mode", "init_weights", "peft_version",
+                               "revision", "runtime_config"}) {
+    reader.find(key);
+  }
+  reader.check_rest(ignored_keys, config.warnings);
+  return config;
+}
+
 }  // namespace
 
 PeftConfig parse_peft_config(const json::object& object, std::string_view origin,
@@ -191,6 +250,9 @@ PeftConfig parse_peft_config(const json::object& object, std::string_view origin
   ConfigReader reader(object, origin);
   PeftConfig config;
   check_kind(reader);
+  if (reader.text("peft_type") == "TRAINABLE_TOKENS") {
+    return parse_trainable_tokens(reader, ignored_keys);
+  }
   check_initialisation(reader);
   read_ranks(reader, config);
   read_variants(reader, config);
@@ -207,6 +269,8 @@ PeftConfig parse_peft_config(const json::object& object, std::string_view origin
     reader.bad("modules_to_save", "a list of names");
   }
   config.ensure_weight_tying = reader.boolean("ensure_weight_tying", false);
+  read_trainable_tokens(reader, config);
+  read_invocation(reader, config);
   config.base_model_name_or_path = reader.text("base_model_name_or_path");
   for (std::string_view key : kWithoutEffect) reader.find(key);
   reader.check_rest(ignored_keys, config.warnings);

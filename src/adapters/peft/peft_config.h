@@ -1,4 +1,5 @@
-// adapter_config.json: what PEFT's LoraConfig says about an adapter, checked key by key.
+// adapter_config.json: what PEFT's LoraConfig, or TrainableTokensConfig, says about an adapter,
+// checked key by key.
 //
 // Fail closed: a key that can change what the adapter computes is either implemented here or must
 // have the value at which it does nothing; so must every key that this program does not know.
@@ -47,6 +48,14 @@ struct PeftConfig {
   // counts.
   std::vector<std::pair<std::string, int64_t>> rank_pattern;
   std::vector<std::pair<std::string, double>> alpha_pattern;
+
+  // Module, by the end of its name, -> ids whose rows of it are the adapter's own.
+  std::vector<std::pair<std::string, std::vector<int32_t>>> trainable_tokens;
+  // peft_type is TRAINABLE_TOKENS: no LoRA; the tokens are those of the target_modules, and stand
+  // in trainable_tokens without a name.
+  bool trains_tokens_alone = false;
+  // aLoRA: LoRA acts from the last place in the prompt on where these tokens stand; empty: always.
+  std::vector<int32_t> alora_invocation;
 
   std::string base_model_name_or_path;  // "" if the file does not say
   // What a user should know and what stops nothing.

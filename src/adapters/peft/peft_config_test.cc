@@ -64,8 +64,7 @@ TEST(PeftConfig, WhatPeftSaves) {
 
 TEST(PeftConfig, KeysWithEffectThatAreNotImplemented) {
   for (const char* keys :
-       {"'layer_replication': [[0, 1]]", "'trainable_token_indices': [1]",
-        "'target_parameters': ['x']", "'alora_invocation_tokens': [1]", "'use_qalora': true",
+       {"'layer_replication': [[0, 1]]", "'target_parameters': ['x']", "'use_qalora': true",
         "'use_bdlora': {'nblocks': 2}", "'arrow_config': {'top_k': 1}", "'kasa_config': {'k': 1}",
         "'next_years_feature': 0", "'monteclora_config': {'num_samples': 8}"}) {
     const std::string key = std::string(keys).substr(1, std::string(keys).find('\'', 1) - 1);
@@ -76,6 +75,30 @@ TEST(PeftConfig, KeysWithEffectThatAreNotImplemented) {
             "no error");
   EXPECT_EQ(error("'merge_weights': false, 'enable_lora': null, 'new': [], 'newer': ''"),
             "no error");
+}
+
+TEST(PeftConfig, TrainableTokens) {
+  EXPECT_EQ(parse("'trainable_token_indices': [3, 1]").trainable_tokens,
+            (decltype(PeftConfig::trainable_tokens){{"embed_tokens", {3, 1}}}));
+  EXPECT_EQ(parse("'trainable_token_indices': {'lm_head': [2], 'e': [5]}").trainable_tokens,
+            (decltype(PeftConfig::trainable_tokens){{"lm_head", {2}}, {"e", {5}}}));
+  for (const char* value : {"[]", "[-1]", "[1.5]", "3", "'all'", "{'a': []}", "{'': [1]}"}) {
+    expect_error(error(fmt::format("'trainable_token_indices': {}", value)),
+                 "test: trainable_token_indices is", "it must be");
+  }
+}
+
+TEST(PeftConfig, Invocations) {
+  EXPECT_EQ(parse("'alora_invocation_tokens': [3, 1]").alora_invocation,
+            (std::vector<int32_t>{3, 1}));
+  EXPECT_TRUE(parse("'alora_invocation_tokens': []").alora_invocation.empty());
+  expect_error(error("'alora_invocation_tokens': [-1]"), "test: alora_invocation_tokens is",
+               "must be a list of token ids");
+  for (const char* other :
+       {"'use_dora': true", "'modules_to_save': ['lm_head']", "'trainable_token_indices': [1]"}) {
+    expect_error(error(fmt::format("'alora_invocation_tokens': [1], {}", other)),
+                 "test: alora_invocation_tokens", "cannot be combined with");
+  }
 }
 
 TEST(PeftConfig, ValuesThatAreNone) {

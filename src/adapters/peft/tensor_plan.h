@@ -22,6 +22,12 @@ class TensorPlan {
 
   bool contains(const std::string& name) const { return places_.contains(name); }
 
+  // Null if it is not there.
+  const std::vector<int64_t>* shape_of(const std::string& name) const {
+    const auto found = places_.find(name);
+    return found == places_.end() ? nullptr : &found->second.info->shape;
+  }
+
   // The tensor of that name shall be read into `to`, which must stay where it is until read().
   // Throws Error if it is missing, is no float type or has another shape; `owner` says in the
   // message what the tensor belongs to.

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 
 namespace lorax {
@@ -26,6 +27,9 @@ class HostAdapter {
 class ResidentAdapter {
  public:
   virtual ~ResidentAdapter() = default;
+
+  // aLoRA: the tokens from whose last place in a prompt on it acts; empty: always.
+  virtual std::span<const int32_t> invocation() const { return {}; }
 };
 
 struct AdapterProbe {

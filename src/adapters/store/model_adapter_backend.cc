@@ -33,7 +33,7 @@ class ModelHostAdapter final : public HostAdapter {
 
 ModelAdapter::ModelAdapter(AdapterTables& tables, int slot, const PackedAdapter& packed,
                            PoolBlock block)
-    : tables_(tables), slot_(slot), block_(std::move(block)) {
+    : tables_(tables), slot_(slot), block_(std::move(block)), invocation_(packed.invocation()) {
   AdapterSlot content = packed.at(block_.data() != nullptr ? block_.data() : packed.data());
   speculative_heads_ = static_cast<int64_t>(content.medusa.size());
   tables_.set(slot_, std::move(content));

@@ -26,12 +26,14 @@ class ModelAdapter final : public ResidentAdapter {
   ~ModelAdapter() override;
 
   int64_t speculative_heads() const { return speculative_heads_; }
+  std::span<const int32_t> invocation() const override { return invocation_; }
 
  private:
   AdapterTables& tables_;
   int slot_;
   PoolBlock block_;
   int64_t speculative_heads_;
+  std::vector<int32_t> invocation_;
 };
 
 // Ids are directories, or what id_of(MergeRecipe) gives.

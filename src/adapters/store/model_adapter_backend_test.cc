@@ -1,5 +1,7 @@
 #include "adapters/store/model_adapter_backend.h"
 
+#include "device/factory/device_factory.h"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>

@@ -92,6 +92,13 @@ PackedAdapter::Layout PackedAdapter::make_layout(const Adapter& adapter,
     const bool is_norm = modules[index].kind == AdapterModule::Kind::kNorm;
     layout.replaced[index] = add_tensor(tensor, is_norm ? DType::kFloat32 : dtype);
   }
+  for (const auto& [index, own] : adapter.tokens) {
+    auto& place = layout.tokens[index];
+    place.tokens.offset = parts.take(own.ids.size() * sizeof(int32_t));
+    place.tokens.dtype = DType::kInt32;
+    place.tokens.shape.assign(1, static_cast<int64_t>(own.ids.size()));
+    place.rows = add_tensor(own.rows, dtype);
+  }
   for (const MedusaHeadWeights& head :
        adapter.medusa ? adapter.medusa->heads : std::vector<MedusaHeadWeights>()) {
     HeadPlace& place = layout.medusa.emplace_back();
@@ -115,6 +122,7 @@ PackedAdapter::PackedAdapter(const Adapter& adapter, std::span<const AdapterModu
                              DType dtype, Device& memory)
     : dtype_(dtype),
       modules_(modules.size()),
+      invocation_(adapter.config ? adapter.config->alora_invocation : std::vector<int32_t>()),
       layout_(make_layout(adapter, modules, precision, dtype)),
       block_(memory, layout_.bytes) {
   for (const auto& [index, place] : layout_.lora) {
@@ -134,6 +142,11 @@ PackedAdapter::PackedAdapter(const Adapter& adapter, std::span<const AdapterModu
     if (modules[index].kind != AdapterModule::Kind::kNorm) continue;
     float* values = reinterpret_cast<float*>(block_at(place.offset));
     for (int64_t i = 0; i < modules[index].out; ++i) values[i] += 1.0f;
+  }
+  for (const auto& [index, place] : layout_.tokens) {
+    const TokenWeights& own = adapter.tokens.at(index);
+    std::ranges::copy(own.ids, reinterpret_cast<int32_t*>(block_at(place.tokens.offset)));
+    write_tensor(own.rows, place.rows);
   }
   for (size_t i = 0; i < layout_.medusa.size(); ++i) {
     const MedusaHeadWeights& head = adapter.medusa->heads[i];
@@ -206,6 +219,11 @@ AdapterSlot PackedAdapter::at(const void* block) const {
   }
   for (const auto& [index, place] : layout_.replaced) {
     slot.replacements.emplace_back(static_cast<int64_t>(index), tensor_at(base, place));
+  }
+  for (const auto& [index, place] : layout_.tokens) {
+    slot.tokens.push_back({.module = static_cast<int64_t>(index),
+                           .tokens = tensor_at(base, place.tokens),
+                           .rows = tensor_at(base, place.rows)});
   }
   for (const HeadPlace& place : layout_.medusa) {
     MedusaHead& head = slot.medusa.emplace_back();

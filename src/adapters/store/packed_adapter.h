@@ -30,6 +30,8 @@ class PackedAdapter {
 
   const void* data() const { return block_.data(); }
   uint64_t bytes() const { return block_.bytes(); }
+  // aLoRA's tokens, PeftConfig::alora_invocation.
+  const std::vector<int32_t>& invocation() const { return invocation_; }
   // The content of a slot whose adapter's block, or a copy of it, lies at `block`.
   AdapterSlot at(const void* block) const;
 
@@ -45,6 +47,10 @@ class PackedAdapter {
     DType dtype = DType::kFloat32;
     std::vector<int64_t> shape;
   };
+  struct TokensPlace {
+    TensorPlace tokens;
+    TensorPlace rows;
+  };
   struct HeadPlace {
     std::vector<std::pair<TensorPlace, TensorPlace>> blocks;  // weight and bias
     TensorPlace output;                                       // without shape: none
@@ -52,6 +58,7 @@ class PackedAdapter {
   struct Layout {
     std::map<size_t, LoraPlace> lora;
     std::map<size_t, TensorPlace> replaced;
+    std::map<size_t, TokensPlace> tokens;
     std::vector<HeadPlace> medusa;
     uint64_t bytes = 0;
   };
@@ -68,6 +75,7 @@ class PackedAdapter {
 
   DType dtype_;
   size_t modules_;
+  std::vector<int32_t> invocation_;
   Layout layout_;
   Buffer block_;
 };

@@ -83,6 +83,17 @@ void CpuDevice::embedding(const Tensor& ids, const Tensor& table, float scale, c
            [&](int64_t row) { cpu::embedding(ids, table, scale, out, row); });
 }
 
+void CpuDevice::token_embedding(const Tensor& ids, const Tensor& tokens, const Tensor& rows,
+                                float scale, const Tensor& out) {
+  const std::span<const int32_t> known(tokens.as<int32_t>(), static_cast<size_t>(tokens.dim(0)));
+  for_rows(out.dim(0), out.dim(1), [&](int64_t row) {
+    const auto found = std::ranges::lower_bound(known, ids.as<int32_t>()[row]);
+    if (found == known.end() || *found != ids.as<int32_t>()[row]) return;
+    int32_t index = static_cast<int32_t>(found - known.begin());
+    cpu::embedding(Tensor(&index, DType::kInt32, {1}), rows, scale, out.slice(0, row, row + 1), 0);
+  });
+}
+
 void CpuDevice::fill_in_ids(const Tensor& ids, const Tensor& from) {
   const int32_t* chosen = from.as<int32_t>();
   for (int32_t& id : std::span(ids.as<int32_t>(), static_cast<size_t>(ids.numel()))) {
@@ -163,6 +174,16 @@ void CpuDevice::gather_rows(const Tensor& x, const Tensor& indices, const Tensor
   for_rows(out.dim(0), out.dim(1), [&](int64_t row) {
     const Tensor from = x.slice(0, indices.as<int32_t>()[row], indices.as<int32_t>()[row] + 1);
     std::memcpy(out.slice(0, row, row + 1).data, from.data, row_bytes);
+  });
+}
+
+void CpuDevice::scatter_columns(const Tensor& from, const Tensor& columns, const Tensor& out) {
+  const int32_t* to = columns.as<int32_t>();
+  for_rows(from.dim(0), from.dim(1), [&](int64_t row) {
+    const float* values = from.as<float>() + row * from.stride(0);
+    for (int64_t i = 0; i < from.dim(1); ++i) {
+      out.as<float>()[row * out.stride(0) + to[i]] = values[i];
+    }
   });
 }
 

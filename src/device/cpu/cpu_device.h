@@ -31,6 +31,8 @@ class CpuDevice final : public Device {
   bool memory_is_host() const override { return true; }
 
   void embedding(const Tensor& ids, const Tensor& table, float scale, const Tensor& out) override;
+  void token_embedding(const Tensor& ids, const Tensor& tokens, const Tensor& rows, float scale,
+                       const Tensor& out) override;
   void fill_in_ids(const Tensor& ids, const Tensor& from) override;
   void rms_norm(const Tensor& x, const Tensor& weight, float eps, const Tensor& out) override;
   void rms_norm_add(const Tensor& x, const Tensor& weight, float eps,
@@ -48,6 +50,7 @@ class CpuDevice final : public Device {
   void gelu_tanh_mul(const Tensor& gate_up, const Tensor& out) override;
   void softcap(const Tensor& x, float cap) override;
   void gather_rows(const Tensor& x, const Tensor& indices, const Tensor& out) override;
+  void scatter_columns(const Tensor& from, const Tensor& columns, const Tensor& out) override;
 
   void row_statistics(const Tensor& logits, const Tensor& ids, RowStatistics* out) override;
   void edit_logits(const Tensor& logits, DeviceList<const EditedRow> rows, const LogitEdit* edits,

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "base/memory_info.h"
+#include "engine/schedule/activation.h"
 #include "nn/adapter_batch.h"
 
 namespace lorax {
@@ -34,6 +35,10 @@ LoadedAdapters::LoadedAdapters(LoadedModel& model, const std::string& base_name,
 
 int32_t LoadedAdapters::slot(const std::string& id) const {
   return id.empty() ? kNoAdapter : pins_.at(id).slot();
+}
+
+int64_t LoadedAdapters::acts_from(const std::string& id, std::span<const int32_t> prompt) const {
+  return id.empty() ? 0 : activation_of(prompt, pins_.at(id).adapter().invocation());
 }
 
 int64_t LoadedAdapters::speculative_heads(const std::string& id) const {

@@ -4,6 +4,7 @@
 
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,8 @@ class LoadedAdapters {
   const AdapterTables& tables() const { return *tables_; }
   // kNoAdapter for "". `id` is one of those given.
   int32_t slot(const std::string& id) const;
+  // The position of the prompt from which on it acts (aLoRA).
+  int64_t acts_from(const std::string& id, std::span<const int32_t> prompt) const;
   // The adapter as its files say it, read anew.
   Adapter read(const std::string& id) const { return backend_->read(id); }
   // Its Medusa heads.

@@ -29,6 +29,7 @@ class StoreLease final : public AdapterLease {
   std::string error() const override { return ticket_.error(); }
   int32_t slot() const override { return pin_.slot(); }
   const std::string& digest() const override { return pin_.digest(); }
+  std::span<const int32_t> invocation() const override { return pin_.adapter().invocation(); }
 
  private:
   AdapterTicket ticket_;

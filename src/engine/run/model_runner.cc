@@ -72,7 +72,9 @@ void ModelRunner::fill_sequence(const SequenceStep& step) {
     inputs_.positions.push_back(static_cast<int32_t>(position));
     inputs_.slots.push_back(block * KvCache::kBlockSize + position % KvCache::kBlockSize);
   }
-  step_adapters_.metadata.append(step.adapter, end - begin);
+  const int64_t adapter_from = std::clamp(step.adapter_from, begin, end);
+  step_adapters_.metadata.append(kNoAdapter, adapter_from - begin);
+  step_adapters_.metadata.append(step.adapter, end - adapter_from);
   const int32_t rows = static_cast<int32_t>(inputs_.ids.size());
   switch (step.output) {
     case SequenceStep::Output::kNone:
@@ -86,7 +88,11 @@ void ModelRunner::fill_sequence(const SequenceStep& step) {
       }
       break;
   }
-  head_row_adapters_.resize(inputs_.head_rows.size(), step.adapter);
+  const int64_t first_row = rows - (end - begin);
+  while (head_row_adapters_.size() < inputs_.head_rows.size()) {
+    const int64_t position = begin + inputs_.head_rows[head_row_adapters_.size()] - first_row;
+    head_row_adapters_.push_back(position < adapter_from ? kNoAdapter : step.adapter);
+  }
   inputs_.cu_seqlens.push_back(rows);
   inputs_.kv_lengths.push_back(static_cast<int32_t>(end));
   const size_t used = std::min(step.blocks.size(), static_cast<size_t>(blocks_per_sequence_));
@@ -192,7 +198,7 @@ bool ModelRunner::is_decode(std::span<const SequenceStep> steps) const {
 bool ModelRunner::fits_graph() const {
   return std::ranges::all_of(step_adapters_.metadata.slots(), [this](int32_t slot) {
     const AdapterSlot& content = tables_->slot(slot);
-    return content.replacements.empty() && content.medusa.empty() &&
+    return content.replacements.empty() && content.tokens.empty() && content.medusa.empty() &&
            std::ranges::none_of(wide_modules_, [&content](int64_t module) {
              return content.lora[static_cast<size_t>(module)].rank > 0;
            });

@@ -6,7 +6,8 @@
 // rows of no sequence to the next of a few sizes, and one graph per size, with and without
 // adapters, does all of it with one launch, the head included. A graph stays as sequences grow and
 // adapters of any ranks come and go. What no graph covers (adapters that replace weights, have
-// Medusa heads, or change the embedding or the head) runs launch by launch, with the same bits.
+// Medusa heads, or change the embedding or the head, or rows of these) runs launch by launch, with
+// the same bits.
 #pragma once
 
 #include <cstdint>
@@ -48,6 +49,7 @@ struct SequenceStep {
   int64_t position = 0;             // of the first: so many are cached
   std::span<const int32_t> blocks;  // pages, in order, for all up to the last new token
   int32_t adapter = kNoAdapter;     // its adapter's slot
+  int64_t adapter_from = 0;         // tokens at positions before have none
   Output output = Output::kLastRow;
   // Of the ids that are given beside the step: where the last token's lies, which is then not read
   // from `tokens`. Negative: it is in `tokens`.

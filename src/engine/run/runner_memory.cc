@@ -13,7 +13,7 @@ namespace lorax {
 namespace {
 
 // Tables of one slot, which stands for the adapters that need most workspace: those with Medusa
-// heads. Nothing lies behind its tensors.
+// heads and with tokens of their own. Nothing lies behind its tensors.
 AdapterTables widest_adapter(Device& dry_run, const FlashCausalLM& model, int64_t heads,
                              int64_t hidden_size, int64_t vocab_size) {
   const int64_t modules = static_cast<int64_t>(model.adapter_modules().size());
@@ -27,6 +27,11 @@ AdapterTables widest_adapter(Device& dry_run, const FlashCausalLM& model, int64_
   slot.medusa.assign(static_cast<size_t>(heads),
                      {.blocks = std::vector<MedusaHead::Block>(kMaxMedusaLayers, block),
                       .output = Tensor(nullptr, dtype, {vocab_size, hidden_size})});
+  for (int64_t module = 0; module < modules; ++module) {  // the head is one of them
+    slot.tokens.push_back({.module = module,
+                           .tokens = Tensor(nullptr, DType::kInt32, {ops::kTokenColumns}),
+                           .rows = Tensor(nullptr, dtype, {ops::kTokenColumns, hidden_size})});
+  }
   tables.set(0, std::move(slot));
   return tables;
 }

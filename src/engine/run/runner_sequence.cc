@@ -19,6 +19,7 @@ SequenceStep next_step(const RunnerSequence& sequence, int64_t tokens,
           .position = sequence.cached,
           .blocks = sequence.blocks,
           .adapter = sequence.adapter,
+          .adapter_from = sequence.adapter_from,
           .output = output};
 }
 

@@ -15,6 +15,7 @@ struct RunnerSequence {
   int64_t cached = 0;            // tokens whose keys and values are in the cache
   std::vector<int32_t> blocks;   // pages, in order
   int32_t adapter = kNoAdapter;  // its adapter's slot
+  int64_t adapter_from = 0;      // as of SequenceStep
 
   int64_t length() const { return static_cast<int64_t>(tokens.size()); }
   int64_t pending() const { return length() - cached; }

@@ -57,6 +57,7 @@ SequenceStep StepRunner::plan_entry(Step& step, size_t entry, int64_t& output_ro
   input.position = work.begin;
   input.blocks = sequence.blocks.ids();
   input.adapter = sequence.slot();
+  input.adapter_from = sequence.adapter_from;
   input.output = SequenceStep::Output::kNone;
   if (input.tokens.back() == kUnknownToken) input.last_id = request.output_row;
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 
 namespace lorax {
@@ -26,6 +27,9 @@ class AdapterLease {
   // Preconditions: kReady.
   virtual int32_t slot() const = 0;
   virtual const std::string& digest() const = 0;
+  // aLoRA: the adapter acts from the last place in the prompt on where these tokens stand, and
+  // nowhere if they do not. Empty: always.
+  virtual std::span<const int32_t> invocation() const { return {}; }
 };
 
 class AdapterExchange {

@@ -33,17 +33,18 @@ PrefixCache::~PrefixCache() {
 }
 
 int64_t PrefixCache::match(const std::string& name_space, std::span<const int32_t> tokens,
-                           BlockTable& table) {
+                           BlockTable& table, const PrefixStem& stem) {
   LORAX_CHECK(table.size() == 0);
-  const auto root = roots_.find(name_space);
-  if (root == roots_.end() || tokens.empty()) return 0;
+  if (tokens.empty()) return 0;
   const int64_t pages = (static_cast<int64_t>(tokens.size()) - 1) / block_size_;
   int32_t block = kNone;
-  uint64_t hash = root->second.number;
+  uint64_t hash = 0;
   for (int64_t i = 0; i < pages; ++i) {
+    const auto root = roots_.find(space_of(i, name_space, stem));
+    if (root == roots_.end()) break;
     const auto part =
         tokens.subspan(static_cast<size_t>(i * block_size_), static_cast<size_t>(block_size_));
-    hash = hash_of(hash, part);
+    hash = hash_of(i == 0 ? root->second.number : hash, part);
     block = find(hash, root->second.number, block, part);
     if (block == kNone) break;
     table.share(block);
@@ -51,21 +52,25 @@ int64_t PrefixCache::match(const std::string& name_space, std::span<const int32_
   return table.size() * block_size_;
 }
 
-int64_t PrefixCache::insert(const std::string& name_space, std::span<const int32_t> tokens,
-                            int64_t registered, BlockTable& table) {
-  const int64_t pages = static_cast<int64_t>(tokens.size()) / block_size_;
-  if (registered >= pages) return registered;
+PrefixCache::Root& PrefixCache::root_of(const std::string& name_space) {
   Root& root = roots_[name_space];
   if (root.number == 0) {
     root.number = ++last_root_;
     names_[root.number] = name_space;
   }
+  return root;
+}
+
+int64_t PrefixCache::insert(const std::string& name_space, std::span<const int32_t> tokens,
+                            int64_t registered, BlockTable& table, const PrefixStem& stem) {
+  const int64_t pages = static_cast<int64_t>(tokens.size()) / block_size_;
+  if (registered >= pages) return registered;
   int32_t parent = registered == 0 ? kNone : table.ids()[static_cast<size_t>(registered - 1)];
-  uint64_t hash = registered == 0 ? root.number : node(parent).hash;
   for (int64_t i = registered; i < pages; ++i) {
+    Root& root = root_of(space_of(i, name_space, stem));
     const auto part =
         tokens.subspan(static_cast<size_t>(i * block_size_), static_cast<size_t>(block_size_));
-    hash = hash_of(hash, part);
+    const uint64_t hash = hash_of(parent == kNone ? root.number : node(parent).hash, part);
     int32_t block = find(hash, root.number, parent, part);
     if (block != kNone) {
       table.replace(i, block);

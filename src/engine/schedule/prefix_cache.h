@@ -17,6 +17,12 @@
 
 namespace lorax {
 
+// Pages wholly within the first `tokens` are those of another namespace.
+struct PrefixStem {
+  std::string name_space;
+  int64_t tokens = 0;
+};
+
 class PrefixCache {
  public:
   // The allocator must outlive this.
@@ -28,13 +34,14 @@ class PrefixCache {
 
   // Appends to `table`, which is empty, the pages that hold the beginning of `tokens`, but never
   // all of `tokens`. Returns how many tokens they hold.
-  int64_t match(const std::string& name_space, std::span<const int32_t> tokens, BlockTable& table);
+  int64_t match(const std::string& name_space, std::span<const int32_t> tokens, BlockTable& table,
+                const PrefixStem& stem = {});
 
   // Registers pages [registered, tokens.size() / block_size) of a table: they hold the keys and
   // values of `tokens`, computed. A page that is known already is replaced in the table by that
   // one. Pages before `registered` have been matched or registered. Returns the new `registered`.
   int64_t insert(const std::string& name_space, std::span<const int32_t> tokens, int64_t registered,
-                 BlockTable& table);
+                 BlockTable& table, const PrefixStem& stem = {});
 
   // Frees the idle page that is oldest. False if there is none.
   bool evict();
@@ -52,6 +59,11 @@ class PrefixCache {
     int64_t pages = 0;
   };
 
+  const std::string& space_of(int64_t page, const std::string& name_space,
+                              const PrefixStem& stem) const {
+    return (page + 1) * block_size_ <= stem.tokens ? stem.name_space : name_space;
+  }
+  Root& root_of(const std::string& name_space);
   Node& node(int32_t block) { return nodes_[static_cast<size_t>(block)]; }
   std::span<int32_t> tokens_of(int32_t block);
   uint64_t hash_of(uint64_t parent_hash, std::span<const int32_t> tokens) const;

@@ -19,16 +19,17 @@ class PrefixCacheTest : public ::testing::Test {
       : allocator_(blocks), cache_(allocator_, block_size), block_size_(block_size) {}
 
   // A request that computes all of its tokens. Returns its pages and how many tokens were found.
-  std::pair<BlockTable, int64_t> run(const Tokens& tokens, const std::string& name_space = "") {
+  std::pair<BlockTable, int64_t> run(const Tokens& tokens, const std::string& name_space = "",
+                                     const PrefixStem& stem = {}) {
     BlockTable table(allocator_);
-    const int64_t found = cache_.match(name_space, tokens, table);
+    const int64_t found = cache_.match(name_space, tokens, table, stem);
     const int64_t registered = table.size();
     const int64_t need = (static_cast<int64_t>(tokens.size()) + block_size_ - 1) / block_size_;
     while (table.size() < need) {
       EXPECT_TRUE(allocator_.free() > 0 || cache_.evict());
       EXPECT_TRUE(table.grow());
     }
-    cache_.insert(name_space, tokens, registered, table);
+    cache_.insert(name_space, tokens, registered, table, stem);
     return {std::move(table), found};
   }
   int64_t found(const Tokens& tokens, const std::string& name_space = "") {
@@ -60,6 +61,22 @@ TEST_F(PrefixCacheTest, OneTokenIsAlwaysLeftToCompute) {
   EXPECT_EQ(found({0, 1, 2, 3}), 2);
   EXPECT_EQ(found({0, 1}), 0);
   EXPECT_EQ(found({0}), 0);
+}
+
+TEST_F(PrefixCacheTest, AStemIsOfAnotherNamespace) {
+  const PrefixStem stem = {.name_space = "base", .tokens = 3};  // one page, and a part of one
+  const Tokens tokens = {0, 1, 2, 3, 4};
+  EXPECT_EQ(found(tokens, "base"), 0);
+  EXPECT_EQ(run(tokens, "a", stem).second, 2);
+  EXPECT_EQ(run(tokens, "a", stem).second, 4);
+  EXPECT_EQ(run(tokens, "b", stem).second, 2);
+  EXPECT_EQ(found(tokens, "a"), 0);
+  EXPECT_EQ(found(tokens, "base"), 4);
+  while (cache_.evict()) {
+  }
+  EXPECT_EQ(allocator_.free(), allocator_.blocks());
+  EXPECT_EQ(run(tokens, "a", stem).second, 0);
+  EXPECT_EQ(found(tokens, "base"), 2);
 }
 
 TEST_F(PrefixCacheTest, NamespacesAreApart) {

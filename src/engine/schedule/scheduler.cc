@@ -8,6 +8,7 @@
 #include <unordered_set>
 
 #include "base/check.h"
+#include "engine/schedule/activation.h"
 
 namespace lorax {
 namespace {
@@ -292,7 +293,7 @@ bool Scheduler::admit(FairQueue::Client& client, int64_t rows, bool whole, Time 
   Sequence& sequence = *sequences_.at(*client.waiting().begin());
   if (!sequence.admitted) {
     sequence.adapter = line_.lease(client);
-    sequence.name_space = name_space(sequence);
+    enter_name_space(sequence);
   }
   const int64_t budget = rows - plan_->tokens;
   if (!take_pages(sequence) || (whole && sequence.pending() > budget)) {
@@ -324,7 +325,8 @@ bool Scheduler::admit(FairQueue::Client& client, int64_t rows, bool whole, Time 
 // for each running sequence to grow into. If false, it may hold some.
 bool Scheduler::take_pages(Sequence& sequence) {
   if (cache_ && sequence.reuse_prefix) {
-    sequence.cached = cache_->match(sequence.name_space, sequence.tokens, sequence.blocks);
+    sequence.cached =
+        cache_->match(sequence.name_space, sequence.tokens, sequence.blocks, sequence.stem);
     sequence.registered = sequence.blocks.size();
   }
   const int64_t need = pages_for(sequence.length(), options_.block_size) - sequence.blocks.size();
@@ -333,10 +335,24 @@ bool Scheduler::take_pages(Sequence& sequence) {
   return grow(sequence);
 }
 
-std::string Scheduler::name_space(const Sequence& sequence) {
-  const std::string digest = sequence.adapter == nullptr ? "" : sequence.adapter->digest();
-  // No digest holds a line feed.
-  return sequence.cache_scope.empty() ? digest : digest + '\n' + sequence.cache_scope;
+// A name space is that of an adapter's content and of a scope. What comes before an aLoRA's
+// invocation is the base's; what comes behind is a matter of where that stands, too.
+void Scheduler::enter_name_space(Sequence& sequence) {
+  // No digest holds a line feed or "@".
+  const std::string scope = sequence.cache_scope.empty() ? "" : '\n' + sequence.cache_scope;
+  sequence.name_space = scope;
+  if (sequence.adapter == nullptr) return;
+  const std::span<const int32_t> invocation = sequence.adapter->invocation();
+  sequence.adapter_from = activation_of(
+      std::span(sequence.tokens).first(static_cast<size_t>(sequence.prompt_length)), invocation);
+  if (sequence.adapter_from == kNeverActive) return;
+  const std::string& digest = sequence.adapter->digest();
+  if (invocation.empty()) {
+    sequence.name_space = digest + scope;
+  } else {
+    sequence.name_space = fmt::format("{}@{}{}", digest, sequence.adapter_from, scope);
+    sequence.stem = {.name_space = scope, .tokens = sequence.adapter_from};
+  }
 }
 
 void Scheduler::plan(Sequence& sequence, int64_t tokens) {
@@ -377,8 +393,8 @@ void Scheduler::commit(const StepWork& work, const StepResult& result, Time now)
   if (cache_ && stands && result.kind != StepResult::Kind::kDiscarded) {
     const auto computed =
         std::span(sequence.tokens).first(static_cast<size_t>(work.begin + work.tokens));
-    sequence.registered =
-        cache_->insert(sequence.name_space, computed, sequence.registered, sequence.blocks);
+    sequence.registered = cache_->insert(sequence.name_space, computed, sequence.registered,
+                                         sequence.blocks, sequence.stem);
   }
   if (result.kind == StepResult::Kind::kComputed) {
     LORAX_CHECK(result.token.has_value() == work.samples);

@@ -95,7 +95,9 @@ struct ScheduledSequence {
   int64_t max_new_tokens = 1;
   bool reuse_prefix = true;
   std::string cache_scope;
-  std::string name_space;  // of the prefix cache, from the first admission on
+  int64_t adapter_from = 0;  // position from which on the adapter acts; from the first admission on
+  std::string name_space;    // of the prefix cache, likewise
+  PrefixStem stem;           // likewise
   std::chrono::steady_clock::time_point deadline;
 
   // Tokens whose keys and values are in the pages, once the steps planned before the last are done.
@@ -222,8 +224,8 @@ class Scheduler {
   // A free page, if need be from the prefix cache.
   bool make_free();
   bool grow(Sequence& sequence);
-  // Of the prefix cache: the adapter's content and the scope.
-  static std::string name_space(const Sequence& sequence);
+  // Where the adapter acts, and whose pages of the prefix cache it may share.
+  static void enter_name_space(Sequence& sequence);
   static RequestId id_of(const Sequence* sequence) { return sequence->id; }
   Sequence* victim(int64_t at_least) const;
   void preempt(Sequence& sequence);

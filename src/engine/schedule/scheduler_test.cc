@@ -9,6 +9,8 @@
 #include <optional>
 #include <vector>
 
+#include "base/check.h"
+#include "engine/schedule/activation.h"
 #include "engine/schedule/testing/fake_adapter_exchange.h"
 
 namespace lorax {
@@ -38,6 +40,7 @@ class SchedulerTest : public ::testing::Test {
     for (int64_t i = 0; i < prompt; ++i) {
       request.prompt.push_back(static_cast<int32_t>(100 * last_id_ + static_cast<uint64_t>(i)));
     }
+    if (!prompt_.empty()) request.prompt = prompt_;
     request.max_new_tokens = tokens;
     if (timeout.count() >= 0) request.deadline = now_ + timeout;
     scheduler_->submit(std::move(request), now_);
@@ -65,12 +68,105 @@ class SchedulerTest : public ::testing::Test {
     return work;
   }
 
+  // The only request that runs.
+  const ScheduledSequence& running() const {
+    LORAX_CHECK(scheduler_->running().size() == 1);
+    return *scheduler_->running()[0];
+  }
+
+  std::vector<int32_t> prompt_;  // of all requests, if there is one
   FakeAdapterExchange adapters_;
   std::optional<Scheduler> scheduler_;
   std::vector<EndedRequest> ended_;
   Scheduler::Time now_{};
   RequestId last_id_ = 0;
 };
+
+TEST(ActivationTest, TheLastPlaceOfTheWholeInvocationCounts) {
+  const std::vector<int32_t> prompt = {1, 7, 8, 2, 7, 8, 7};
+  EXPECT_EQ(activation_of(prompt, std::vector<int32_t>{7, 8}), 4);
+  EXPECT_EQ(activation_of(prompt, std::vector<int32_t>{7}), 6);
+  EXPECT_EQ(activation_of(prompt, std::vector<int32_t>{8, 7}), 5);
+  EXPECT_EQ(activation_of(prompt, std::vector<int32_t>{1}), 0);
+  EXPECT_EQ(activation_of(prompt, std::vector<int32_t>{7, 9}), kNeverActive);
+  EXPECT_EQ(activation_of(std::vector<int32_t>{7}, std::vector<int32_t>{7, 8}), kNeverActive);
+  EXPECT_EQ(activation_of(prompt, {}), 0);
+}
+
+// The base's pages serve an aLoRA up to its invocation, those behind it serve neither the base nor
+// an invocation at another place; and what an aLoRA has computed before it serves the base.
+TEST_F(SchedulerTest, AnALoraSharesTheBasesPagesUpToItsInvocation) {
+  start(small());
+  adapters_.states["a"] = State::kReady;
+  adapters_.invocations["a"] = {50, 51};
+  const std::vector<int32_t> invoked = {1, 2, 3, 4, 5, 6, 7, 8, 9, 50, 51, 12, 13, 14};
+  const auto hit = [&](const std::vector<int32_t>& prompt, const std::string& adapter) {
+    prompt_ = prompt;
+    const RequestId id = submit(0, 9, adapter);
+    step();
+    const int64_t cached = running().cached_prompt_tokens;
+    while (running().pending() > 1) step();
+    step({id});
+    return cached;
+  };
+  EXPECT_EQ(hit(invoked, ""), 0);
+  EXPECT_EQ(hit(invoked, "a"), 8);   // not the page [9, 50, 51, 12], which the base has
+  EXPECT_EQ(hit(invoked, "a"), 12);  // its own
+  EXPECT_EQ(hit(invoked, ""), 12);   // the base's
+  const std::vector<int32_t> twice = {1, 2, 3, 4, 5, 6, 7, 8, 9, 50, 51, 12, 13, 50, 51, 2, 3};
+  EXPECT_EQ(hit(twice, "a"), 12);  // [9, 50, 51, 12] is the base's here
+  EXPECT_EQ(hit({21, 22, 23, 24, 25, 26, 27, 28, 50, 51, 1, 2, 3}, "a"), 0);
+  EXPECT_EQ(hit({21, 22, 23, 24, 25, 26, 27, 28, 50, 51, 1, 2, 3}, ""), 8);
+}
+
+// [50, 51, 1, 50] is computed anew where the invocation begins at its end, and not at its begin.
+TEST_F(SchedulerTest, EqualPagesOfInvocationsAtOtherPlacesAreApart) {
+  start(small());
+  adapters_.states["a"] = State::kReady;
+  adapters_.invocations["a"] = {50, 51};
+  const std::vector<std::vector<int32_t>> prompts = {{50, 51, 1, 50, 51, 2}, {50, 51, 1, 50, 7, 2}};
+  for (const std::vector<int32_t>& prompt : prompts) {
+    prompt_ = prompt;
+    const RequestId id = submit(0, 9, "a");
+    step();
+    EXPECT_EQ(running().cached_prompt_tokens, 0);
+    step({id});
+  }
+}
+
+TEST_F(SchedulerTest, AnALoraActsFromItsInvocationOnAlsoAfterAPreemption) {
+  SchedulerOptions options = small();
+  options.blocks = 5;
+  start(options);
+  adapters_.states["a"] = State::kReady;
+  adapters_.invocations["a"] = {50};
+  prompt_ = {1, 2, 50, 4, 50, 6, 7};
+  submit(0, 9, "a");
+  step();
+  EXPECT_EQ(running().adapter_from, 4);
+  prompt_ = {1, 2, 3, 4, 5, 6, 7};
+  const RequestId without = submit(0, 9, "a");
+  int64_t preemptions = 0;
+  bool seen = false;
+  for (int i = 0; i < 60 && !scheduler_->idle(); ++i) {
+    now_ += milliseconds(1);
+    const StepPlan& plan = scheduler_->schedule(now_);
+    std::vector<StepResult> results;
+    for (const StepWork& work : plan.work) {
+      const bool is_second = work.sequence->id == without;
+      EXPECT_EQ(work.sequence->adapter_from, is_second ? kNeverActive : 4);
+      seen = seen || is_second;
+      preemptions += work.preemptions;
+      const bool ends = work.sequence->length() >= 14;
+      results.push_back(
+          {.kind = ends ? StepResult::Kind::kEnded : StepResult::Kind::kComputed, .token = {}});
+      if (work.samples && !ends) results.back().token = 50;  // generated: it does not count
+    }
+    scheduler_->commit(results, now_);
+  }
+  EXPECT_TRUE(seen);
+  EXPECT_GT(preemptions, 0);
+}
 
 TEST_F(SchedulerTest, LongPromptsAreCutAndTextsGoOnBesideThem) {
   start(small());

@@ -27,6 +27,43 @@ __global__ void embedding_kernel(const int32_t* ids, const T* table, int64_t tab
   store(values, out + row * out_stride + column);
 }
 
+// A block for each row, which most often finds nothing to do.
+template <typename T>
+__global__ void token_embedding_kernel(const int32_t* ids, const int32_t* tokens, int64_t n_tokens,
+                                       const T* table, int64_t table_stride, int64_t width,
+                                       float scale, float* out, int64_t out_stride) {
+  start_next();
+  wait_for_previous();
+  const int64_t row = blockIdx.x;
+  const int32_t id = ids[row];
+  int64_t first = 0, last = n_tokens;
+  while (first < last) {
+    const int64_t middle = (first + last) / 2;
+    if (tokens[middle] < id) {
+      first = middle + 1;
+    } else {
+      last = middle;
+    }
+  }
+  if (first == n_tokens || tokens[first] != id) return;
+  for (int64_t column = threadIdx.x; column < width; column += kThreads) {
+    float value[1];
+    load(table + first * table_stride + column, value);
+    out[row * out_stride + column] = value[0] * scale;
+  }
+}
+
+__global__ void scatter_columns_kernel(const float* from, int64_t from_stride,
+                                       const int32_t* columns, int64_t n_columns, int64_t n,
+                                       float* out, int64_t out_stride) {
+  start_next();
+  wait_for_previous();
+  const int64_t index = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (index >= n) return;
+  const int64_t row = index / n_columns, column = index % n_columns;
+  out[row * out_stride + columns[column]] = from[row * from_stride + column];
+}
+
 __global__ void fill_in_ids_kernel(int32_t* ids, int64_t n, const int32_t* from) {
   start_next();
   wait_for_previous();
@@ -145,6 +182,25 @@ void embedding(Stream stream, const int32_t* ids, Rows table, int64_t rows, int6
              static_cast<float*>(out.data), out.stride);
     });
   });
+}
+
+void token_embedding(Stream stream, const int32_t* ids, const int32_t* tokens, int64_t n_tokens,
+                     Rows table, int64_t rows, int64_t width, float scale, Rows out) {
+  if (rows == 0) return;
+  visit_model_dtype(table.dtype, [&]<typename T>(std::type_identity<T>) {
+    launch(stream, static_cast<unsigned>(rows), kThreads, 0, token_embedding_kernel<T>, ids, tokens,
+           n_tokens, static_cast<const T*>(table.data), table.stride, width, scale,
+           static_cast<float*>(out.data), out.stride);
+  });
+}
+
+void scatter_columns(Stream stream, Rows from, const int32_t* columns, int64_t rows,
+                     int64_t n_columns, Rows out) {
+  const int64_t n = rows * n_columns;
+  if (n == 0) return;
+  launch(stream, blocks_for(n, kThreads), kThreads, 0, scatter_columns_kernel,
+         static_cast<const float*>(from.data), from.stride, columns, n_columns, n,
+         static_cast<float*>(out.data), out.stride);
 }
 
 void fill_in_ids(Stream stream, int32_t* ids, int64_t n, const int32_t* from) {

@@ -26,6 +26,10 @@ struct Rows {
 
 void embedding(Stream stream, const int32_t* ids, Rows table, int64_t rows, int64_t width,
                float scale, Rows out);
+void token_embedding(Stream stream, const int32_t* ids, const int32_t* tokens, int64_t n_tokens,
+                     Rows table, int64_t rows, int64_t width, float scale, Rows out);
+void scatter_columns(Stream stream, Rows from, const int32_t* columns, int64_t rows,
+                     int64_t n_columns, Rows out);
 void fill_in_ids(Stream stream, int32_t* ids, int64_t n, const int32_t* from);
 // residual false: out = norm(x); true: out (float32) += norm(x).
 void rms_norm(Stream stream, Rows x, const float* weight, int64_t rows, int64_t width, float eps,

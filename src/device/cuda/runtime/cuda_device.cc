@@ -262,6 +262,14 @@ void CudaDevice::embedding(const Tensor& ids, const Tensor& table, float scale, 
   check_launch("embedding");
 }
 
+void CudaDevice::token_embedding(const Tensor& ids, const Tensor& tokens, const Tensor& rows,
+                                 float scale, const Tensor& out) {
+  begin();
+  cuda::token_embedding(stream_, ids.as<int32_t>(), tokens.as<int32_t>(), tokens.dim(0),
+                        rows_of(rows), out.dim(0), out.dim(1), scale, rows_of(out));
+  check_launch("token_embedding");
+}
+
 void CudaDevice::fill_in_ids(const Tensor& ids, const Tensor& from) {
   begin();
   cuda::fill_in_ids(stream_, ids.as<int32_t>(), ids.numel(), from.as<int32_t>());
@@ -376,6 +384,13 @@ void CudaDevice::gather_rows(const Tensor& x, const Tensor& indices, const Tenso
   cuda::gather_rows(stream_, x.data, x.stride(0) * size, indices.as<int32_t>(), out.dim(0),
                     x.dim(1) * size, out.data, out.stride(0) * size);
   check_launch("gather_rows");
+}
+
+void CudaDevice::scatter_columns(const Tensor& from, const Tensor& columns, const Tensor& out) {
+  begin();
+  cuda::scatter_columns(stream_, rows_of(from), columns.as<int32_t>(), from.dim(0), from.dim(1),
+                        rows_of(out));
+  check_launch("scatter_columns");
 }
 
 void CudaDevice::row_statistics(const Tensor& logits, const Tensor& ids, RowStatistics* out) {

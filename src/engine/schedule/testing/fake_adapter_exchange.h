@@ -1,9 +1,12 @@
 // What unit tests of the scheduler share: adapters that are in whatever state the test sets.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "engine/schedule/adapter_exchange.h"
 
@@ -17,7 +20,8 @@ class FakeAdapterExchange final : public AdapterExchange {
   std::map<std::string, State> states;
   // "name" is the digest unless set; leases keep the one they were asked for with.
   std::map<std::string, std::string> digests;
-  std::map<std::string, int> leases;  // alive
+  std::map<std::string, std::vector<int32_t>> invocations;  // by name
+  std::map<std::string, int> leases;                        // alive
   std::map<std::string, int> requests;
 
   std::unique_ptr<AdapterLease> request(const std::string& id) override {
@@ -41,6 +45,7 @@ class FakeAdapterExchange final : public AdapterExchange {
     std::string error() const override { return id_ + " is broken"; }
     int32_t slot() const override { return 7; }
     const std::string& digest() const override { return digest_; }
+    std::span<const int32_t> invocation() const override { return exchange_.invocations[id_]; }
 
    private:
     FakeAdapterExchange& exchange_;
