@@ -11,9 +11,9 @@
 #include <vector>
 
 #include <boost/asio/ip/tcp.hpp>
-#include <boost/asio/steady_timer.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 
+#include "server/http_clock.h"
 #include "server/http_exchange.h"
 #include "server/http_parser.h"
 #include "server/http_server.h"
@@ -44,7 +44,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   int64_t idle_since() const { return idle_since_.load(std::memory_order_relaxed); }
 
  private:
-  using Clock = std::chrono::steady_clock;
+  using Clock = HttpClock;
   using Step = void (HttpConnection::*)();
 
   void schedule(Step step);
@@ -88,7 +88,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void on_deadline();
 
   boost::asio::ip::tcp::socket socket_;
-  boost::asio::steady_timer timer_;
+  HttpClock::Timer timer_;
   const HttpServerOptions& options_;
   const HttpHandler& handler_;
   const std::function<void(HttpConnection&)>& closed_callback_;

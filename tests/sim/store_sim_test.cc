@@ -65,13 +65,14 @@ TEST_P(StoreSimTest, ManyAdaptersInLittleMemory) {
         if (!ids.empty()) harness.cancel(ids[random() % ids.size()]);
       }
     }
+    harness.check_at_rest();
     for (const auto& [id, ended] : harness.ended()) ++reasons[ended.reason];
     EXPECT_EQ(harness.ended().size(), static_cast<size_t>(kRequests));
   }
   EXPECT_GT(reasons[FinishReason::kLength], kRequests * 8 / 10);
   EXPECT_GT(reasons[FinishReason::kFailed], 0);
-  EXPECT_EQ(store.stats().pins, 0u);
-  EXPECT_EQ(store.stats().tickets, 0u);
+  store.shutdown();
+  expect_at_rest(store.stats());
 }
 
 }  // namespace

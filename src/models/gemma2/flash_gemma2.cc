@@ -65,6 +65,10 @@ std::array<Weights::Part, 2> gate_up_parts(const Gemma2Config& config) {
 
 }  // namespace
 
+float gemma2_embedding_scale(DType dtype, int64_t hidden_size) {
+  return rounded_to(dtype, std::sqrt(static_cast<float>(hidden_size)));
+}
+
 Gemma2FastRMSNorm::Gemma2FastRMSNorm(const Weights& weights, std::string_view name, int64_t size,
                                      float eps)
     : weight_(weights.vector_float32(name, size, 1.0f)),
@@ -242,7 +246,7 @@ FlashGemma2ForCausalLM::FlashGemma2ForCausalLM(std::string_view prefix, const Ge
 FlashGemma2ForCausalLM::FlashGemma2ForCausalLM(const Gemma2Config& config, const Weights& weights)
     : kv_shape_(config.kv_shape(weights.store().dtype())),
       embed_scale_(
-          rounded_to(weights.store().dtype(), std::sqrt(static_cast<float>(config.hidden_size)))),
+          gemma2_embedding_scale(weights.store().dtype(), config.hidden_size)),
       model_(config, weights["model"]),
       lm_head_(weights, "lm_head", head_weight(config, weights, model_.embed_tokens().weight()),
                config.final_logit_softcapping),

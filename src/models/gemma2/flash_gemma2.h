@@ -15,6 +15,10 @@
 
 namespace lorax {
 
+// What embeddings are multiplied with: sqrt(hidden_size), rounded to the model's dtype as Hugging
+// Face's `normalizer` is.
+float gemma2_embedding_scale(DType dtype, int64_t hidden_size);
+
 class Gemma2FastRMSNorm {
  public:
   // Folds Gemma's 1 + w into the weight, in float32.
