@@ -91,7 +91,12 @@ class Engine {
 
   Ends run() {
     int issued = 0;
+    const auto end = std::chrono::steady_clock::now() + 4 * kTestPatience;
     while (issued < kRequests || !running_.empty()) {
+      if (std::chrono::steady_clock::now() > end) {
+        ADD_FAILURE() << running_.size() << " requests never end";
+        break;
+      }
       for (int i = traffic_.below(8); i > 0 && issued < kRequests && running_.size() < 200; --i) {
         issue();
         ++issued;

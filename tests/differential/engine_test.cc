@@ -445,6 +445,20 @@ TEST_P(EngineTest, FiguresAreThoseThatClientsSee) {
   expect_at_rest(engine, results, true);
 }
 
+// The parts of a request's time lie one after the other within what its client waited.
+TEST_P(EngineTest, PartsOfTheTimeAddUpToNoMoreThanTheWhole) {
+  Engine engine(loaded_, tokenizer_.get(), small());
+  for (int i = 0; i < 3; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    const GenerationEnd end = submit(engine, request("The LORD is my shepherd;", 60)).wait().end;
+    const auto waited = std::chrono::steady_clock::now() - start;
+    EXPECT_GE(end.queue_time.count(), 0);
+    EXPECT_GT(end.prefill_time.count(), 0);
+    EXPECT_GT(end.decode_time.count(), 0);
+    EXPECT_LE(end.queue_time + end.prefill_time + end.decode_time, waited);
+  }
+}
+
 // Holds the engine's thread at its first token until it is let go.
 class HoldingSink final : public GenerationSink {
  public:

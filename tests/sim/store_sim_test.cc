@@ -6,6 +6,7 @@
 
 #include "adapters/adapter_store.h"
 #include "adapters/fake_adapter_backend.h"
+#include "base/eventually.h"
 #include "engine/store_adapter_exchange.h"
 #include "scheduler_harness.h"
 
@@ -47,7 +48,9 @@ TEST_P(StoreSimTest, ManyAdaptersInLittleMemory) {
     SchedulerHarness harness(options, exchange);
     std::mt19937 random(1);
     int issued = 0;
+    const auto end = std::chrono::steady_clock::now() + 4 * kTestPatience;
     while (issued < kRequests || !harness.idle()) {
+      ASSERT_LT(std::chrono::steady_clock::now(), end) << "requests never end";
       for (uint32_t i = random() % 4; i > 0 && issued < kRequests; --i, ++issued) {
         SchedulerHarness::Request request;
         // Some are asked for often, most seldom.
