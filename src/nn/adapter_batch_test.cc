@@ -2,6 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <memory>
+#include <utility>
+
 namespace lorax {
 namespace {
 
@@ -49,6 +53,30 @@ TEST(AdapterBatchMetadataTest, GroupsRowsByAdapter) {
   metadata.group();
   EXPECT_FALSE(metadata.has_adapters());
   EXPECT_EQ(metadata.segments().rows(), 5);
+}
+
+// Adapters have as many Medusa heads as they like; memory is measured for so many.
+TEST(AdapterBatchDataTest, HeadsBeyondTheMostAreNotUsed) {
+  const std::unique_ptr<Device> device = make_device({.name = "cpu", .threads = 1});
+  AdapterTables tables(*device, /*modules=*/1, /*slots=*/3, DType::kFloat32);
+  for (int32_t slot = 0; slot < 3; ++slot) {
+    AdapterSlot content;
+    content.lora.resize(1);
+    content.medusa.resize(static_cast<size_t>(3 * slot));  // 0, 3, 6
+    tables.set(slot, std::move(content));
+  }
+  const auto heads_of = [&](const Ids& slots, int64_t most) {
+    AdapterBatchMetadata metadata;
+    for (int32_t slot : slots) metadata.append(slot, 1);
+    metadata.group();
+    return AdapterBatchData(metadata, tables, {}, most).speculative_heads();
+  };
+  for (int64_t most = 0; most <= 8; ++most) {
+    EXPECT_EQ(heads_of({kNoAdapter}, most), 0);
+    EXPECT_EQ(heads_of({0}, most), 0);
+    EXPECT_EQ(heads_of({1, kNoAdapter}, most), std::min<int64_t>(3, most));
+    EXPECT_EQ(heads_of({0, 2, 1}, most), std::min<int64_t>(6, most));
+  }
 }
 
 }  // namespace

@@ -73,6 +73,27 @@ TEST_F(ChatFormatterTest, RefusesPartsThatAreNoText) {
   }
 }
 
+// A template that tells text from other parts, and takes no system role: the parts stay parts.
+TEST_F(ChatFormatterTest, FoldsTheSystemMessageIntoTypedParts) {
+  const ChatTemplate typed = ChatTemplate::parse(
+      "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}"
+      "{% if m.content is string %}<{{ m.content }}>{% else %}"
+      "{% for p in m.content %}{{ '<' ~ p.text ~ '>' if p.type == 'text' else '[img]' }}"
+      "{% endfor %}{% endif %}{% endfor %}",
+      "typed");
+  const ChatFormatter formatter(typed, {});
+  EXPECT_FALSE(formatter.takes_system());
+  EXPECT_TRUE(formatter.takes_parts());
+  EXPECT_EQ(formatter.render(conversation(R"([{"role": "system", "content": "S"},
+      {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "A"}]},
+      {"role": "user", "content": "B"}])")),
+            "<S\n\n>[img]<A><B>");
+  EXPECT_EQ(formatter.render(conversation(R"([
+      {"role": "system", "content": [{"type": "text", "text": "S"}, {"type": "text", "text": "T"}]},
+      {"role": "user", "content": "B"}])")),
+            "<ST\n\nB>");
+}
+
 TEST_F(ChatFormatterTest, LeavesATemplateAloneThatTakesAll) {
   const ChatTemplate all = ChatTemplate::parse(
       "{% for m in messages %}[{{ m.role }}]{% if m.content is string %}{{ m.content }}{% else %}"

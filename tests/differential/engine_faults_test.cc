@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "base/error.h"
+#include "base/eventually.h"
 #include "engine/engine.h"
 #include "engine/schedule/testing/collecting_sink.h"
 #include "harness.h"
@@ -146,14 +147,15 @@ TEST_P(EngineFaultsTest, AFailedStepFailsAllAndTurnsHealthOff) {
 // The heartbeat: how long the step in hand has taken; an engine that sleeps is not busy.
 TEST_P(EngineFaultsTest, AStepThatHangsIsSeen) {
   submit(1, 3)->wait();
-  while (engine_->busy_for().count() != 0) std::this_thread::yield();
+  const auto rests = [&] { return engine_->busy_for().count() == 0; };
+  EXPECT_TRUE(eventually(rests));
   faults_.step_hangs = true;
   const auto sink = submit(2, 3);
-  while (engine_->busy_for() < std::chrono::milliseconds(50)) std::this_thread::yield();
+  EXPECT_TRUE(eventually([&] { return engine_->busy_for() >= std::chrono::milliseconds(50); }));
   EXPECT_TRUE(engine_->healthy());
   faults_.step_hangs = false;
   EXPECT_EQ(sink->wait().end.reason, FinishReason::kLength);
-  while (engine_->busy_for().count() != 0) std::this_thread::yield();
+  EXPECT_TRUE(eventually(rests));
 }
 
 }  // namespace

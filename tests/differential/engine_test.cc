@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <filesystem>
@@ -12,6 +13,7 @@
 #include <random>
 #include <thread>
 
+#include "base/eventually.h"
 #include "engine/schedule/testing/collecting_sink.h"
 #include "text/tokenizer.h"
 
@@ -118,11 +120,29 @@ class EngineTest : public ::testing::TestWithParam<bool> {
     }
   }
 
-  void expect_all_pages_free(Engine& engine) {
+  // All requests of a stopped engine have ended: nothing is held, and the figures are the sums of
+  // what its clients have seen. All looked for a prefix, if there is a cache.
+  void expect_at_rest(const Engine& engine, const std::vector<Collected>& results,
+                      bool prefix_cache) {
     const ServiceStats stats = engine.stats();
     EXPECT_EQ(stats.running, 0);
     EXPECT_EQ(stats.waiting, 0);
     EXPECT_EQ(stats.kv_blocks_used, 0);
+    EXPECT_TRUE(stats.running_adapters.empty() && stats.waiting_adapters.empty());
+    uint64_t prompts = 0, generated = 0, cached = 0, preemptions = 0;
+    for (const Collected& result : results) {
+      EXPECT_EQ(result.end.generated_tokens, static_cast<int64_t>(result.tokens.size()));
+      prompts += static_cast<uint64_t>(result.end.prompt_tokens);
+      generated += result.tokens.size();
+      cached += static_cast<uint64_t>(result.end.cached_prompt_tokens);
+      preemptions += static_cast<uint64_t>(result.end.preemptions);
+    }
+    EXPECT_EQ(stats.prompt_tokens, prompts);
+    EXPECT_EQ(stats.generated_tokens, generated);
+    EXPECT_EQ(stats.prefix_tokens_queried, prefix_cache ? prompts : 0);
+    EXPECT_EQ(stats.prefix_tokens_hit, cached);
+    EXPECT_EQ(stats.preemptions, preemptions);
+    EXPECT_EQ(stats.kv_blocks_cached > 0, prefix_cache);
   }
 
   LoadedModel loaded_ =
@@ -147,11 +167,12 @@ TEST_P(EngineTest, ManyAtOnceGiveWhatEachGivesAlone) {
       options.prefix_cache = prefix_cache;
       options.chunked_prefill = chunked_prefill;
       Engine engine(loaded_, tokenizer_.get(), options);
-      expect_equal(run_together(engine, requests), alone);
+      const std::vector<Collected> together = run_together(engine, requests);
+      expect_equal(together, alone);
       engine.stop(std::chrono::seconds(0));
       EXPECT_GT(engine.stats().preemptions, 0u);
       EXPECT_EQ(engine.stats().prefix_tokens_hit > 0, prefix_cache);
-      expect_all_pages_free(engine);
+      expect_at_rest(engine, together, prefix_cache);
     }
   }
 }
@@ -392,6 +413,98 @@ TEST_P(EngineTest, NoAdapterTakesAllPlaces) {
       if (stats.waiting + stats.running == 0) break;
       std::this_thread::sleep_for(std::chrono::milliseconds(5));
     }
+  }
+}
+
+TEST_P(EngineTest, FiguresAreThoseThatClientsSee) {
+  EngineOptions options = small();
+  options.kv_blocks = 9;  // some are preempted
+  options.max_total_tokens = 144;
+  Engine engine(loaded_, tokenizer_.get(), options);
+  std::vector<GenerationRequest> requests;
+  for (int i = 0; i < 6; ++i) {
+    requests.push_back(request(
+        "The LORD is my shepherd; I shall not want. He maketh me to lie down in green pastures: he "
+        "leadeth me beside the still waters.",
+        80 + i, i % 3 == 2 ? adapter("caps") : ""));
+  }
+  std::vector<Collected> results = {submit(engine, requests[0]).wait()};
+  // The last token's keys and values are never computed.
+  const int64_t computed =
+      results[0].end.prompt_tokens + static_cast<int64_t>(results[0].tokens.size()) - 1;
+  EXPECT_TRUE(eventually([&] { return engine.stats().running == 0; }));
+  EXPECT_EQ(engine.stats().kv_blocks_cached, computed / 16);
+  for (Collected& result : run_together(engine, requests)) results.push_back(std::move(result));
+  const Handle cancelled = submit(engine, requests[1]);
+  cancelled.sink->wait_for_tokens(2);
+  engine.cancel(cancelled.id);
+  results.push_back(cancelled.wait());
+  engine.stop(std::chrono::seconds(0));
+  EXPECT_GT(engine.stats().preemptions, 0u);
+  EXPECT_GT(engine.stats().prefix_tokens_hit, 0u);
+  expect_at_rest(engine, results, true);
+}
+
+// The parts of a request's time lie one after the other within what its client waited.
+TEST_P(EngineTest, PartsOfTheTimeAddUpToNoMoreThanTheWhole) {
+  Engine engine(loaded_, tokenizer_.get(), small());
+  for (int i = 0; i < 3; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    const GenerationEnd end = submit(engine, request("The LORD is my shepherd;", 60)).wait().end;
+    const auto waited = std::chrono::steady_clock::now() - start;
+    EXPECT_GE(end.queue_time.count(), 0);
+    EXPECT_GT(end.prefill_time.count(), 0);
+    EXPECT_GT(end.decode_time.count(), 0);
+    EXPECT_LE(end.queue_time + end.prefill_time + end.decode_time, waited);
+  }
+}
+
+// Holds the engine's thread at its first token until it is let go.
+class HoldingSink final : public GenerationSink {
+ public:
+  void on_prompt(std::vector<TokenInfo>) override {}
+  void on_token(GeneratedToken) override {
+    holding_ = true;
+    EXPECT_TRUE(eventually([&] { return released_.load(); }));
+  }
+  void on_end(GenerationEnd end) override { reason_ = end.reason; }
+
+  bool await() {
+    return eventually([&] { return holding_.load(); });
+  }
+  void release() { released_ = true; }
+  FinishReason reason() const { return reason_; }
+
+ private:
+  std::atomic<bool> holding_{false};
+  std::atomic<bool> released_{false};
+  std::atomic<FinishReason> reason_{FinishReason::kFailed};
+};
+
+// They were accepted, and the engine had no time to look at them.
+TEST_P(EngineTest, RequestsThatArriveBeforeTheStopAreTold) {
+  for (const bool has_grace : {false, true}) {
+    Engine engine(loaded_, tokenizer_.get(), small());
+    const auto holding = std::make_shared<HoldingSink>();
+    ASSERT_EQ(engine.submit(request("In", 3), holding).admission, Admission::kAccepted);
+    ASSERT_TRUE(holding->await());
+    const Handle late = submit(engine, request("And", 4));
+    std::thread stop([&] {
+      engine.stop(has_grace ? std::chrono::milliseconds(kTestPatience)
+                            : std::chrono::milliseconds(0));
+    });
+    EXPECT_TRUE(eventually([&] {
+      const auto sink = std::make_shared<CollectingSink>();
+      const auto answer = engine.submit(request("In", 1), sink);
+      if (answer.admission == Admission::kAccepted) engine.cancel(answer.id);
+      return answer.admission == Admission::kStopping;
+    }));
+    holding->release();
+    stop.join();
+    EXPECT_TRUE(late.sink->ended());
+    const FinishReason expected = has_grace ? FinishReason::kLength : FinishReason::kCancelled;
+    EXPECT_EQ(late.wait().end.reason, expected);
+    EXPECT_EQ(holding->reason(), expected);
   }
 }
 

@@ -60,6 +60,7 @@ TEST(FairnessSimTest, BackloggedAdaptersGetTheSameService) {
   EXPECT_GT(harness.service("a"), 20 * in_flight);  // the bound means something
   EXPECT_GT(harness.service("b"), 20 * in_flight);
   harness.end_all();
+  harness.check_at_rest();
 }
 
 // 500 long requests of one adapter wait; single ones of another come now and then.
@@ -75,7 +76,8 @@ TEST(FairnessSimTest, AFloodDoesNotHoldUpOthers) {
       if (step % 20 == 19) singles.push_back(harness.submit(request_of("b", 40, 5)));
       harness.step();
     }
-    while (!harness.idle()) harness.step();
+    harness.run_until_idle();
+    harness.check_at_rest();
     for (RequestId id : singles) {
       const SchedulerHarness::Ended& ended = harness.ended().at(id);
       EXPECT_EQ(ended.first_token_step - ended.submitted_step, 1);
@@ -103,7 +105,8 @@ TEST(FairnessSimTest, NewcomersOvertakeACrowdAndDoNotStallIt) {
       }
       harness.step();
     }
-    while (!harness.idle()) harness.step();
+    harness.run_until_idle();
+    harness.check_at_rest();
     for (RequestId id : newcomers) {
       const SchedulerHarness::Ended& ended = harness.ended().at(id);
       const int64_t wait = ended.first_token_step - ended.submitted_step;
@@ -131,7 +134,8 @@ TEST(FairnessSimTest, AFloodThatTakesAllPagesDoesNotPreemptOthers) {
     if (step % 20 == 19) singles.push_back(harness.submit(request_of("b", 20, 30)));
     harness.step();
   }
-  while (!harness.idle()) harness.step();
+  harness.run_until_idle();
+  harness.check_at_rest();
   int64_t preempted = 0;
   for (RequestId id : singles) preempted += harness.ended().at(id).preemptions;
   EXPECT_EQ(preempted, 0);
@@ -163,6 +167,7 @@ TEST(FairnessSimTest, SlowAndBrokenAdaptersHoldUpNobody) {
   }
   EXPECT_EQ(harness.live().size(), 30u);
   harness.end_all();
+  harness.check_at_rest();
 }
 
 // Two adapters are always in use, and there is no place for a third until one of them drains.
@@ -188,6 +193,33 @@ TEST(FairnessSimTest, AnAdapterWithoutRoomGetsSomeInTheEnd) {
     EXPECT_LE(ended.ended_step - ended.submitted_step, 120);
   }
   harness.end_all();
+  harness.check_at_rest();
+}
+
+// Where one adapter is alone, its counter is what it has been given: each token once, however often
+// it is computed anew.
+TEST(FairnessSimTest, AnAdapterPaysOnceForEachToken) {
+  for (const bool overlaps : {false, true}) {
+    for (const bool prefix_cache : {false, true}) {
+      SimAdapters adapters(1);
+      SchedulerOptions options = options_of(16);
+      options.blocks = 30;
+      options.prefix_cache = prefix_cache;
+      options.input_weight = 3;
+      SchedulerHarness harness(options, adapters, overlaps);
+      for (int i = 0; i < 60; ++i) harness.submit(request_of("a", 20 + i, 60));
+      int64_t compared = 0;
+      harness.run_until_idle([&] {
+        const auto& running = harness.scheduler().running();
+        if (running.empty()) return;
+        EXPECT_EQ(running[0]->client->counter(), harness.service("a"));
+        ++compared;
+      });
+      harness.check_at_rest();
+      EXPECT_GT(compared, 100);
+      EXPECT_GT(harness.scheduler().stats().preemptions, 10u);
+    }
+  }
 }
 
 // Few leases are held ahead, however many adapters have requests waiting.
@@ -198,11 +230,11 @@ TEST(FairnessSimTest, FewAdaptersAreLoadedAhead) {
   options.adapters.ahead = 5;
   SchedulerHarness harness(options, adapters);
   for (int i = 0; i < 300; ++i) harness.submit(request_of(fmt::format("a{}", i), 4, 4));
-  while (!harness.idle()) {
-    adapters.tick();
-    harness.step();
+  harness.run_until_idle([&] {
     EXPECT_LE(adapters.leases(), 5u + 2u + 2u);
-  }
+    adapters.tick();
+  });
+  harness.check_at_rest();
 }
 
 }  // namespace

@@ -46,6 +46,7 @@ class SchedulerHarness {
     int64_t longest_gap = 0;  // steps from one token to the next
     int64_t ended_step = 0;
     int64_t preemptions = 0;
+    int64_t cached_prompt_tokens = 0;  // that its first step did not compute
   };
 
   SchedulerHarness(const SchedulerOptions& options, AdapterExchange& adapters,
@@ -91,7 +92,10 @@ class SchedulerHarness {
   bool step() {
     now_ += std::chrono::milliseconds(1);
     ++steps_;
+    std::set<const ScheduledSequence*> ran(scheduler_.running().begin(),
+                                           scheduler_.running().end());
     const StepPlan& plan = scheduler_.schedule(now_);
+    check_room_to_grow(ran);
     for (const EndedRequest& ended : plan.ended) end(ended);
     check_plan(plan);
     // All reads before all writes would hide nothing: a step's sequences share only full pages.
@@ -106,6 +110,42 @@ class SchedulerHarness {
   }
 
   bool idle() const { return live_.empty() && computed_steps_.empty(); }
+  // `before` comes before each step.
+  template <typename Before>
+  void run_until_idle(Before before) {
+    for (int64_t step = 0; !idle(); ++step) {
+      LORAX_CHECK(step < 200000, "starvation");
+      before();
+      this->step();
+    }
+  }
+  void run_until_idle() {
+    run_until_idle([] {});
+  }
+
+  // All requests have ended: nothing is held, and the figures are those that clients have seen.
+  void check_at_rest() const {
+    LORAX_CHECK(idle() && scheduler_.idle());
+    const BlockAllocator& allocator = scheduler_.allocator();
+    LORAX_CHECK(allocator.in_use() == 0 && allocator.free() + allocator.idle() == options_.blocks);
+    LORAX_CHECK(options_.prefix_cache || allocator.idle() == 0);
+    LORAX_CHECK(scheduler_.adapters().leases() == 0);
+    LORAX_CHECK(scheduler_.leaving().empty() && scheduler_.running().empty());
+    LORAX_CHECK(scheduler_.queue().waiting_requests() == 0 && scheduler_.queue().waiting().empty());
+    LORAX_CHECK(scheduler_.next_event(now_) == Time::max());
+    const SchedulerStats stats = scheduler_.stats();
+    LORAX_CHECK(stats.waiting == 0 && stats.running == 0 && stats.blocks_used == 0);
+    LORAX_CHECK(stats.blocks_cached == allocator.idle());
+    uint64_t queried = 0, hit = 0, preemptions = 0;
+    for (const auto& [id, ended] : ended_) {
+      preemptions += static_cast<uint64_t>(ended.preemptions);
+      if (ended.first_step < 0 || !options_.prefix_cache || !ended.request.reuse_prefix) continue;
+      queried += ended.request.prompt.size();
+      hit += static_cast<uint64_t>(ended.cached_prompt_tokens);
+    }
+    LORAX_CHECK(stats.prefix_tokens_queried == queried && stats.prefix_tokens_hit == hit);
+    LORAX_CHECK(stats.preemptions == preemptions);
+  }
   int64_t steps() const { return steps_; }
   const Scheduler& scheduler() const { return scheduler_; }
   const std::map<RequestId, Ended>& ended() const { return ended_; }
@@ -163,7 +203,11 @@ class SchedulerHarness {
     const ScheduledSequence& sequence = *work.sequence;
     LORAX_CHECK(work.begin == sequence.cached && !sequence.ended);
     Ended& state = live_.at(sequence.id);
-    if (state.first_step < 0) state.first_step = steps_;
+    if (state.first_step < 0) {
+      state.first_step = steps_;
+      state.cached_prompt_tokens = work.begin;
+    }
+    LORAX_CHECK(sequence.cached_prompt_tokens == state.cached_prompt_tokens);
     state.preemptions = sequence.preemptions;
     const std::string digest = sequence.adapter == nullptr ? "" : sequence.adapter->digest();
     const auto known = digests_.emplace(sequence.id, digest).first;
@@ -202,6 +246,7 @@ class SchedulerHarness {
       StepResult& result = results_.emplace_back();
       if (row.sequence->ended || !row.samples) continue;
       const RequestId id = row.sequence->id;
+      live_.at(id).preemptions = row.sequence->preemptions;
       result = sampled(live_.at(id), row.token);
       if (result.kind != StepResult::Kind::kComputed) gone.push_back(id);
     }
@@ -246,6 +291,7 @@ class SchedulerHarness {
     state.reason = ended.reason;
     state.failure = ended.failure;
     state.preemptions = ended.preemptions;
+    LORAX_CHECK(ended.cached_prompt_tokens == state.cached_prompt_tokens);
     finish(ended.id);
   }
 
@@ -274,6 +320,16 @@ class SchedulerHarness {
     LORAX_CHECK(plan.work.empty() == scheduler_.running().empty());
     LORAX_CHECK(overlaps_ || scheduler_.leaving().empty());
     check_left_out(plan, seen);
+  }
+
+  // Whoever joins leaves a page for each of the others to grow into.
+  void check_room_to_grow(const std::set<const ScheduledSequence*>& ran) const {
+    const std::vector<ScheduledSequence*>& running = scheduler_.running();
+    const bool joined = std::ranges::any_of(
+        running, [&](const ScheduledSequence* sequence) { return !ran.contains(sequence); });
+    const BlockAllocator& allocator = scheduler_.allocator();
+    LORAX_CHECK(!joined || allocator.free() + allocator.idle() >= std::ssize(running) - 1,
+                "no pages are left to grow into");
   }
 
   // Sequences that generate are in every plan; but a crowd may miss one for newcomers, which is no

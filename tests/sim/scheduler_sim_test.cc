@@ -139,7 +139,7 @@ TEST_P(SchedulerSimTest, EveryRequestEndsOnceAndAsItWouldAlone) {
     EXPECT_EQ(harness.ended().size(), static_cast<size_t>(kRequests));
     EXPECT_GT(reasons[FinishReason::kLength], kRequests / 8);
     EXPECT_GT(reasons[FinishReason::kFailed], 0);
-    EXPECT_EQ(harness.scheduler().allocator().in_use(), 0);
+    harness.check_at_rest();
     EXPECT_EQ(adapters.leases(), 0u);
     RecordProperty("preemptions", std::to_string(preemptions));
     RecordProperty("steps", std::to_string(harness.steps()));
@@ -161,10 +161,8 @@ TEST(SchedulerSimTest, ClientsAreForgotten) {
     adapters.tick();
     harness.step();
   }
-  while (!harness.idle()) {
-    adapters.tick();
-    harness.step();
-  }
+  harness.run_until_idle([&] { adapters.tick(); });
+  harness.check_at_rest();
   EXPECT_LE(harness.scheduler().queue().known_clients(), 16u);
   EXPECT_EQ(harness.scheduler().adapters().leases(), 0u);
 }

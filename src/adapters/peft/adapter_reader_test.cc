@@ -494,6 +494,41 @@ TEST_F(AdapterReader, ChangesWhileReadingAreSeen) {
                directory_.string(), "adapter_config.json changed");
 }
 
+// Something happens in the midst of a read: when the copy of the base's weight is looked at.
+class InterruptedModel final : public BaseWeights {
+ public:
+  explicit InterruptedModel(const FakeModel& model, std::function<void()> event)
+      : model_(model), event_(std::move(event)) {}
+  bool equals(size_t module, const HostTensor& weight) const override {
+    event_();
+    return model_.equals(module, weight);
+  }
+  std::optional<size_t> tied_to(size_t module) const override { return model_.tied_to(module); }
+
+ private:
+  const FakeModel& model_;
+  const std::function<void()> event_;
+};
+
+TEST_F(AdapterReader, AChangeWhileItReadsSpoilsWhatWasRead) {
+  Tensors tensors = embedding_tensors();
+  tensors[kPrefix + "model.embed_tokens.base_layer.weight"] = constant({20, 8}, 0.5f);
+  write_adapter(R"("r": 2, "target_modules": ["embed_tokens"])", tensors);
+  int looks = 0;
+  const auto read_while = [&](std::function<void()> event) {
+    const InterruptedModel weights(model_, [&] {
+      ++looks;
+      event();
+    });
+    const BaseModel base = {model_.modules(), &weights, ""};
+    return error_of([&] { read_adapter(directory_, base); });
+  };
+  EXPECT_EQ(read_while([] {}), "no error");
+  expect_error(read_while([&] { write_tensors("adapter_model.safetensors", tensors); }),
+               directory_.string(), "adapter_model.safetensors changed");
+  EXPECT_EQ(looks, 2);
+}
+
 // A writer replaces values in place, again and again: no reader may see two versions at once.
 TEST_F(AdapterReader, NeverMixesVersions) {
   const auto tensors = [&](float value) {

@@ -193,6 +193,24 @@ TEST(PeftTargets, PatternsInTheirOrder) {
   EXPECT_EQ(found.warnings.size(), 2u);  // of "^q_proj" and "_proj"
 }
 
+// Each alternative of a pattern is one: bound to the parts of a name on both sides.
+TEST(PeftTargets, AlternativesOfAPattern) {
+  const PeftTargets found = resolve(
+      "'target_modules': ['q_proj', 'k_proj', 'v_proj'], 'r': 8, "
+      "'rank_pattern': {'q_proj|v_proj': 2, 'q|1.self_attn.k_proj|k': 4}, "
+      "'alpha_pattern': {'k_proj|nothing': 32, 'q_proj|v_proj|_proj': 2}");
+  ASSERT_EQ(found.lora.size(), 6u);
+  for (size_t i = 0; i < 6; i += 3) {
+    EXPECT_EQ(found.lora[i].rank, 2) << "q_proj of layer " << i / 3;
+    EXPECT_EQ(found.lora[i].scale, 1.0f);
+    EXPECT_EQ(found.lora[i + 1].rank, i == 0 ? 8 : 4) << "k_proj of layer " << i / 3;
+    EXPECT_EQ(found.lora[i + 1].scale, i == 0 ? 4.0f : 8.0f);
+    EXPECT_EQ(found.lora[i + 2].rank, 2) << "v_proj of layer " << i / 3;
+    EXPECT_EQ(found.lora[i + 2].scale, 1.0f);
+  }
+  EXPECT_EQ(found.warnings.size(), 0u);
+}
+
 TEST(PeftTargets, SavedModules) {
   EXPECT_EQ(resolve("'modules_to_save': ['norm']").saved.size(), 5u);  // PEFT asks for no dot
   EXPECT_EQ(resolve("'modules_to_save': ['model.norm']").saved.size(), 1u);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "adapters/store/testing/fake_adapter_backend.h"
+#include "base/eventually.h"
 
 namespace lorax {
 namespace {
@@ -49,16 +50,6 @@ INSTANTIATE_TEST_SUITE_P(Memory, AdapterStoreTest, testing::Bool(), [](const aut
 State settled(AdapterStore& store, const AdapterTicket& ticket) {
   store.wait(ticket);
   return ticket.state();
-}
-
-// For states that no thread announces.
-template <typename Condition>
-bool eventually(Condition condition) {
-  for (int i = 0; i < 10000; ++i) {
-    if (condition()) return true;
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
-  return false;
 }
 
 TEST_P(AdapterStoreTest, LoadsOnceThenHits) {
@@ -268,6 +259,7 @@ TEST_P(AdapterStoreTest, FailedUploadLeavesNothingOnTheDevice) {
   ASSERT_EQ(settled(store, ticket), State::kFailed);
   EXPECT_EQ(ticket.error(), "adapter 'a': unknown error");
   EXPECT_EQ(store.stats().slots_used, 0);
+  EXPECT_EQ(store.stats().device.bytes, 0u);
   EXPECT_EQ(store.stats().device.failed_loads, 1u);
   broken = false;
   EXPECT_TRUE(store.load_now({"a"})[0]);

@@ -142,6 +142,40 @@ TEST_F(AdapterLineTest, TheMostServedMakesRoomAndIsHeldOffUntilThereIsSome) {
   EXPECT_TRUE(b.is_ready());
 }
 
+// However often it is looked at: as long as the one that drains holds its adapter, all others go
+// on.
+TEST_F(AdapterLineTest, OneDrainsAtATime) {
+  const std::vector<std::string> names = {"a", "b", "c", "d"};
+  for (const std::string& name : names) {
+    adapters_.states[name] = State::kReady;
+    push(name);
+    poll();
+    admit(queue_.client(name));
+    push(name);
+  }
+  adapters_.states["late"] = State::kNoRoom;
+  push("late");
+  for (size_t i = 0; i < names.size(); ++i) {
+    queue_.charge(queue_.client(names[i]), 50 + static_cast<int64_t>(i));
+  }
+  const auto ready = [&] {
+    std::string ready;
+    for (const std::string& name : names) ready += queue_.client(name).is_ready() ? name : "";
+    return ready;
+  };
+  for (int i = 0; i < 5; ++i) poll();
+  EXPECT_EQ(ready(), "abc");
+  FairQueue::Client& d = queue_.client("d");
+  queue_.stop(d);
+  line_.update(d, now_, last_);
+  // It has let go, and that was not enough.
+  for (int i = 0; i < 5; ++i) poll();
+  EXPECT_EQ(ready(), "ab");
+  adapters_.states["late"] = State::kReady;
+  for (int i = 0; i < 3; ++i) poll();
+  EXPECT_EQ(ready(), "abcd") << "there is room: nobody is held off any more";
+}
+
 TEST_F(AdapterLineTest, ClientsWithoutRequestsHoldNoLease) {
   adapters_.states["a"] = State::kReady;
   FairQueue::Client& a = push("a");

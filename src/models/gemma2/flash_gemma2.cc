@@ -61,6 +61,10 @@ std::array<Weights::Part, 3> query_key_value_parts(const Gemma2Config& config) {
 
 }  // namespace
 
+float gemma2_embedding_scale(DType dtype, int64_t hidden_size) {
+  return rounded_to(dtype, std::sqrt(static_cast<float>(hidden_size)));
+}
+
 FlashGemma2Attention::FlashGemma2Attention(const Gemma2Config& config, const Weights& weights,
                                            int64_t layer)
     : num_heads_(config.num_attention_heads),
@@ -153,8 +157,7 @@ FlashGemma2ForCausalLM::FlashGemma2ForCausalLM(std::string_view prefix, const Ge
 
 FlashGemma2ForCausalLM::FlashGemma2ForCausalLM(const Gemma2Config& config, const Weights& weights)
     : kv_shape_(config.kv_shape(weights.store().dtype())),
-      embed_scale_(
-          rounded_to(weights.store().dtype(), std::sqrt(static_cast<float>(config.hidden_size)))),
+      embed_scale_(gemma2_embedding_scale(weights.store().dtype(), config.hidden_size)),
       model_(config, weights["model"]),
       lm_head_(weights, "lm_head", head_weight(config, weights, model_.embed_tokens().weight()),
                config.final_logit_softcapping),

@@ -21,6 +21,10 @@
 
 namespace lorax {
 
+// What embeddings are multiplied with: sqrt(hidden_size), rounded to the model's dtype as Hugging
+// Face's `normalizer` is.
+float gemma2_embedding_scale(DType dtype, int64_t hidden_size);
+
 class Gemma2FastRMSNorm : public RmsNorm {
  public:
   // Folds Gemma's 1 + w into the weight, in float32.

@@ -3,6 +3,7 @@
 
 #include <thread>
 
+#include "base/eventually.h"
 #include "server/testing/api_fixture.h"
 
 namespace lorax {
@@ -187,7 +188,7 @@ TEST_F(ResponseTaskTest, ClientsComeAndGoWhileTheEngineRuns) {
                                                : std::pair("/v1/completions", kChoices);
         const Writer writer = send("POST", path, body);
         if ((i + client) % 2 == 0) writer->disconnect();
-        while (!writer->ended()) std::this_thread::yield();
+        EXPECT_TRUE(eventually([&] { return writer->ended(); }));
         ++open;
       }
     });

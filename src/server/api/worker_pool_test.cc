@@ -10,6 +10,8 @@
 #include <thread>
 #include <vector>
 
+#include "base/eventually.h"
+
 namespace lorax {
 namespace {
 
@@ -39,16 +41,6 @@ class WorkerPoolTest : public testing::Test {
     return made;
   }
   void open() { gate_.set_value(); }
-  // Whether it becomes true in a minute.
-  template <typename Condition>
-  static bool comes(const Condition& condition) {
-    const auto end = WorkerPool::Clock::now() + seconds(60);
-    while (!condition()) {
-      if (WorkerPool::Clock::now() > end) return false;
-      std::this_thread::sleep_for(milliseconds(1));
-    }
-    return true;
-  }
 
   std::promise<void> gate_;
   std::shared_future<void> opened_ = gate_.get_future().share();
@@ -95,7 +87,7 @@ TEST_F(WorkerPoolTest, TooMuchIsRefusedUntilSomeIsDone) {
   probe.always = true;
   EXPECT_TRUE(pool.try_run(probe).taken);
   open();
-  EXPECT_TRUE(comes([&] { return pool.try_run(simple("a", [] {})).taken; }));
+  EXPECT_TRUE(eventually([&] { return pool.try_run(simple("a", [] {})).taken; }));
 }
 
 TEST_F(WorkerPoolTest, WhatWorkThrowsIsReportedAndEndsNothing) {
@@ -153,7 +145,7 @@ TEST_F(WorkerPoolTest, FlowsShareTheTime) {
   }
   for (int i = 0; i < 100; ++i) ASSERT_TRUE(pool.try_run(simple("quick", [&] { ++quick; })).taken);
   open();
-  ASSERT_TRUE(comes([&] { return quick == 100; }));
+  ASSERT_TRUE(eventually([&] { return quick == 100; }));
   EXPECT_LT(slow, 100) << "the quick one has taken turns with the slow ones";
 }
 
@@ -165,7 +157,7 @@ TEST_F(WorkerPoolTest, OneFlowLeavesAThreadToTheOthers) {
   EXPECT_EQ(done.get_future().wait_for(seconds(60)), std::future_status::ready);
   EXPECT_EQ(begun_, 1);
   open();
-  EXPECT_TRUE(comes([&] { return begun_ == 4; }));
+  EXPECT_TRUE(eventually([&] { return begun_ == 4; }));
 }
 
 TEST_F(WorkerPoolTest, ThreadsThatHangAreReplacedButFewInOnePlace) {
@@ -174,7 +166,7 @@ TEST_F(WorkerPoolTest, ThreadsThatHangAreReplacedButFewInOnePlace) {
   for (int i = 0; i < 8; ++i) {
     ASSERT_TRUE(pool.try_run(blocked(fmt::format("m/{}", i), "m")).taken);
   }
-  EXPECT_TRUE(comes([&] { return begun_ >= 2; }));
+  EXPECT_TRUE(eventually([&] { return begun_ >= 2; }));
   for (int i = 0; i < 20; ++i) {  // others, and of other places
     std::promise<void> done;
     WorkerPool::Work work = simple("other", [&] { done.set_value(); });
@@ -185,7 +177,51 @@ TEST_F(WorkerPoolTest, ThreadsThatHangAreReplacedButFewInOnePlace) {
   }
   EXPECT_LE(begun_, 5) << "two that hang, and as many as threads before these were known to";
   open();
-  EXPECT_TRUE(comes([&] { return begun_ == 8; })) << "the place answers again";
+  EXPECT_TRUE(eventually([&] { return begun_ == 8; })) << "the place answers again";
+}
+
+// However work ends, its place comes back and nothing is pending: more rounds than there are
+// places.
+TEST_F(WorkerPoolTest, NothingIsPendingAfterAnyKindOfEnd) {
+  constexpr int64_t kPlaces = 4;
+  std::atomic<int> late{0};
+  std::atomic<int> thrown{0};
+  WorkerPool pool({.threads = 1, .most_pending = kPlaces},
+                  [&](const std::exception_ptr&) { ++thrown; });
+  for (int round = 0; round < 3 * kPlaces; ++round) {
+    std::promise<void> gate;
+    const std::shared_future<void> opened = gate.get_future().share();
+    const auto wait = [this, opened] {
+      ++begun_;
+      opened.wait();
+    };
+    for (const char* flow : {"a", "b"}) ASSERT_TRUE(pool.try_run(simple(flow, wait)).taken);
+    ASSERT_TRUE(eventually([&] { return begun_ == 2 * (round + 1); }));
+    // Both threads are taken: what comes now waits, and ends by its deadline.
+    WorkerPool::Work too_late = simple("c", [] { ADD_FAILURE() << "it ran"; });
+    too_late.deadline = WorkerPool::Clock::now();
+    too_late.late = [&](bool) { ++late; };
+    ASSERT_TRUE(pool.try_run(std::move(too_late)).taken) << round;
+    ASSERT_TRUE(eventually([&] { return late == round + 1; }));
+    ASSERT_TRUE(pool.try_run(simple("d", [] { throw 1; })).taken) << round;
+    ASSERT_TRUE(pool.try_run(simple("e", [] {})).taken) << round;
+    EXPECT_FALSE(pool.try_run(simple("f", [] { ADD_FAILURE() << "it ran"; })).taken) << round;
+    WorkerPool::Work always = simple("f", [] {});
+    always.always = true;
+    EXPECT_TRUE(pool.try_run(std::move(always)).taken);
+    EXPECT_FALSE(pool.wait_until_idle(milliseconds(0)));
+    gate.set_value();
+    ASSERT_TRUE(pool.wait_until_idle(kTestPatience)) << round;
+    EXPECT_EQ(thrown, round + 1);
+  }
+  begun_ = 0;
+  for (const char* flow : {"a", "b"}) ASSERT_TRUE(pool.try_run(blocked(flow)).taken);
+  ASSERT_TRUE(eventually([&] { return begun_ == 2; }));
+  ASSERT_TRUE(pool.try_run(simple("c", [] { ADD_FAILURE() << "it ran"; })).taken);
+  EXPECT_FALSE(pool.stop(milliseconds(0)));
+  open();
+  EXPECT_TRUE(pool.stop(kTestPatience));
+  EXPECT_TRUE(pool.wait_until_idle(milliseconds(0))) << "what was dropped is not pending";
 }
 
 // Work that waits and work that hangs; the client is told once, by whoever comes first.
@@ -208,10 +244,10 @@ TEST_F(WorkerPoolTest, Deadlines) {
   WorkerPool::Work quick = work(false);
   quick.deadline += seconds(600);
   ASSERT_TRUE(pool.try_run(std::move(quick)).taken);
-  ASSERT_TRUE(comes([&] { return claimed == 1; }));
+  ASSERT_TRUE(eventually([&] { return claimed == 1; }));
   ASSERT_TRUE(pool.try_run(work(true)).taken);
   ASSERT_TRUE(pool.try_run(work(false)).taken);
-  EXPECT_TRUE(comes([&] { return late_begun == 1 && late_waiting == 1; }));
+  EXPECT_TRUE(eventually([&] { return late_begun == 1 && late_waiting == 1; }));
   open();
   EXPECT_TRUE(pool.stop(seconds(60)));
   EXPECT_EQ(claimed, 1);

@@ -12,9 +12,9 @@
 #include <vector>
 
 #include <boost/asio/ip/tcp.hpp>
-#include <boost/asio/steady_timer.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 
+#include "server/http/http_clock.h"
 #include "server/http/http_exchange.h"
 #include "server/http/http_loop.h"
 #include "server/http/http_parser.h"
@@ -54,7 +54,7 @@ class HttpConnection final : public LoopMember,
   int64_t idle_since() const { return idle_since_.load(std::memory_order_relaxed); }
 
  private:
-  using Clock = std::chrono::steady_clock;
+  using Clock = HttpClock;
   using Step = void (HttpConnection::*)();
 
   // Bits.
@@ -114,7 +114,7 @@ class HttpConnection final : public LoopMember,
   void on_deadline();
 
   boost::asio::ip::tcp::socket socket_;
-  boost::asio::steady_timer timer_;
+  HttpClock::Timer timer_;
   const HttpServerOptions& options_;
   const HttpHandler& handler_;
   const std::function<void(HttpConnection&)>& closed_callback_;

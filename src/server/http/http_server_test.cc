@@ -221,6 +221,51 @@ TEST_F(HttpServerTest, AccessLog) {
   EXPECT_EQ(record.note.error, "");
 }
 
+// What the log says of a request is what its client has got, to the byte, and the sum over a
+// connection is all that came over it.
+TEST_F(HttpServerTest, LoggedBytesAreThoseThatClientsGet) {
+  const uint16_t port = start();
+  const std::string last = "Connection: close\r\n";
+  const std::vector<std::string> requests = {get("/a", last),
+                                             post("/b", "body", last),
+                                             get("/big", last),
+                                             get("/throw", last),
+                                             "HEAD /c HTTP/1.1\r\nHost: t\r\n" + last + "\r\n",
+                                             "GET / HTTP/1.0\r\n\r\n"};
+  for (const std::string& request : requests) {
+    TestClient client(port);
+    client.send(request);
+    const size_t got = client.receive_all().size();
+    ASSERT_TRUE(eventually([&] { return !log().empty(); }));
+    EXPECT_EQ(log().back().bytes, got) << request;
+    clear_log();
+  }
+  TestClient client(port);
+  client.send(get("/1") + get("/big") + post("/2", "x"));
+  size_t got = 0;
+  for (int i = 0; i < 3; ++i) {
+    const TestClient::Response response = client.receive();
+    got += response.head.size() + response.body.size();
+  }
+  client.send(get("/hold"));
+  auto writer = handler.held();
+  begin_event_stream(*writer);
+  for (int i = 0; i < 5; ++i) {
+    writer->write(sse_event(std::to_string(i)));
+    got += client.receive_until("data: " + std::to_string(i) + "\n\n\r\n").size();
+  }
+  writer->finish();
+  got += client.receive_until("0\r\n\r\n").size();
+  client.send(get("/3", last));
+  got += client.receive_all().size();
+  ASSERT_TRUE(eventually([&] { return log().size() == 5; }));
+  size_t sum = 0;
+  for (const AccessRecord& record : log()) sum += record.bytes;
+  EXPECT_EQ(sum, got);
+  EXPECT_GT(log()[1].bytes, 8u << 20);
+  EXPECT_LT(log()[4].bytes, 1000u);
+}
+
 // Each request has its own, though they come over one connection.
 TEST_F(HttpServerTest, NotesOfHandlersAreLogged) {
   TestClient client(start());
@@ -404,6 +449,31 @@ TEST_F(HttpServerTest, ConnectionsBeyondTheLimitGet503) {
   EXPECT_TRUE(eventually([&] { return server->connections() == 1; }));
   TestClient d(port);
   EXPECT_EQ(d.request(get("/")).status, 200);
+}
+
+// More than are told at once, one after the other: each is told, and none is remembered.
+TEST_F(HttpServerTest, RefusedConnectionsAreForgotten) {
+  options.max_connections = 1;
+  const uint16_t port = start();
+  TestClient busy(port);
+  busy.send(get("/hold"));
+  auto writer = handler.held();
+  for (int i = 0; i < 200; ++i) {
+    TestClient refused(port);
+    ASSERT_EQ(refused.receive().status, 503) << i;
+    ASSERT_EQ(server->connections(), 1u) << i;
+    refused.close();
+    // Else more would be open at once than are told.
+    if (i % 32 == 31) {
+      ASSERT_TRUE(eventually([&] { return log().size() >= static_cast<size_t>(i); }));
+    }
+  }
+  writer->respond(text("done"));
+  EXPECT_EQ(busy.receive().body, "done");
+  busy.close();
+  ASSERT_TRUE(eventually([&] { return server->connections() == 0; }));
+  TestClient next(port);
+  EXPECT_EQ(next.request(get("/")).status, 200);
 }
 
 TEST_F(HttpServerTest, IdleConnectionsGiveWay) {

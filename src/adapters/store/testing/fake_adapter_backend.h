@@ -15,7 +15,9 @@
 #include <string>
 
 #include "adapters/store/adapter_backend.h"
+#include "adapters/store/adapter_store_types.h"
 #include "base/error.h"
+#include "base/eventually.h"
 
 namespace lorax {
 
@@ -31,11 +33,11 @@ class Gate {
     std::unique_lock lock(mutex_);
     ++arrived_;
     changed_.notify_all();
-    changed_.wait(lock, [this] { return open_; });
+    EXPECT_TRUE(changed_.wait_for(lock, kTestPatience, [this] { return open_; }));
   }
   void await_arrivals(int count) {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return arrived_ >= count; });
+    EXPECT_TRUE(changed_.wait_for(lock, kTestPatience, [&] { return arrived_ >= count; }));
   }
 
  private:
@@ -66,6 +68,25 @@ class FakeMemory {
   std::atomic<uint64_t> live_{0};
   std::atomic<uint64_t> peak_{0};
 };
+
+// At any time.
+inline void check_books(const AdapterStoreStats& stats) {
+  for (const AdapterTierStats& tier : {stats.host, stats.device}) {
+    EXPECT_LE(tier.bytes, tier.budget_bytes);
+    EXPECT_EQ(tier.loads, tier.evictions + tier.dropped + tier.adapters);
+  }
+  EXPECT_LE(stats.slots_used, stats.slots);
+}
+
+// Once nobody asks for anything and the store's threads have nothing to do.
+inline void expect_at_rest(const AdapterStoreStats& stats) {
+  check_books(stats);
+  EXPECT_EQ(stats.tickets, 0u);
+  EXPECT_EQ(stats.pins, 0u);
+  EXPECT_EQ(stats.waiting, 0u);
+  EXPECT_EQ(stats.requests, stats.joined + stats.device.hits + stats.host.hits + stats.host.loads +
+                                stats.host.failed_loads + stats.abandoned);
+}
 
 class FakeHostAdapter final : public HostAdapter {
  public:

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/eventually.h"
 #include "engine/schedule/generation_service.h"
 
 namespace lorax {
@@ -59,13 +60,14 @@ class CollectingSink final : public GenerationSink {
   // Until the request has ended.
   const Collected& wait() {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return ends_ > 0; });
+    EXPECT_TRUE(changed_.wait_for(lock, kTestPatience, [&] { return ends_ > 0; }));
     return got_;
   }
   // Until it has given so many tokens, or ended.
   void wait_for_tokens(size_t count) {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return ends_ > 0 || got_.tokens.size() >= count; });
+    EXPECT_TRUE(changed_.wait_for(lock, kTestPatience,
+                                  [&] { return ends_ > 0 || got_.tokens.size() >= count; }));
   }
   bool ended() const {
     const std::lock_guard lock(mutex_);

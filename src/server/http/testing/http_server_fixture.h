@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/eventually.h"
 #include "server/http/http_server.h"
 #include "server/http/testing/test_client.h"
 
@@ -23,18 +24,6 @@ namespace lorax {
 inline double ms_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start)
       .count();
-}
-
-// Polls until the condition holds, at most for two seconds.
-template <typename Condition>
-bool eventually(Condition condition,
-                std::chrono::milliseconds limit = std::chrono::milliseconds(2000)) {
-  const auto end = std::chrono::steady_clock::now() + limit;
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > end) return false;
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
-  return true;
 }
 
 inline HttpResponse text(std::string body) {
@@ -56,8 +45,7 @@ class TestHandler {
   // The writer of the next held request.
   std::shared_ptr<ResponseWriter> held() {
     std::unique_lock lock(mutex_);
-    EXPECT_TRUE(
-        changed_.wait_for(lock, std::chrono::milliseconds(5000), [&] { return !held_.empty(); }));
+    EXPECT_TRUE(changed_.wait_for(lock, kTestPatience, [&] { return !held_.empty(); }));
     if (held_.empty()) return nullptr;
     std::shared_ptr<ResponseWriter> writer = std::move(held_.front());
     held_.erase(held_.begin());
@@ -119,6 +107,10 @@ class HttpServerTest : public testing::Test {
   std::vector<AccessRecord> log() {
     const std::lock_guard lock(log_mutex_);
     return log_;
+  }
+  void clear_log() {
+    const std::lock_guard lock(log_mutex_);
+    log_.clear();
   }
 
  private:
