@@ -1,4 +1,5 @@
 #include "nn/adapter_batch.h"
+#include "device/factory/device_factory.h"
 
 #include <gtest/gtest.h>
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "device/device.h"
+#include "device/factory/device_factory.h"
 
 namespace lorax {
 namespace {

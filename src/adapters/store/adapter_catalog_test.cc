@@ -287,7 +287,7 @@ TEST_P(AdapterCatalogTest, StopLeavesNothing) {
   for (int round = 0; round < 300; ++round) {
     Desk desk(GetParam());
     std::vector<AdapterLoad*> tickets;
-    for (uint32_t step = random() % 60; step > 0; --step) {
+    for (uint64_t step = random() % 60; step > 0; --step) {
       switch (random() % 6) {
         case 0:
         case 1:

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "device/factory/device_factory.h"
 
 namespace lorax {
 namespace {
