@@ -6,7 +6,7 @@
 
 namespace lorax {
 
-class DryRunDevice final : public Device {
+class DryRunDevice : public Device {
  public:
   std::string describe() const override { return "dry run"; }
   uint64_t total_memory() const override { return UINT64_MAX; }

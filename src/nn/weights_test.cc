@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -98,6 +99,31 @@ TEST_F(WeightsTest, LargeTensorsArriveWholeFromSeveralThreads) {
   const float* data = tensor.as<float>();
   for (int64_t i = 0; i < tensor.numel(); ++i) ASSERT_EQ(data[i], static_cast<float>(i));
   EXPECT_EQ(seen, tensor.bytes());
+}
+
+// Memory that the host reaches by copies alone.
+class SeparateDevice final : public DryRunDevice {
+ public:
+  void* allocate(size_t bytes) override { return ::operator new(bytes); }
+  void deallocate(void* data, size_t) override { ::operator delete(data); }
+  void copy_from_host(void* to, const void* from, size_t bytes) override {
+    std::memcpy(to, from, bytes);
+  }
+};
+
+TEST_F(WeightsTest, LargeTensorsArriveWholeWhereTheyAreCopied) {
+  const int64_t rows = 2 * 4096 + 5;
+  const SafetensorsCheckpoint checkpoint = write({{"v.weight", DType::kFloat32, {3, 1024}, 5},
+                                                  {"w.weight", DType::kFloat32, {rows, 1024}, 0}});
+  const CheckpointSource source(checkpoint);
+  SeparateDevice device;
+  WeightStore store(device, source, DType::kFloat32, WeightStore::Mode::kLoad, 3);
+  const Weights::Part parts[] = {{"v", 3}, {"w", rows}};
+  const Tensor tensor = store.root().stacked(parts, 1024);
+  const float* data = tensor.as<float>();
+  for (int64_t i = 0; i < 3 * 1024; ++i) ASSERT_EQ(data[i], static_cast<float>(i + 5));
+  data += 3 * 1024;
+  for (int64_t i = 0; i < rows * 1024; ++i) ASSERT_EQ(data[i], static_cast<float>(i));
 }
 
 TEST_F(WeightsTest, CheckingReadsNothing) {

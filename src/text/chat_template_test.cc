@@ -257,6 +257,17 @@ TEST(ChatTemplateTest, LongChatsAreRendered) {
   EXPECT_EQ(parsed.render(input).size(), 500u * (4096 + 6));
 }
 
+// Python's min(), max() and sorted() keep the order of equals.
+TEST(ChatTemplateTest, TheFirstOfEqualsIsFirst) {
+  const ChatTemplate parsed = ChatTemplate::parse(
+      "{{ ['b', 'A', 'a'] | min }}{{ ['A', 'B', 'b'] | max }}{{ ['b', 'A', 'B', 'a'] | sort }}"
+      "{{ ['b', 'A', 'B', 'a'] | sort(reverse=true) }}"
+      "{% set xs = [{'k': 1, 'n': 'x'}, {'k': 1, 'n': 'y'}] %}"
+      "{{ (xs | min(attribute='k')).n }}{{ (xs | max(attribute='k')).n }}",
+      "t");
+  EXPECT_EQ(parsed.render({}), "AB['A', 'a', 'b', 'B']['b', 'B', 'A', 'a']xx");
+}
+
 TEST(ChatTemplateTest, RefusesWhatNestsTooDeep) {
   const auto repeat = [](const std::string& text, int count) {
     std::string out;

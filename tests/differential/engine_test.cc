@@ -299,6 +299,24 @@ TEST_P(EngineTest, StopStringsEndTheTextAndAreNotInIt) {
   EXPECT_EQ(cut.text, whole.text.substr(0, at));
 }
 
+// Before that, a stop string is text like any other.
+TEST_P(EngineTest, StopStringsWaitForTheFewestTokens) {
+  Engine engine(loaded_, tokenizer_.get(), small());
+  GenerationRequest plain = request("And the LORD spake unto Moses,", 30);
+  const Collected whole = submit(engine, plain).wait();
+  plain.stop = {"e", "a", "o", " "};
+  size_t before = 0;
+  for (const int32_t fewest : {0, 7, 15, 29, 30}) {
+    plain.sampling.min_tokens = fewest;
+    const Collected cut = submit(engine, plain).wait();
+    EXPECT_GE(cut.tokens.size(), static_cast<size_t>(fewest));
+    EXPECT_GE(cut.tokens.size(), before);
+    EXPECT_TRUE(whole.text.starts_with(cut.text)) << cut.text;
+    before = cut.tokens.size();
+  }
+  EXPECT_EQ(before, 30u);
+}
+
 TEST_P(EngineTest, EosTokensEndTheText) {
   Engine engine(loaded_, tokenizer_.get(), small());
   GenerationRequest plain = request("And the LORD spake unto Moses,", 12);

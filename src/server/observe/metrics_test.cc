@@ -122,6 +122,19 @@ TEST_F(MetricsTest, AdapterListsHaveNamesAndABound) {
   EXPECT_NE(later.find("running_lora_adapters=\"c\""), std::string::npos);
 }
 
+// Whoever may not see an adapter does not read its name, whatever the form and the list.
+TEST_F(MetricsTest, ListsNameOnlyWhatTheReaderSees) {
+  service_.stats_.running_adapters = {"/mine", "/secret", "/own"};
+  service_.stats_.waiting_adapters = {"/secret", "/mine"};
+  const auto sees = [](const std::string& name) { return name != "secret"; };
+  const std::string text = metrics_.text(sees);
+  EXPECT_NE(text.find("running_lora_adapters=\"mine,own\",waiting_lora_adapters=\"mine\""),
+            std::string::npos);
+  EXPECT_EQ(text.find("secret"), std::string::npos);
+  EXPECT_EQ(metrics_.json(sees).find("secret"), std::string::npos);
+  EXPECT_NE(metrics_.text().find("running_lora_adapters=\"mine,secret,own\""), std::string::npos);
+}
+
 TEST_F(MetricsTest, JsonHoldsTheSame) {
   metrics_.on_failure("validation");
   metrics_.on_first_token(milliseconds(250));
