@@ -131,6 +131,7 @@ TEST_F(HttpTimersTest, HeadersHaveTheirTimeFromTheFirstByte) {
   EXPECT_EQ(client.receive_some(20), "");
   clock.advance(milliseconds(1));
   EXPECT_EQ(client.receive().status, 408);
+  settle();  // it lingers from when the answer has gone out
   EXPECT_EQ(server->connections(), 1u) << "it lingers";
   clock.advance(options.linger_timeout);
   EXPECT_TRUE(eventually([&] { return server->connections() == 0; }));

@@ -168,8 +168,9 @@ __device__ Segment load_segment(const LoraArgs& args, int index, int target, int
 
 // Ranks [k, k + 16) of scale * (A x) of two rows of LoraRows, those of this lane, as operands. All
 // parts are under way at a time: with an adapter in each row, a block's time is that of this chain.
-__device__ void load_operand(const LoraArgs& args, int target, const int (&rows)[2], int k,
-                             int rank, float scale, HOperand<bfloat16>& operand) {
+[[maybe_unused]] __device__ void load_operand(const LoraArgs& args, int target,
+                                              const int (&rows)[2], int k, int rank, float scale,
+                                              HOperand<bfloat16>& operand) {
   const int t = threadIdx.x % 4;
   float2 parts[kMaxLoraParts][4];
 #pragma unroll
