@@ -245,8 +245,7 @@ FlashGemma2ForCausalLM::FlashGemma2ForCausalLM(std::string_view prefix, const Ge
 
 FlashGemma2ForCausalLM::FlashGemma2ForCausalLM(const Gemma2Config& config, const Weights& weights)
     : kv_shape_(config.kv_shape(weights.store().dtype())),
-      embed_scale_(
-          gemma2_embedding_scale(weights.store().dtype(), config.hidden_size)),
+      embed_scale_(gemma2_embedding_scale(weights.store().dtype(), config.hidden_size)),
       model_(config, weights["model"]),
       lm_head_(weights, "lm_head", head_weight(config, weights, model_.embed_tokens().weight()),
                config.final_logit_softcapping),
