@@ -328,6 +328,10 @@ TEST_F(AdapterReader, TensorsThatDoNotFit) {
   write_adapter(kPlain, tensors);
   expect_error(error(), directory_.string(),
                "k_proj.lora_A.weight (and 1 more) belongs to nothing");
+  tensors = q_tensors(2);
+  tensors[kPrefix + kQ0 + ".lora_C.weight"] = numbers({2, 2});
+  write_adapter(kPlain, tensors);
+  expect_error(error(), directory_.string(), "q_proj.lora_C.weight belongs to nothing");
   for (float bad : {std::numeric_limits<float>::quiet_NaN(), -INFINITY}) {
     tensors = q_tensors(2);
     std::vector<float> values(24, 1.0f);

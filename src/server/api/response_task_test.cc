@@ -95,6 +95,36 @@ TEST_F(ResponseTaskTest, OneOfSeveralFails) {
   EXPECT_EQ(observer_.of("failure generation"), 2);
 }
 
+// Whoever has its answer has its places back, though the engine still holds what it cancelled.
+TEST_F(ResponseTaskTest, ATenantsPlacesComeBackWithTheAnswer) {
+  auto tenant = std::make_shared<Tenant>();
+  tenant->name = "alice";
+  tenant->limits.max_concurrent_requests = 3;
+  tenant_ = tenant;
+  enum class Kind { kGood, kFails, kRefused };
+  Kind kind = Kind::kGood;
+  service_.set_writer([&](const GenerationRequest&, size_t number) {
+    Script script = scripted_text({"a", "b", "c"});
+    if (number % 3 != 2) return script;
+    if (kind == Kind::kFails) return scripted_failure(FailureKind::kRequest, "NaN");
+    if (kind == Kind::kRefused) script.admission = GenerationService::Admission::kOverloaded;
+    return script;
+  });
+  for (const Kind next : {Kind::kFails, Kind::kRefused, Kind::kGood, Kind::kRefused}) {
+    kind = next;
+    service_.forget_requests();  // their numbers begin anew
+    const Writer writer = send("POST", "/v1/completions", kChoices);
+    EXPECT_EQ(tenant->usage->running(), kind == Kind::kRefused ? 0 : 3);
+    while (!writer->ended() && service_.step()) {
+    }
+    ASSERT_TRUE(writer->ended());
+    EXPECT_EQ(service_.running() > 0, kind != Kind::kGood) << "some are cancelled, not ended";
+    EXPECT_EQ(tenant->usage->running(), 0);
+    service_.run();
+    EXPECT_EQ(tenant->usage->running(), 0);
+  }
+}
+
 // What the access log gets to know.
 TEST_F(ResponseTaskTest, NotesOfAGeneration) {
   const Writer whole =
