@@ -1,4 +1,4 @@
-#include "models/model_definition.h"
+#include "models/registry/model_registry.h"
 
 #include <gtest/gtest.h>
 
@@ -19,7 +19,7 @@ namespace {
 namespace json = boost::json;
 using Ids = std::vector<int32_t>;
 
-class ModelDefinitionTest : public TestWithDirectory {
+class ModelRegistryTest : public TestWithDirectory {
  protected:
   // The ids that end a text, of a checkpoint whose two files give these.
   Ids eos_ids(const char* of_config, const char* of_generation) {
@@ -33,7 +33,7 @@ class ModelDefinitionTest : public TestWithDirectory {
 };
 
 // Those of both files, the config's first, each once.
-TEST_F(ModelDefinitionTest, IdsThatEndATextAreThoseOfBothFiles) {
+TEST_F(ModelRegistryTest, IdsThatEndATextAreThoseOfBothFiles) {
   EXPECT_EQ(eos_ids("1", "null"), (Ids{1}));
   EXPECT_EQ(eos_ids("null", "[7, 3]"), (Ids{7, 3}));
   EXPECT_EQ(eos_ids("1", "[1, 6]"), (Ids{1, 6}));
