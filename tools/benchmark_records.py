@@ -59,7 +59,8 @@ BASE = {"name": TEXT, "figure?": FIGURE, "id?": ID}
 TARGET = {"of": (lambda value: value in ("figure", "limit", "base", "peer"), "figure, limit, base or peer"),
           "at_most?": (is_number, "a number"), "at_least?": (is_number, "a number")}
 SET = {"topic": (lambda value: value in TOPICS, "one of " + ", ".join(TOPICS)), "title": TEXT,
-       "note?": TEXTS, "findings?": TEXTS, "defaults?": OBJECT, "records": (lambda value: isinstance(value, list), "a list")}
+       "note?": TEXTS, "findings?": TEXTS, "defaults?": OBJECT,
+       "records": (lambda value: isinstance(value, list), "a list")}
 
 
 def check_fields(where, value, fields, one_of=()):
